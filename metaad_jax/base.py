@@ -1,0 +1,160 @@
+"""The nouns of the library: every other module speaks in these.
+
+A batch of tasks is a `Task` whose leaves all carry a leading axis T; the code
+below never sees it, `jax.vmap` adds it.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+Params = Any  # a pytree of arrays
+Metrics = dict[str, jax.Array]
+
+
+class DataError(ValueError):
+  """Bad data, in one line: what is wrong, where, and how to mend it."""
+
+
+class Rows(NamedTuple):
+  """Samples of one task. Padding rows have mask 0 and must be inert.
+
+  Attributes:
+    x: [N, F] features, or [N, L, C] raw windows; float32.
+    y: [N] float32; 1 = anomaly, 0 = normal (a real target in the regression
+      problems that validate the learners).
+    mask: [N] float32; 1 = a real row.
+  """
+
+  x: jax.Array
+  y: jax.Array
+  mask: jax.Array
+
+
+class Task(NamedTuple):
+  """One episode.
+
+  Attributes:
+    support: the few rows to adapt on.
+    query: the rows to score.
+    features: [F] (or [C] for windows) float32; 1 = a real column, 0 = padding.
+  """
+
+  support: Rows
+  query: Rows
+  features: jax.Array
+
+
+class MetaLearner(NamedTuple):
+  """An algorithm: pure functions closed over their hyper-parameters.
+
+  Attributes:
+    init: (key, task) -> meta_params; only the shapes of `task` count.
+    adapt: (key, meta_params, support, features) -> adapted, for one task.
+    score: (adapted, x [N, ...]) -> [N], higher = more anomalous (the
+      prediction itself in regression problems).
+    meta_grad: (key, meta_params, task) -> (grads, metrics), for one task;
+      metrics is a dict of scalars that holds at least `loss`.
+  """
+
+  init: Callable[[jax.Array, Task], Params]
+  adapt: Callable[[jax.Array, Params, Rows, jax.Array], Any]
+  score: Callable[[Any, jax.Array], jax.Array]
+  meta_grad: Callable[[jax.Array, Params, Task], tuple[Params, Metrics]]
+
+
+class Network(Protocol):
+  """What learners need of a model; every Linen module has it."""
+
+  def init(self, rngs: Any, x: jax.Array, features: jax.Array) -> Params: ...
+
+  def apply(
+    self, variables: Params, x: jax.Array, features: jax.Array
+  ) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Entity:
+  """All rows of one machine, patient, shop or host.
+
+  Attributes:
+    name: unique within its source.
+    normal: [N, L, C] windows or [N, F] rows, float32, normal, in the order of
+      time: supports are drawn from here.
+    query: [M, ...] rows that are to be scored; later in time than `normal`
+      where time is known, and never the same rows.
+    labels: [M] int32; 1 = anomaly. Labelled support anomalies are drawn from
+      the anomalies here, and left out of that task's query.
+    kinds: M strings, the kind of each anomaly; '' for a normal row.
+    group: entities of one group are never on two sides of a split ('' = the
+      entity is a group of its own). Near-duplicates and parts of one recording
+      share a group.
+    fold: '' or the name that leave-one-out cross-validation goes by, such as a
+      fault location.
+    side: '' = may serve anywhere; 'train' or 'test' = may serve there only
+      (the validation side counts as 'train').
+  """
+
+  name: str
+  normal: np.ndarray
+  query: np.ndarray
+  labels: np.ndarray
+  kinds: tuple[str, ...] = ()
+  group: str = ''
+  fold: str = ''
+  side: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteFile:
+  """A public file of a source.
+
+  Attributes:
+    path: where it lies below `<data_dir>/<source>/`; a loader also accepts the
+      same path with `.xz` appended.
+    url: where it is fetched from.
+    sha256: hexadecimal digest of the file as published.
+  """
+
+  path: str
+  url: str
+  sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A data set or a simulator.
+
+  Attributes:
+    name: as in the registry and on the command line.
+    description: one line: what the entities are and what a row is.
+    load: (data_dir, **options) -> list of Entity; the options are the loader's
+      keyword-only arguments, with their defaults. Raises DataError.
+    features: names of the default features (see `metaad_jax.features`).
+    units: the physical units of the columns.
+    licence: the licence of the data, as far as it is known.
+    citation: the paper or page to cite.
+    channels: names of the columns, where all entities share them.
+    rate: sampling rate in Hz of the windows; None for rows.
+    files: what `experiments.download` fetches.
+    note: what a user must do by hand (a login, a conversion); '' = nothing.
+    generate: None, or for simulators (key, normals, anomalies, **options) ->
+      (normal [normals, L, C], anomaly [anomalies, L, C]) of one new machine,
+      jittable, with static counts.
+  """
+
+  name: str
+  description: str
+  load: Callable[..., list[Entity]]
+  features: tuple[str, ...]
+  units: str
+  licence: str
+  citation: str
+  channels: tuple[str, ...] = ()
+  rate: float | None = None
+  files: tuple[RemoteFile, ...] = ()
+  note: str = ''
+  generate: Callable[..., tuple[jax.Array, jax.Array]] | None = None

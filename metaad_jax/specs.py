@@ -1,0 +1,97 @@
+"""The small language of the command line: `name:key=value,key=value`.
+
+Sources, features, models and optimizers are all named this way, for example
+`cwru:fold=ball,snr_db=-6` or, several joined, `logspec:bins=64+statistics`.
+"""
+
+import ast
+from collections.abc import Callable
+import inspect
+from typing import Any
+
+from metaad_jax import base
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+  """Splits one spec into its name and its options.
+
+  Values are Python literals where they read as such, strings otherwise.
+
+  Args:
+    text: for example `vibration:length=256,zscore=True`.
+
+  Returns:
+    The name and the options.
+
+  Raises:
+    DataError: if the text is not a spec.
+  """
+  name, _, tail = text.strip().partition(':')
+  options = {}
+  for item in filter(None, tail.split(',')):
+    key, equals, value = item.partition('=')
+    if not equals or not key.strip().isidentifier():
+      raise base.DataError(
+        f"bad option {item!r} in {text!r}: write it as 'name:key=value,...'"
+      )
+    try:
+      options[key.strip()] = ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+      options[key.strip()] = value.strip()
+  if not name:
+    raise base.DataError(f'empty name in {text!r}')
+  return name, options
+
+
+def parse_many(text: str) -> list[tuple[str, dict[str, Any]]]:
+  """Splits `a:x=1+b` into its specs."""
+  return [parse(part) for part in text.split('+')]
+
+
+def look_up(kind: str, registry: dict[str, Any], name: str) -> Any:
+  """Returns registry[name]; a DataError names the choices."""
+  if name not in registry:
+    raise base.DataError(
+      f'unknown {kind} {name!r}: choose one of {", ".join(sorted(registry))}'
+    )
+  return registry[name]
+
+
+def call(what: str, function: Callable[..., Any], *args, **options) -> Any:
+  """Calls function(*args, **options) after checking the options' names.
+
+  Args:
+    what: how to name the function in a message, such as `source 'cwru'`.
+    function: takes its options as keyword-only arguments.
+    *args: passed on.
+    **options: passed on.
+
+  Returns:
+    What the function returns.
+
+  Raises:
+    DataError: if an option is unknown or has a value of the wrong type.
+  """
+  known = {
+    name: parameter
+    for name, parameter in inspect.signature(function).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+  }
+  for key, value in options.items():
+    if key not in known:
+      raise base.DataError(
+        f'{what} has no option {key!r}: '
+        f'it has {", ".join(sorted(known)) or "none"}'
+      )
+    default = known[key].default
+    numeric = isinstance(default, int | float) and not isinstance(default, bool)
+    if (
+      (numeric and not isinstance(value, int | float))
+      or (isinstance(default, bool) and not isinstance(value, bool))
+      or (isinstance(default, int) and isinstance(value, float))
+    ):
+      raise base.DataError(
+        f'{what}: option {key}={value!r} must be '
+        f'a {type(default).__name__}, such as {default!r}'
+      )
+  return function(*args, **options)
