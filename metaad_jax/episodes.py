@@ -1,0 +1,365 @@
+"""Entities -> arrays on the device -> episodes, and the split by entity."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metaad_jax.base import DataError, Entity, Rows, Task
+
+Sampler = Callable[[jax.Array], Task]
+
+
+class Episode(NamedTuple):
+  """What an episode is made of.
+
+  Attributes:
+    shots: numbers of support normals; each task draws one of them.
+    anomalies: numbers of labelled support anomalies; each task draws one.
+    contamination: shares of the support normals that are unlabelled anomalies;
+      each task draws one.
+    query_normals: normal rows of the query.
+    query_anomalies: anomalous rows of the query.
+  """
+
+  shots: tuple[int, ...] = (5, 10)
+  anomalies: tuple[int, ...] = (0, 2)
+  contamination: tuple[float, ...] = (0.0,)
+  query_normals: int = 20
+  query_anomalies: int = 20
+
+
+class Pools(NamedTuple):
+  """The rows of E entities on the device, padded to the largest.
+
+  Attributes:
+    normal: [E, N, ...] rows that supports draw their normals from.
+    query: [E, M, ...] normal rows that queries draw from.
+    anomaly: [E, A, ...] anomalous rows.
+    counts: [E, 3] int32 real rows of the three.
+    features: [F] (or [C]) 1 = a real column.
+  """
+
+  normal: jax.Array
+  query: jax.Array
+  anomaly: jax.Array
+  counts: jax.Array
+  features: jax.Array
+
+
+def split(
+  entities: Sequence[Entity], *, fold: str = '0', folds: int = 5, seed: int = 0
+) -> dict[str, list[Entity]]:
+  """Splits entities into 'train', 'validation' and 'test', group by group.
+
+  Where the entities carry folds of their own (a fault location, say) `fold`
+  may name one, and that one is the test side; otherwise `fold` is a number
+  below `folds` and the groups are dealt out at random. Of what remains a fifth
+  of the groups, at least one, is the validation side. Entities that may serve
+  on one side only (`Entity.side`) appear there alone; where all entities have
+  a side of their own and no fold is named, the sides are the split.
+
+  Args:
+    entities: of one source.
+    fold: name or number of the test fold.
+    folds: number of folds when they are dealt out.
+    seed: of the dealing.
+
+  Returns:
+    Three lists.
+
+  Raises:
+    DataError: if a side is left empty or the fold does not exist.
+  """
+  groups = sorted({e.group or e.name for e in entities})
+  order = np.random.default_rng(seed).permutation(len(groups))
+  rank = {groups[i]: r for r, i in enumerate(order)}
+  named = {e.fold for e in entities if e.fold}
+  number = int(fold) if fold.isdigit() else None
+  if fold not in named and (number is None or not 0 <= number < folds):
+    raise DataError(
+      f'no fold {fold!r}: choose a number below {folds}'
+      + (f' or one of {", ".join(sorted(named))}' if named else '')
+    )
+  settled = all(e.side for e in entities) and not named
+
+  def tested(entity):
+    if fold in named:
+      return entity.fold == fold
+    if settled:
+      return entity.side == 'test'
+    return rank[entity.group or entity.name] % folds == number
+
+  rest = sorted(
+    {e.group or e.name for e in entities if not tested(e)}, key=rank.__getitem__
+  )
+  held = set(rest[: max(1, len(rest) // 5)] if len(rest) > 1 else ())
+  sides: dict[str, list[Entity]] = {'train': [], 'validation': [], 'test': []}
+  for entity in entities:
+    if tested(entity):
+      if entity.side != 'train':
+        sides['test'].append(entity)
+    elif entity.side != 'test':
+      name = entity.group or entity.name
+      sides['validation' if name in held else 'train'].append(entity)
+  for side, members in sides.items():
+    if not members:
+      raise DataError(
+        f'no entity is left for {side}: {len(entities)} entities in '
+        f'{len(groups)} groups are too few for fold {fold} of {folds}'
+      )
+  return sides
+
+
+def transform_rows(
+  apply: Callable[[jax.Array], jax.Array], rows: np.ndarray, chunk: int = 256
+) -> np.ndarray:
+  """Applies a feature of one row to [N, ...] rows, in chunks; -> [N, F]."""
+  mapped = _mapped(apply)
+  done = []
+  for start in range(0, len(rows), chunk):
+    part = np.asarray(rows[start : start + chunk], np.float32)
+    short = chunk - len(part)
+    padded = np.concatenate([part, np.zeros((short, *part.shape[1:]), 'f4')])
+    done.append(np.asarray(mapped(padded))[: len(part)])
+  return np.concatenate(done)
+
+
+_compiled: dict[Callable, Callable] = {}
+
+
+def _mapped(apply):
+  if apply not in _compiled:
+    _compiled[apply] = jax.jit(jax.vmap(apply))
+  return _compiled[apply]
+
+
+def featurize(
+  entities: Sequence[Entity], apply: Callable[[jax.Array], jax.Array]
+) -> list[Entity]:
+  """Replaces every row by its features; order and labels stay."""
+  lengths = [n for e in entities for n in (len(e.normal), len(e.query))]
+  rows = [rows for e in entities for rows in (e.normal, e.query)]
+  cuts = np.cumsum(lengths)[:-1]
+  parts = np.split(transform_rows(apply, np.concatenate(rows)), cuts)
+  return [
+    dataclasses.replace(e, normal=parts[2 * i], query=parts[2 * i + 1])
+    for i, e in enumerate(entities)
+  ]
+
+
+def pool(entities: Sequence[Entity], *, limit: int = 4096) -> Pools:
+  """Puts entities on the device.
+
+  Entities without anomalies are left out: their tasks have no query to score.
+  Longer pools than `limit` rows are thinned evenly.
+
+  Raises:
+    DataError: if no entity has an anomaly.
+  """
+  triples = []
+  for entity in entities:
+    anomalous = entity.labels == 1
+    if anomalous.any() and not anomalous.all() and len(entity.normal):
+      parts = entity.normal, entity.query[~anomalous], entity.query[anomalous]
+      triples.append([_thin(part, limit) for part in parts])
+  if not triples:
+    raise DataError(
+      'none of the entities has normal rows and at least one anomaly to train '
+      'on: check the labels'
+    )
+  sizes = [max(len(t[i]) for t in triples) for i in range(3)]
+  padded = []
+  for i, size in enumerate(sizes):
+    array = np.zeros((len(triples), size, *triples[0][i].shape[1:]), 'f4')
+    for row, triple in zip(array, triples, strict=True):
+      row[: len(triple[i])] = triple[i]
+    padded.append(jnp.asarray(array))
+  counts = np.array([[len(p) for p in t] for t in triples], np.int32)
+  columns = jnp.ones(padded[0].shape[-1])
+  return Pools(*padded, jnp.asarray(counts), columns)
+
+
+def _thin(rows, limit):
+  if len(rows) <= limit:
+    return rows
+  return rows[np.linspace(0, len(rows) - 1, limit).astype(int)]
+
+
+def _draw(key, count, size, wanted):
+  """`wanted` distinct indices below `count` (<= size), and which are real."""
+  lottery = jax.random.uniform(key, (size,))
+  lottery = jnp.where(jnp.arange(size) < count, lottery, -1)
+  value, index = jax.lax.top_k(lottery, min(wanted, size))
+  short = max(0, wanted - size)
+  real = jnp.pad(value >= 0, (0, short))
+  return jnp.pad(index, (0, short)), real.astype(jnp.float32)
+
+
+def assemble(
+  key: jax.Array,
+  episode: Episode,
+  normal: tuple[jax.Array, jax.Array],
+  query: tuple[jax.Array, jax.Array],
+  anomaly: tuple[jax.Array, jax.Array],
+  features: jax.Array,
+) -> Task:
+  """Makes a task of rows that were drawn for it.
+
+  Args:
+    key: draws the number of shots, of anomalies, and the contamination.
+    episode: see `Episode`.
+    normal: rows [max(shots), ...] and which of them are real.
+    query: rows [query_normals, ...] and which are real.
+    anomaly: rows [query_anomalies + max(anomalies) + contaminants, ...] and
+      which are real; the query is served first.
+    features: [F].
+
+  Returns:
+    The task; its support holds the normals first, then the anomalies.
+  """
+  keys = jax.random.split(key, 4)
+  pick = lambda k, options: jax.random.choice(k, jnp.asarray(options))
+  shots, anomalies = (
+    pick(keys[0], episode.shots),
+    pick(keys[1], episode.anomalies),
+  )
+  most_shots, most_anomalies = max(episode.shots), max(episode.anomalies)
+  queries = episode.query_anomalies
+  slots = slice(queries, queries + most_anomalies)
+  labelled, labelled_real = (part[slots] for part in anomaly)
+  spare, spare_real = (part[queries + most_anomalies :] for part in anomaly)
+
+  place = jnp.arange(most_shots)
+  x_normal = normal[0]
+  if len(spare):
+    share = pick(keys[2], episode.contamination)
+    wanted = jnp.floor(share * shots + jax.random.uniform(keys[3]))
+    several = len(spare)
+    bad = (place < jnp.minimum(wanted, several)) & (
+      jnp.pad(spare_real, (0, most_shots - several)) > 0
+    )
+    spare = jnp.pad(
+      spare,
+      [(0, most_shots - several)] + [(0, 0)] * (spare.ndim - 1),
+    )
+    bad = bad.reshape((-1,) + (1,) * (spare.ndim - 1))
+    x_normal = jnp.where(bad, spare, x_normal)
+  support = Rows(
+    jnp.concatenate([x_normal, labelled]),
+    jnp.repeat(
+      jnp.asarray([0.0, 1.0]),
+      jnp.asarray([most_shots, most_anomalies]),
+      total_repeat_length=most_shots + most_anomalies,
+    ),
+    jnp.concatenate(
+      [
+        normal[1] * (place < shots),
+        labelled_real * (jnp.arange(most_anomalies) < anomalies),
+      ]
+    ),
+  )
+  scored = Rows(
+    jnp.concatenate([query[0], anomaly[0][:queries]]),
+    jnp.concatenate([jnp.zeros(episode.query_normals), jnp.ones(queries)]),
+    jnp.concatenate([query[1], anomaly[1][:queries]]),
+  )
+  return Task(support, scored, features)
+
+
+def contaminants(episode: Episode) -> int:
+  """The most contaminating rows a support can hold."""
+  share = max(episode.contamination)
+  return int(np.ceil(share * max(episode.shots))) if share > 0 else 0
+
+
+def from_pools(pools: Pools, episode: Episode) -> Sampler:
+  """Tasks of real entities: sample(key) -> Task, jittable.
+
+  An entity is drawn, then rows without replacement. Where an entity has too
+  few rows the task is padded, the query's anomalies being served first.
+  """
+  wanted = (
+    max(episode.shots),
+    episode.query_normals,
+    episode.query_anomalies + max(episode.anomalies) + contaminants(episode),
+  )
+
+  def sample(key):
+    who, *keys = jax.random.split(key, 5)
+    entity = jax.random.randint(who, (), 0, len(pools.counts))
+    drawn = []
+    for i, source in enumerate(pools[:3]):
+      index, real = _draw(
+        keys[i], pools.counts[entity, i], source.shape[1], wanted[i]
+      )
+      drawn.append((source[entity, index], real))
+    return assemble(keys[3], episode, *drawn, pools.features)
+
+  return sample
+
+
+def from_simulator(
+  generate: Callable[..., tuple[jax.Array, jax.Array]],
+  apply: Callable[[jax.Array], jax.Array],
+  episode: Episode,
+) -> Sampler:
+  """Tasks of machines that nobody has seen before: a new one for every task.
+
+  Args:
+    generate: (key, normals, anomalies) -> the windows of one new machine.
+    apply: the feature of one window.
+    episode: see `Episode`.
+
+  Returns:
+    sample(key) -> Task, jittable.
+  """
+  shots, queries = max(episode.shots), episode.query_normals
+  abnormal = (
+    episode.query_anomalies + max(episode.anomalies) + contaminants(episode)
+  )
+
+  def sample(key):
+    machine, rest = jax.random.split(key)
+    normal, anomaly = generate(machine, shots + queries, abnormal)
+    normal, anomaly = jax.vmap(apply)(normal), jax.vmap(apply)(anomaly)
+    real = lambda rows: (rows, jnp.ones(len(rows)))
+    return assemble(
+      rest,
+      episode,
+      real(normal[:shots]),
+      real(normal[shots:]),
+      real(anomaly),
+      jnp.ones(normal.shape[-1]),
+    )
+
+  return sample
+
+
+def column_statistics(
+  entities: Sequence[Entity],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Centre, spread between and spread within entities of every column.
+
+  Every entity weighs the same. Only rows for supports are looked at.
+
+  Args:
+    entities: featurized, of the training side.
+
+  Returns:
+    [F] mean over entities of their means; [F] standard deviation over all
+    entities; [F] root mean variance within an entity. Float32.
+  """
+  axes = tuple(range(entities[0].normal.ndim - 1))
+  means = np.stack([e.normal.mean(axes, np.float64) for e in entities])
+  squares = [e.normal.astype(np.float64) ** 2 for e in entities]
+  power = np.stack([square.mean(axes) for square in squares])
+  within = np.maximum(power - means**2, 0).mean(0)
+  centre = means.mean(0)
+  overall = np.maximum(power.mean(0) - centre**2, 0)
+  return tuple(
+    a.astype(np.float32) for a in (centre, np.sqrt(overall), np.sqrt(within))
+  )

@@ -1,0 +1,52 @@
+"""The algorithms, one file each; a new one is one line below."""
+
+from collections.abc import Callable
+import inspect
+
+from metaad_jax import base, inner_loop, specs
+from metaad_jax.learners import maml, pooled, protonet, reptile, scratch
+
+REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
+  'fomaml': maml.fomaml,
+  'maml': maml.maml,
+  'pooled': pooled.pooled,
+  'protonet': protonet.protonet,
+  'reptile': reptile.reptile,
+  'scratch': scratch.scratch,
+}
+
+# Not meta-learning: what it has to beat, with the same network.
+BASELINES = frozenset({'pooled', 'scratch'})
+
+
+def make(spec: str, model, **arguments) -> base.MetaLearner:
+  """Reads 'maml:steps=5,inner=sgd,rate=0.1,mode=remat'.
+
+  Args:
+    spec: name and options; `inner` and `rate` name an optax optimizer and its
+      learning rate for learners that descend.
+    model: (outputs) -> network.
+    **arguments: further keyword arguments of the learner, such as `loss`.
+
+  Returns:
+    The learner.
+
+  Raises:
+    DataError: if the learner or one of its options is unknown or impossible.
+  """
+  name, options = specs.parse(spec)
+  factory = specs.look_up('learner', REGISTRY, name)
+  what = f'learner {name!r}'
+  known = inspect.signature(factory).parameters
+  for key, least in (('steps', 1), ('adapt_steps', 0), ('embedding', 1)):
+    if isinstance(options.get(key, least), int) and options.get(key, 1) < 0:
+      raise base.DataError(f'{what}: {key} must be at least {least}')
+  if options.get('mode', 'reverse') not in inner_loop.MODES:
+    raise base.DataError(
+      f'{what}: mode must be one of {", ".join(inner_loop.MODES)}'
+    )
+  if 'inner_optimizer' in known and ('inner' in options or 'rate' in options):
+    arguments['inner_optimizer'] = inner_loop.optimizer(
+      options.pop('inner', 'sgd'), options.pop('rate', 0.1)
+    )
+  return specs.call(what, factory, model, **options, **arguments)

@@ -1,0 +1,133 @@
+"""Combinator: centre and scale every column by the support's own normals."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metaad_jax.base import MetaLearner, Rows
+
+
+class Prior(NamedTuple):
+  """What meta-training knows of the columns before any support is seen.
+
+  Attributes:
+    centre: [F] mean of normal rows over all entities.
+    between: [F] their standard deviation over all entities together.
+    within: [F] their standard deviation within an entity.
+  """
+
+  centre: jax.Array
+  between: jax.Array
+  within: jax.Array
+
+
+class Scaling(NamedTuple):
+  """Centre and scale, [F] each."""
+
+  centre: jax.Array
+  scale: jax.Array
+
+
+_STRENGTH = 5.0  # the prior variance counts as this many rows
+_LIMIT = 20.0
+
+
+def fit(support: Rows, prior: Prior) -> Scaling:
+  """Centre and scale from the support's normals, shrunk towards the prior.
+
+  The centre is the normals' mean; the variance is the weighted mean of theirs
+  (about that centre) and the prior's, which counts as five rows: the variance
+  of five rows by themselves is too rough to divide by. A support without
+  normals falls back on the prior's centre.
+
+  Args:
+    support: x is [N, F] or [N, L, C]; windows are scaled per channel.
+    prior: over F (or C) columns.
+
+  Returns:
+    The scaling.
+  """
+  x = support.x
+  weight = support.mask * (1 - support.y)
+  count = weight.sum()
+  weight = weight.reshape((-1,) + (1,) * (x.ndim - 1))
+  axes = tuple(range(x.ndim - 1))
+  total = jnp.maximum(count * x[0, ..., 0].size, 1)
+  mean = (weight * x).sum(axes) / total
+  centre = jnp.where(count > 0, mean, prior.centre)
+  variance = (weight * (x - centre) ** 2).sum(axes) / total
+  variance = (count * variance + _STRENGTH * prior.within**2) / (
+    count + _STRENGTH
+  )
+  return Scaling(centre, jnp.sqrt(variance) + 1e-6)
+
+
+def transform(scaling: Scaling, x: jax.Array) -> jax.Array:
+  """(x - centre) / scale, limited to +-20 so that no row can blow up."""
+  return jnp.clip((x - scaling.centre) / scaling.scale, -_LIMIT, _LIMIT)
+
+
+def standardized(
+  learner: MetaLearner, prior: Prior, *, context: bool = False
+) -> MetaLearner:
+  """Fits the scaling inside `adapt`, applies it inside `score`.
+
+  Training and deployment can therefore not differ. The prior travels with the
+  meta-parameters, and gets no gradient.
+
+  Args:
+    learner: gets standardised rows.
+    prior: see `Prior`.
+    context: append every column once more, scaled by the prior instead of the
+      support: what is abnormal on any machine shows there.
+
+  Returns:
+    The learner.
+  """
+
+  def prepare(prior, scaling, rows):
+    x = transform(scaling, rows.x)
+    if context:
+      overall = Scaling(prior.centre, prior.between + 1e-6)
+      x = jnp.concatenate([x, transform(overall, rows.x)], -1)
+    return rows._replace(x=x)
+
+  def columns(features):
+    return jnp.concatenate([features, features]) if context else features
+
+  def init(key, task):
+    scaling = fit(task.support, prior)
+    inner = task._replace(
+      support=prepare(prior, scaling, task.support),
+      features=columns(task.features),
+    )
+    return {'prior': prior, 'learner': learner.init(key, inner)}
+
+  def adapt(key, meta_params, support, features):
+    prior = jax.lax.stop_gradient(meta_params['prior'])
+    scaling = fit(support, prior)
+    support = prepare(prior, scaling, support)
+    inner = learner.adapt(
+      key, meta_params['learner'], support, columns(features)
+    )
+    return prior, scaling, inner
+
+  def score(adapted, x):
+    prior, scaling, inner = adapted
+    rows = prepare(prior, scaling, Rows(x, x, x))
+    return learner.score(inner, rows.x)
+
+  def meta_grad(key, meta_params, task):
+    prior = meta_params['prior']
+    scaling = fit(task.support, prior)
+    inner = task._replace(
+      support=prepare(prior, scaling, task.support),
+      query=prepare(prior, scaling, task.query),
+      features=columns(task.features),
+    )
+    grads, metrics = learner.meta_grad(key, meta_params['learner'], inner)
+    zeros = jax.tree.map(jnp.zeros_like, prior)
+    return {'prior': zeros, 'learner': grads}, metrics
+
+  return MetaLearner(init, adapt, score, meta_grad)

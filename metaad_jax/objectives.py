@@ -1,0 +1,41 @@
+"""Masked losses of one task: (outputs [N, 1], y [N], mask [N]) -> scalar."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Objective = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def balanced_bce(
+  outputs: jax.Array, y: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """Binary cross-entropy in which each class present weighs the same.
+
+  A support of normals only is an ordinary case: then the normals weigh all.
+
+  Args:
+    outputs: [N, 1] logits of "anomaly".
+    y: [N] 1 = anomaly, 0 = normal.
+    mask: [N] 1 = a real row.
+
+  Returns:
+    The mean over the classes present of the class's mean loss; 0 if no row is
+    real.
+  """
+  losses = optax.sigmoid_binary_cross_entropy(outputs[:, 0], y)
+  weights = jnp.stack([mask * (1 - y), mask * y])
+  counts = weights.sum(1)
+  means = weights @ losses / jnp.maximum(counts, 1)
+  present = (counts > 0).astype(losses.dtype)
+  return means @ present / jnp.maximum(present.sum(), 1)
+
+
+def squared_error(
+  outputs: jax.Array, y: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """Mean squared error over the real rows: outputs [N, 1] against y [N]."""
+  errors = mask * (outputs[:, 0] - y) ** 2
+  return errors.sum() / jnp.maximum(mask.sum(), 1)
