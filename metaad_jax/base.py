@@ -144,6 +144,7 @@ class Source:
     generate: None, or for simulators (key, normals, anomalies, **options) ->
       (normal [normals, L, C], anomaly [anomalies, L, C]) of one new machine,
       jittable, with static counts.
+    sample: None, or for regression problems (key, shots, queries) -> Task.
   """
 
   name: str
@@ -158,3 +159,4 @@ class Source:
   files: tuple[RemoteFile, ...] = ()
   note: str = ''
   generate: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+  sample: Callable[[jax.Array, int, int], Task] | None = None

@@ -1,0 +1,689 @@
+"""Learners and baselines on the same tasks: same support, query and scaling."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import datetime
+import functools
+import os
+import platform
+import time
+from typing import Any, NamedTuple
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from metaad_jax import (
+  baselines,
+  episodes,
+  learners,
+  metrics,
+  runs,
+  sources,
+  statistics,
+  training,
+)
+from metaad_jax.base import DataError, Entity, Rows, Task
+from metaad_jax.learners import standardized
+
+_BATCH = 32
+
+
+class Grid(NamedTuple):
+  """What is evaluated.
+
+  Attributes:
+    shots: numbers of support normals.
+    anomalies: numbers of labelled support anomalies.
+    contamination: shares of the support normals that are unlabelled anomalies.
+    draws: supports drawn per entity.
+    queries: at most this many normal, and as many anomalous, query rows.
+    seed: of the draws.
+  """
+
+  shots: tuple[int, ...] = (1, 5, 10, 20)
+  anomalies: tuple[int, ...] = (0, 1, 5)
+  contamination: tuple[float, ...] = (0.0,)
+  draws: int = 3
+  queries: int = 200
+  seed: int = 0
+
+
+class Cell(NamedTuple):
+  """One task of the evaluation, as indices into its entity's rows.
+
+  Attributes:
+    entity: index of the entity.
+    draw: number of the draw.
+    shots: K.
+    anomalies: A.
+    contamination: share of contaminated normals.
+    normal: [K - c] indices into `Entity.normal`.
+    contaminants: [c] indices into `Entity.query`, labelled normal.
+    anomalous: [A] indices into `Entity.query`, labelled anomalous.
+    query: [Q] indices into `Entity.query`; the same for all cells of a draw.
+  """
+
+  entity: int
+  draw: int
+  shots: int
+  anomalies: int
+  contamination: float
+  normal: np.ndarray
+  contaminants: np.ndarray
+  anomalous: np.ndarray
+  query: np.ndarray
+
+
+def check_grid(grid: Grid) -> None:
+  """Raises DataError if the grid makes no sense."""
+  for good, what in (
+    (grid.shots and min(grid.shots) >= 1, 'shots must be 1 or more'),
+    (
+      grid.anomalies and min(grid.anomalies) >= 0,
+      'anomalies must be 0 or more',
+    ),
+    (
+      grid.contamination and all(0 <= c <= 0.5 for c in grid.contamination),
+      'contamination must lie between 0 and 0.5',
+    ),
+    (grid.draws >= 1, 'draws must be 1 or more'),
+    (grid.queries >= 2, 'queries must be 2 or more'),
+  ):
+    if not good:
+      raise DataError(f'{what}: {grid}')
+
+
+def draw_cells(
+  entities: Sequence[Entity], grid: Grid
+) -> tuple[list[Cell], list[str]]:
+  """Draws the tasks: nested supports, and one query per entity and draw.
+
+  Within a draw the support of few shots is part of the support of many, and
+  the rows that the largest cell takes for its support are in no query, so
+  that all cells are scored on the same rows. A draw depends on the seed and
+  the entity's name alone.
+
+  Args:
+    entities: to evaluate on.
+    grid: see `Grid`.
+
+  Returns:
+    The cells, and notes on what had to be left out.
+  """
+  cells, notes = [], []
+  for number, entity in enumerate(entities):
+    anomalies = np.flatnonzero(entity.labels == 1)
+    normals = np.flatnonzero(entity.labels == 0)
+    if not len(anomalies) or not len(normals):
+      notes.append(
+        f'{entity.name}: left out, its query rows are of one class only'
+      )
+      continue
+    dirty = {
+      (k, c): int(np.ceil(c * k))
+      for k in grid.shots
+      for c in grid.contamination
+    }
+    reserved = max(grid.anomalies) + max(dirty.values())
+    spare = min(reserved, len(anomalies) - 1)
+    for draw in range(grid.draws):
+      name = zlib.crc32(entity.name.encode())
+      rng = np.random.default_rng([grid.seed, name, draw])
+      pool = rng.permutation(len(entity.normal))
+      bad = rng.permutation(anomalies)
+      good = np.sort(rng.permutation(normals)[: grid.queries])
+      query = np.concatenate([good, np.sort(bad[spare:][: grid.queries])])
+      for k, a, c in (
+        (k, a, c)
+        for k in grid.shots
+        for a in grid.anomalies
+        for c in grid.contamination
+      ):
+        unlabelled = dirty[k, c]
+        if k > len(pool) or a + unlabelled > spare:
+          notes.append(
+            f'{entity.name}: no task with {k} shots, {a} anomalies and '
+            f'{unlabelled} contaminants; it has {len(pool)} normal rows and '
+            f'{spare} anomalies to spare'
+          )
+          continue
+        cells.append(
+          Cell(
+            number,
+            draw,
+            k,
+            a,
+            c,
+            pool[: k - unlabelled],
+            bad[spare - unlabelled : spare],
+            bad[:a],
+            query,
+          )
+        )
+  return cells, sorted(set(notes))
+
+
+def as_task(
+  cells: Sequence[Cell], entities: Sequence[Entity], sizes: tuple[int, int]
+) -> Task:
+  """Stacks cells into a batch of tasks of one size, padded with masks.
+
+  Args:
+    cells: T of them.
+    entities: featurized.
+    sizes: rows of the support and of the query.
+
+  Returns:
+    The batch, as NumPy arrays.
+  """
+  columns = entities[0].normal.shape[1:]
+  blank = lambda size: Rows(
+    np.zeros((len(cells), size, *columns), np.float32),
+    np.zeros((len(cells), size), np.float32),
+    np.zeros((len(cells), size), np.float32),
+  )
+  support, query = blank(sizes[0]), blank(sizes[1])
+  for t, cell in enumerate(cells):
+    entity = entities[cell.entity]
+    x, y = support_rows(cell, entity)
+    support.x[t, : len(x)], support.y[t, : len(x)] = x, y
+    support.mask[t, : len(x)] = 1
+    n = len(cell.query)
+    query.x[t, :n] = entity.query[cell.query]
+    query.y[t, :n] = entity.labels[cell.query]
+    query.mask[t, :n] = 1
+  ones = np.ones((len(cells), columns[-1]), np.float32)
+  return Task(support, query, ones)
+
+
+def support_rows(cell: Cell, entity: Entity) -> tuple[np.ndarray, np.ndarray]:
+  """The support of a cell: rows [n, ...] and labels [n]."""
+  x = np.concatenate(
+    [
+      entity.normal[cell.normal],
+      entity.query[cell.contaminants],
+      entity.query[cell.anomalous],
+    ]
+  )
+  y = np.zeros(len(x), np.float32)
+  y[len(x) - len(cell.anomalous) :] = 1
+  return x, y
+
+
+def score_cells(
+  learner,
+  params: Any,
+  cells: Sequence[Cell],
+  entities: Sequence[Entity],
+  *,
+  seed: int = 0,
+  label: str = '',
+  quiet: bool = False,
+) -> list[np.ndarray]:
+  """Scores of a learner: for each cell [Q], in batches on the device."""
+  sizes = _sizes(cells)
+
+  @jax.jit
+  def score(key, params, batch):
+    return training.scores_of(learner, key, params, batch)
+
+  return _in_batches(
+    lambda key, batch: score(key, params, batch),
+    cells,
+    entities,
+    sizes,
+    seed,
+    label,
+    quiet,
+  )
+
+
+def _sizes(cells):
+  support = max(
+    len(c.normal) + len(c.contaminants) + len(c.anomalous) for c in cells
+  )
+  return support, max(len(c.query) for c in cells)
+
+
+def _in_batches(score, cells, entities, sizes, seed, label, quiet):
+  scores: list[np.ndarray] = []
+  root = jax.random.key(seed)
+  for start in tqdm.trange(
+    0, len(cells), _BATCH, desc=label, disable=quiet, leave=False
+  ):
+    part = list(cells[start : start + _BATCH])
+    padded = part + [part[-1]] * (_BATCH - len(part))
+    batch = jax.tree.map(jnp.asarray, as_task(padded, entities, sizes))
+    out = np.asarray(score(jax.random.fold_in(root, start), batch))
+    scores += [out[t, : len(c.query)] for t, c in enumerate(part)]
+  return scores
+
+
+def standardize_cells(
+  prior: standardized.Prior | None,
+  cells: Sequence[Cell],
+  entities: Sequence[Entity],
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """What the baselines see: the learners' rows, scaled as the learners do.
+
+  Args:
+    prior: of the columns; None = the support alone decides.
+    cells: the tasks.
+    entities: featurized.
+
+  Returns:
+    For each cell support [n, F], labels [n] and query [Q, F].
+  """
+  if prior is None:
+    width = entities[0].normal.shape[-1]
+    prior = standardized.Prior(*[jnp.zeros(width)] * 3)
+  sizes = _sizes(cells)
+
+  @jax.jit
+  @jax.vmap
+  def scale(support, query):
+    scaling = standardized.fit(support, prior)
+    return tuple(
+      standardized.transform(scaling, rows.x) for rows in (support, query)
+    )
+
+  done = []
+  for start in range(0, len(cells), _BATCH):
+    part = list(cells[start : start + _BATCH])
+    padded = part + [part[-1]] * (_BATCH - len(part))
+    batch = as_task(padded, entities, sizes)
+    support, query = map(np.asarray, scale(batch.support, batch.query))
+    for t, cell in enumerate(part):
+      rows = batch.support.mask[t] > 0
+      done.append(
+        (
+          support[t, rows].reshape(rows.sum(), -1),
+          batch.support.y[t, rows],
+          query[t, : len(cell.query)].reshape(len(cell.query), -1),
+        )
+      )
+  return done
+
+
+def _group(run, source):
+  config = run.config
+  key = (source or config.source, config.folds, config.seed)
+  foreign = source is not None and source != config.source
+  return key + (('foreign',) if foreign else (config.fold,))
+
+
+def _test_entities(run, source, data_dir, split):
+  """Raw entities to evaluate on, and the layout of their rows."""
+  spec = source or run.config.source
+  everyone = sources.load(spec, data_dir)
+  found, options = sources.get(spec)
+  layout = runs.Layout(
+    everyone[0].normal.shape[1:],
+    options.get('rate', found.rate),
+    found.channels,
+  )
+  if split == 'all':
+    return everyone, layout
+  if spec == run.config.source:
+    config = run.config
+    sides = episodes.split(
+      everyone, fold=config.fold, folds=config.folds, seed=config.seed
+    )
+    return sides['test'], layout
+  return [e for e in everyone if e.side != 'train'], layout
+
+
+def _featurized(run, layout, entities, cache, text=None):
+  config = run.config
+  if text is not None:
+    config = dataclasses.replace(config, features=text)
+  key = config.features or config.source
+  if key not in cache:
+    feature = runs.make_feature(config, layout)
+    cache[key] = episodes.featurize(entities, feature.apply)
+  return cache[key]
+
+
+def evaluate(
+  run_dirs: Sequence[str],
+  grid: Grid,
+  *,
+  source: str | None = None,
+  data_dir: str | None = None,
+  split: str = 'test',
+  baseline_names: Sequence[str] = tuple(baselines.REGISTRY),
+  workers: int = 2,
+  quiet: bool = False,
+) -> dict[str, Any]:
+  """Every run and every baseline over a grid, on the same tasks.
+
+  Runs that were trained on different folds are each evaluated on their own
+  test entities, and the rows put together: cross-validation.
+
+  Args:
+    run_dirs: of trained runs.
+    grid: see `Grid`.
+    source: evaluate there instead of on each run's own source.
+    data_dir: root of the data.
+    split: 'test' = entities that the run has not seen; 'all' = all.
+    baseline_names: keys of `baselines.REGISTRY`.
+    workers: processes for the baselines.
+    quiet: no progress bars.
+
+  Returns:
+    The content of `results.json` (see `metaad_jax.results`).
+
+  Raises:
+    DataError: if a run or the data cannot be used.
+  """
+  started = time.time()
+  check_grid(grid)
+  loaded = [runs.restore(run_dir) for run_dir in run_dirs]
+  groups: dict[Any, list[tuple[str, runs.Run]]] = {}
+  for path, run in zip(run_dirs, loaded, strict=True):
+    groups.setdefault(_group(run, source), []).append((path, run))
+  rows: list[dict[str, Any]] = []
+  notes: list[str] = []
+  drawings: list[dict[str, Any]] = []
+  example = None
+  for members in groups.values():
+    spec = source or members[0][1].config.source
+    raw, layout = _test_entities(members[0][1], source, data_dir, split)
+    cells, said = draw_cells(raw, grid)
+    notes += said
+    if not cells:
+      raise DataError(
+        f'no entity of {spec!r} has enough rows for {grid}: ask for fewer '
+        'shots or anomalies'
+      )
+    scored, kinds = _score_group(
+      members, raw, layout, cells, grid, baseline_names, workers, quiet
+    )
+    for name, (indices, scores) in scored.items():
+      for i, values in zip(indices, scores, strict=True):
+        cell = cells[i]
+        labels = raw[cell.entity].labels[cell.query]
+        rows.append(
+          {
+            'source': spec,
+            'entity': raw[cell.entity].name,
+            'learner': name,
+            'kind': kinds[name],
+            'shots': cell.shots,
+            'anomalies': cell.anomalies,
+            'contamination': cell.contamination,
+            'draw': cell.draw,
+            **metrics.all_metrics(labels, values),
+            'queries': len(labels),
+            'query_anomalies': int(labels.sum()),
+          }
+        )
+    drawings += _histograms(spec, cells, raw, scored, kinds)
+    if example is None:
+      example = _example(spec, members[0][1], layout, cells, raw, scored, kinds)
+  features = {run.config.features or run.config.source for run in loaded}
+  if len(features) > 1:
+    notes.append(
+      'the runs differ in features; the baselines use those of the first run '
+      f'of each group, here {members[0][1].config.features or "the default"}'
+    )
+  return {
+    'schema': 1,
+    'meta': _meta(grid, run_dirs, source, split, started),
+    'rows': rows,
+    'summary': statistics.summarise(rows),
+    'tests': statistics.compare(rows, metric='auroc'),
+    'curves': {
+      _unique(path, run, list(zip(run_dirs, loaded, strict=True))): runs.curves(
+        path
+      )
+      for path, run in zip(run_dirs, loaded, strict=True)
+    },
+    'histograms': drawings,
+    'example': example,
+    'notes': notes,
+  }
+
+
+def _unique(path, run, members):
+  """The learner's name, with the run's folder where two runs share it."""
+  same = [p for p, r in members if r.name == run.name]
+  if len(same) == 1:
+    return run.name
+  return f'{run.name} ({os.path.basename(os.path.normpath(path))})'
+
+
+def _score_group(
+  members, raw, layout, cells, grid, baseline_names, workers, quiet
+):
+  cache: dict[str, list[Entity]] = {}
+  scored: dict[str, tuple[Sequence[int], list[np.ndarray]]] = {}
+  kinds = {}
+  everything = range(len(cells))
+  for path, run in members:
+    entities = _featurized(run, layout, raw, cache)
+    wanted = runs.row_columns(run.config, run.layout)
+    if entities[0].normal.shape[1:] != wanted:
+      raise DataError(
+        f'{path} was trained on rows of shape {wanted}, these have '
+        f'{entities[0].normal.shape[1:]}: choose a source (or options such as '
+        'length and rate) that gives the same features'
+      )
+    name = _unique(path, run, members)
+    kinds[name] = 'baseline' if run.name in learners.BASELINES else 'learner'
+    scores = score_cells(
+      run.learner, run.params, cells, entities,
+      seed=grid.seed, label=name, quiet=quiet,
+    )  # fmt: skip
+    scored[name] = everything, scores
+  first = members[0][1]
+  prior = first.prior
+  entities = _featurized(first, layout, raw, cache)
+  if entities[0].normal.ndim == 3:
+    text = '+'.join(sources.get(first.config.source)[0].features)
+    prior, entities = None, _featurized(first, layout, raw, cache, text)
+  tasks = standardize_cells(prior, cells, entities)
+  for name in baseline_names:
+    labelled = baselines.REGISTRY[name].needs_anomalies
+    kinds[name] = 'baseline'
+    chosen = [i for i in everything if cells[i].anomalies or not labelled]
+    scored[name] = chosen, []
+  done = baselines.score_many(
+    list(baseline_names), tasks, seed=grid.seed, workers=workers, quiet=quiet
+  )
+  for name in baseline_names:
+    indices = scored[name][0]
+    scored[name] = indices, [done[name][i] for i in indices]
+  return scored, kinds
+
+
+def _histograms(spec, cells, raw, scored, kinds):
+  """Counts of learners' scores over all entities, in the richest cells."""
+  shots = max(c.shots for c in cells)
+  clean = min(c.contamination for c in cells)
+  drawn = []
+  for name, (indices, scores) in scored.items():
+    if kinds[name] != 'learner':
+      continue
+    for anomalies in sorted({c.anomalies for c in cells}):
+      parts: dict[int, list[np.ndarray]] = {0: [], 1: []}
+      for i, values in zip(indices, scores, strict=True):
+        cell = cells[i]
+        if (cell.shots, cell.anomalies, cell.contamination) == (
+          shots, anomalies, clean
+        ):  # fmt: skip
+          labels = raw[cell.entity].labels[cell.query]
+          for label, kept in parts.items():
+            kept.append(values[labels == label])
+      if not parts[0]:
+        continue
+      both = {k: np.concatenate(v) for k, v in parts.items()}
+      low, high = np.percentile(
+        np.concatenate(list(both.values())), [0.5, 99.5]
+      )
+      edges = np.linspace(low, max(high, low + 1e-6), 41)
+      count = lambda v, edges=edges: np.histogram(
+        np.clip(v, edges[0], edges[-1]), edges
+      )[0].tolist()
+      drawn.append(
+        {
+          'source': spec,
+          'learner': name,
+          'shots': shots,
+          'anomalies': anomalies,
+          'edges': edges.tolist(),
+          'normal': count(both[0]),
+          'anomaly': count(both[1]),
+        }
+      )
+  return drawn
+
+
+def _example(spec, run, layout, cells, raw, scored, kinds):
+  """One task to look at: a normal and an anomalous row, and all scores."""
+  shots = max(c.shots for c in cells)
+  fewest = min(c.anomalies for c in cells)
+  place = next(
+    i for i, c in enumerate(cells) if (c.shots, c.anomalies) == (shots, fewest)
+  )
+  cell = cells[place]
+  entity = raw[cell.entity]
+  labels = entity.labels[cell.query]
+  scores = {}
+  for name, (indices, values) in scored.items():
+    if kinds[name] == 'learner' and place in indices:
+      own = values[list(indices).index(place)]
+      scores[name] = {
+        'normal': own[labels == 0].tolist(),
+        'anomaly': own[labels == 1].tolist(),
+      }
+  typical = {}
+  for label in (0, 1):
+    rows = cell.query[labels == label]
+    rank = np.arange(len(rows))
+    if scores:
+      own = next(iter(scores.values()))['normal' if label == 0 else 'anomaly']
+      rank = np.argsort(own)
+    typical[label] = rows[rank[len(rows) // 2]]
+  source, _ = sources.get(spec)
+  shown = lambda row: (
+    np.ravel(row[:, 0] if row.ndim == 2 else row).astype(float).tolist()
+  )
+  kind = entity.kinds[typical[1]] if entity.kinds else ''
+  windows = len(layout.shape) == 2 and layout.shape[0] > 1
+  return {
+    'source': spec,
+    'entity': entity.name,
+    'rate': layout.rate if windows else None,
+    'units': source.units,
+    'channel': layout.channels[0] if layout.channels else '',
+    'features': {
+      'names': list(layout.channels)
+      if not windows
+      else list(runs.make_feature(run.config, layout).names)
+    },
+    'normal': shown(entity.query[typical[0]]),
+    'anomaly': shown(entity.query[typical[1]]),
+    'kind': kind,
+    'shots': cell.shots,
+    'anomalies': cell.anomalies,
+    'scores': scores,
+  }
+
+
+def _meta(grid, run_dirs, source, split, started):
+  device = jax.devices()[0]
+  return {
+    'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
+    'seed': grid.seed,
+    'versions': runs.versions(),
+    'hardware': (
+      f'{device.platform} {device.device_kind}, {os.cpu_count()} cores, '
+      f'{platform.machine()}'
+    ),
+    'seconds': round(time.time() - started, 1),
+    'flags': {
+      **grid._asdict(),
+      'run_dir': list(run_dirs),
+      'source': source or '',
+      'split': split,
+    },
+    'code': runs.code_version(),
+  }
+
+
+def evaluate_regression(
+  run_dirs: Sequence[str],
+  *,
+  shots: int = 5,
+  steps: Sequence[int] = (1, 5, 10),
+  tasks: int = 10_000,
+  seed: int = 0,
+) -> dict[str, Any]:
+  """Mean squared error after so many steps of adaptation: sinusoids.
+
+  A task counts as diverged if its error is not finite or above 100; the mean
+  is over the others, the median over all.
+
+  Args:
+    run_dirs: runs that were trained on a regression problem.
+    shots: rows of the support.
+    steps: of adaptation, each evaluated.
+    tasks: new tasks, each with 100 query rows.
+    seed: of the tasks.
+
+  Returns:
+    The content of `results.json`, with the table under 'regression'.
+  """
+  started = time.time()
+  table = []
+  for path in run_dirs:
+    plain = runs.restore(path)
+    draw = sources.get(plain.config.source)[0].sample
+    if draw is None:
+      raise DataError(
+        f'{path} is no regression run: evaluate it apart from those that are'
+      )
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), tasks)
+    sample: Callable = functools.partial(draw, shots=shots, queries=100)
+    batch = jax.jit(jax.vmap(sample))(keys)
+    for number in steps:
+      run = runs.restore(path, adapt_steps=number)
+      score = jax.jit(functools.partial(training.scores_of, run.learner))
+      scores = score(jax.random.key(seed), run.params, batch)
+      errors = np.asarray(((scores - batch.query.y) ** 2).mean(1), np.float64)
+      diverged = ~(errors < 100)
+      kept = errors[~diverged]
+      mean, low, high = statistics.bootstrap(kept, seed=seed)
+      table.append(
+        {
+          'learner': run.name,
+          'steps': number,
+          'shots': shots,
+          'mse': mean,
+          'low': low,
+          'high': high,
+          'median': float(np.median(np.nan_to_num(errors, nan=np.inf))),
+          'diverged': int(diverged.sum()),
+          'tasks': tasks,
+        }
+      )
+  grid = Grid(shots=(shots,), anomalies=(0,), seed=seed)
+  return {
+    'schema': 1,
+    'meta': _meta(grid, run_dirs, None, 'test', started),
+    'rows': [],
+    'summary': [],
+    'tests': [],
+    'curves': {
+      os.path.basename(os.path.normpath(path)): runs.curves(path)
+      for path in run_dirs
+    },
+    'histograms': [],
+    'example': None,
+    'regression': table,
+    'notes': [],
+  }

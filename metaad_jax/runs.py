@@ -1,0 +1,496 @@
+"""A run: its configuration, its folder, and what is rebuilt from them.
+
+A run directory holds `config.json` (flags, versions, code, seed, the shape of
+a row), `metrics.jsonl`, and `checkpoints/`.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metaad_jax import (
+  __version__,
+  base,
+  checkpoints,
+  episodes,
+  features,
+  inner_loop,
+  learners,
+  metrics,
+  models,
+  objectives,
+  sources,
+  specs,
+  training,
+)
+from metaad_jax.base import DataError, Entity, MetaLearner, Params
+from metaad_jax.learners import standardized
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Everything that decides a run's result; see `experiments/train.py`."""
+
+  source: str = 'vibration'
+  features: str = ''
+  learner: str = 'maml'
+  model: str = ''
+  shots: tuple[int, ...] = (5, 10)
+  anomalies: tuple[int, ...] = (0, 2)
+  contamination: tuple[float, ...] = (0.0,)
+  queries: int = 20
+  context: bool = False
+  stream: bool = False
+  fold: str = '0'
+  folds: int = 5
+  seed: int = 0
+  steps: int = 2000
+  tasks: int = 16
+  outer: str = 'adam:rate=0.001'
+  schedule: str = 'constant'
+  clip: float = 10.0
+  validation_tasks: int = 200
+  validate_every: int = 500
+
+
+class Layout(NamedTuple):
+  """What a row looks like; enough to rebuild a run without its data."""
+
+  shape: tuple[int, ...]
+  rate: float | None
+  channels: tuple[str, ...]
+
+
+class Data(NamedTuple):
+  """A source, read, split and turned into features."""
+
+  entities: dict[str, list[Entity]]  # features; by side
+  raw: dict[str, list[Entity]]  # rows as they were read
+  feature: features.Feature
+  layout: Layout
+
+
+def episode_of(config: Config) -> episodes.Episode:
+  """What the tasks of a run are made of."""
+  return episodes.Episode(
+    config.shots,
+    config.anomalies,
+    config.contamination,
+    config.queries,
+    config.queries,
+  )
+
+
+def check(config: Config) -> None:
+  """Raises DataError if a value makes no sense, in one line."""
+
+  def require(good, name, remedy):
+    if not good:
+      value = getattr(config, name)
+      raise DataError(f'{name}={value!r} is impossible: {remedy}')
+
+  require(
+    config.shots and min(config.shots) >= 1,
+    'shots',
+    'every number of support normals must be at least 1',
+  )
+  require(
+    config.anomalies and min(config.anomalies) >= 0,
+    'anomalies',
+    'numbers of labelled anomalies start at 0',
+  )
+  require(
+    config.contamination
+    and all(0 <= share <= 0.5 for share in config.contamination),
+    'contamination',
+    'shares of the support lie between 0 and 0.5',
+  )
+  for name in (
+    'queries', 'steps', 'tasks', 'validation_tasks', 'validate_every'
+  ):  # fmt: skip
+    require(getattr(config, name) >= 1, name, 'it must be at least 1')
+  require(config.folds >= 2, 'folds', 'it must be at least 2')
+  require(config.clip > 0, 'clip', 'it must be above 0')
+  require(
+    config.schedule in ('constant', 'cosine'),
+    'schedule',
+    'choose constant or cosine',
+  )
+  specs.look_up('source', sources.REGISTRY, specs.parse(config.source)[0])
+  learners.make(config.learner, models.make(_model(config)))
+  outer(config)
+
+
+def _features(config: Config) -> str:
+  source, _ = sources.get(config.source)
+  return config.features or '+'.join(source.features)
+
+
+def _model(config: Config) -> str:
+  return config.model or ('conv1d' if _features(config) == 'raw' else 'mlp')
+
+
+def load_data(config: Config, data_dir: str | None) -> Data:
+  """Reads the source, splits it by entity, and computes the features."""
+  source, options = sources.get(config.source)
+  everyone = sources.load(config.source, data_dir)
+  raw = episodes.split(
+    everyone, fold=config.fold, folds=config.folds, seed=config.seed
+  )
+  layout = Layout(
+    everyone[0].normal.shape[1:],
+    options.get('rate', source.rate),
+    source.channels,
+  )
+  feature = make_feature(config, layout)
+  done = {
+    side: episodes.featurize(members, feature.apply)
+    for side, members in raw.items()
+  }
+  return Data(done, raw, feature, layout)
+
+
+def make_feature(config: Config, layout: Layout) -> features.Feature:
+  """The features of one row."""
+  return features.make(
+    _features(config),
+    layout.shape,
+    rate=layout.rate,
+    channels=layout.channels,
+  )
+
+
+def regression(config: Config) -> bool:
+  """Whether the source is a regression problem that validates learners."""
+  return sources.get(config.source)[0].sample is not None
+
+
+def make_learner(
+  config: Config, prior: standardized.Prior | None, **overrides: Any
+) -> MetaLearner:
+  """The learner of a run.
+
+  Args:
+    config: of the run.
+    prior: of the columns; None = no standardisation.
+    **overrides: options of the learner in place of those in the config.
+
+  Returns:
+    The learner.
+  """
+  loss = (
+    objectives.squared_error if regression(config) else objectives.balanced_bce
+  )
+  learner = learners.make(
+    config.learner, models.make(_model(config)), loss=loss, **overrides
+  )
+  if prior is not None:
+    learner = standardized.standardized(learner, prior, context=config.context)
+  return learner
+
+
+def prior_of(entities: list[Entity]) -> standardized.Prior:
+  """What the training side says of the columns."""
+  return standardized.Prior(
+    *map(jnp.asarray, episodes.column_statistics(entities))
+  )
+
+
+def outer(config: Config) -> optax.GradientTransformation:
+  """The outer optimizer: gradient clipping, then any of optax's."""
+  name, options = specs.parse(config.outer)
+
+  def make(*, rate: float = 1e-3):
+    schedule: Any = rate
+    if config.schedule == 'cosine':
+      schedule = optax.cosine_decay_schedule(rate, config.steps)
+    return inner_loop.optimizer(name, schedule)
+
+  made = specs.call(f'optimizer {name!r}', make, **options)
+  return optax.chain(optax.clip_by_global_norm(config.clip), made)
+
+
+def samplers(config: Config, data: Data | None):
+  """The samplers of the training and of the validation side."""
+  episode = episode_of(config)
+  source, options = sources.get(config.source)
+  partial = jax.tree_util.Partial
+  if data is None:
+    draw = lambda key: source.sample(key, max(config.shots), config.queries)
+    return partial(draw), partial(draw)
+  pools = {
+    side: episodes.pool(data.entities[side]) for side in ('train', 'validation')
+  }
+  sample = lambda pools, key: episodes.from_pools(pools, episode)(key)
+  train = partial(sample, pools['train'])
+  if config.stream:
+    if source.generate is None:
+      raise DataError(
+        f'source {source.name!r} is no simulator: leave --stream out'
+      )
+    fleet = {'machines', 'test_machines', 'windows', 'queries', 'seed'}
+    static = {k: v for k, v in options.items() if k not in fleet}
+    generate = lambda *args: source.generate(*args, **static)
+    train = partial(
+      episodes.from_simulator(generate, data.feature.apply, episode)
+    )
+  return train, partial(sample, pools['validation'])
+
+
+def negative_error(scores, y, mask):
+  """-MSE: the quality of a prediction in regression problems."""
+  return -objectives.squared_error(scores[:, None], y, mask)
+
+
+def train(
+  config: Config,
+  *,
+  data_dir: str | None = None,
+  run_dir: str | None = None,
+  data: Data | None = None,
+  quiet: bool = False,
+) -> training.State:
+  """Meta-trains a run, or resumes it.
+
+  Args:
+    config: see `Config`.
+    data_dir: root of the data.
+    run_dir: folder of the run; None = keep nothing.
+    data: of an earlier call to `load_data` with the same source, features,
+      folds and seed, to read it only once.
+    quiet: no progress bar.
+
+  Returns:
+    The final state.
+
+  Raises:
+    DataError: for impossible values, bad data, divergence, or a `run_dir` that
+      holds another run.
+  """
+  check(config)
+  regress = regression(config)
+  if data is None and not regress:
+    data = load_data(config, data_dir)
+  prior = None if data is None else prior_of(data.entities['train'])
+  learner = make_learner(config, prior)
+  sample, sample_validation = samplers(config, data)
+  keys = jax.random.split(
+    jax.random.fold_in(jax.random.key(config.seed), 2**31 - 2),
+    config.validation_tasks,
+  )
+  validation = jax.jit(lambda keys, f: jax.vmap(f)(keys))(
+    keys, sample_validation
+  )
+  if run_dir is not None:
+    layout = data.layout if data is not None else Layout((1,), None, ())
+    _open(run_dir, config, layout)
+  return training.train(
+    learner,
+    sample,
+    validation,
+    negative_error if regress else metrics.masked_auroc,
+    optimizer=outer(config),
+    steps=config.steps,
+    tasks=config.tasks,
+    seed=config.seed,
+    validate_every=config.validate_every,
+    checkpoint_every=config.validate_every,
+    report_every=min(100, config.validate_every),
+    run_dir=run_dir,
+    label=specs.parse(config.learner)[0],
+    quiet=quiet,
+  )
+
+
+def versions() -> dict[str, str]:
+  """Versions of what the numbers depend on."""
+  packages = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'scikit-learn')
+  found = {name: importlib.metadata.version(name) for name in packages}
+  return {
+    'metaad_jax': __version__,
+    'python': platform.python_version(),
+    **found,
+  }
+
+
+def code_version() -> str:
+  """The commit of the checkout this code lies in, or 'unknown'."""
+  here = os.path.dirname(os.path.abspath(__file__))
+  try:
+    told = subprocess.run(
+      ['git', 'describe', '--always', '--dirty'],
+      cwd=here, capture_output=True, text=True, timeout=10, check=True,
+    )  # fmt: skip
+  except (OSError, subprocess.SubprocessError):
+    return 'unknown'
+  return told.stdout.strip()
+
+
+def _open(run_dir, config, layout):
+  """Writes config.json, or checks that it is this run's."""
+  path = os.path.join(run_dir, 'config.json')
+  wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+  if os.path.exists(path):
+    held = _read(path)['config']
+    differing = sorted(k for k in wanted if held.get(k) != wanted[k])
+    if differing:
+      raise DataError(
+        f'{run_dir} holds another run (it differs in {", ".join(differing)}): '
+        'choose another --run_dir, or delete that folder'
+      )
+    return
+  try:
+    os.makedirs(run_dir, exist_ok=True)
+  except OSError as error:
+    raise DataError(f'cannot make {run_dir}: {error.strerror}') from error
+  content = {
+    'schema': SCHEMA,
+    'config': wanted,
+    'layout': layout._asdict(),
+    'versions': versions(),
+    'code': code_version(),
+    'devices': [str(device) for device in jax.devices()],
+  }
+  with open(path + '.part', 'w') as file:
+    json.dump(content, file, indent=2)
+  os.replace(path + '.part', path)
+
+
+def _read(path):
+  try:
+    with open(path) as file:
+      content = json.load(file)
+  except FileNotFoundError as error:
+    raise DataError(
+      f'{os.path.dirname(path)} is no run directory: it has no config.json; '
+      'train one with python -m experiments.train --run_dir=...'
+    ) from error
+  except (OSError, ValueError) as error:
+    raise DataError(f'cannot read {path}: {error}') from error
+  if not isinstance(content, dict) or content.get('schema') != SCHEMA:
+    raise DataError(
+      f'{path} has schema {content.get("schema") if isinstance(content, dict) else None!r}, '
+      f'this version reads {SCHEMA}: train the run again'
+    )
+  return content
+
+
+class Run(NamedTuple):
+  """A trained run, ready to adapt."""
+
+  name: str
+  config: Config
+  layout: Layout
+  learner: MetaLearner
+  params: Params
+  step: int
+  prior: standardized.Prior | None
+
+
+def restore(run_dir: str, **overrides: Any) -> Run:
+  """Rebuilds a run from its folder, with its best meta-parameters.
+
+  Args:
+    run_dir: of a run that has at least one checkpoint.
+    **overrides: options of the learner in place of the run's, such as
+      `adapt_steps`.
+
+  Returns:
+    The run.
+
+  Raises:
+    DataError: if the folder is no run, is damaged, or has no checkpoint yet.
+  """
+  content = _read(os.path.join(run_dir, 'config.json'))
+  try:
+    fields = {
+      key: tuple(value) if isinstance(value, list) else value
+      for key, value in content['config'].items()
+    }
+    config = Config(**fields)
+    layout = Layout(
+      tuple(content['layout']['shape']),
+      content['layout']['rate'],
+      tuple(content['layout']['channels']),
+    )
+  except (KeyError, TypeError) as error:
+    raise DataError(
+      f'{run_dir}/config.json is damaged or of another version: {error}'
+    ) from error
+  columns = row_columns(config, layout)
+  prior = None
+  if not regression(config):
+    prior = standardized.Prior(*[jnp.ones(columns[-1])] * 3)
+  learner = make_learner(config, prior, **overrides)
+  like = jax.eval_shape(
+    lambda: training.initial_state(
+      learner, _example(columns), outer(config), config.seed
+    )
+  )
+  folder = os.path.join(run_dir, 'checkpoints')
+  found = None
+  if os.path.isdir(folder):
+    kept = checkpoints.Checkpoints(folder)
+    try:
+      found = kept.restore(like)
+    finally:
+      kept.close()
+  if found is None:
+    raise DataError(
+      f'{run_dir} has no checkpoint yet: let the training run go on'
+    )
+  state = found[1]
+  params = state.best
+  if prior is not None:
+    prior = params['prior']
+  return Run(
+    specs.parse(config.learner)[0],
+    config,
+    layout,
+    learner,
+    params,
+    int(state.best_step),
+    prior,
+  )
+
+
+def row_columns(config: Config, layout: Layout) -> tuple[int, ...]:
+  """Shape of a row after its features: (F,) or (L, C)."""
+  if regression(config):
+    return layout.shape
+  apply = make_feature(config, layout).apply
+  return jax.eval_shape(apply, jnp.zeros(layout.shape)).shape
+
+
+def _example(columns):
+  rows = base.Rows(jnp.zeros((1, *columns)), jnp.zeros(1), jnp.ones(1))
+  return base.Task(rows, rows, jnp.ones(columns[-1]))
+
+
+def curves(run_dir: str) -> dict[str, list[float]]:
+  """The learning curves in a run's `metrics.jsonl`, for the report."""
+  found: dict[str, list[float]] = {
+    'step': [], 'loss': [], 'validation_step': [], 'validation_auroc': []
+  }  # fmt: skip
+  path = os.path.join(run_dir, 'metrics.jsonl')
+  if not os.path.exists(path):
+    return found
+  with open(path) as lines:
+    for text in lines:
+      line = json.loads(text)
+      found['step'].append(line['step'])
+      found['loss'].append(line['loss'])
+      if line.get('validation') is not None:
+        found['validation_step'].append(line['step'])
+        found['validation_auroc'].append(line['validation'])
+  return found

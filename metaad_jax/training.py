@@ -1,0 +1,293 @@
+"""Meta-training: one jitted scan over many steps, task sampling included."""
+
+from collections.abc import Callable
+import json
+import os
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import tqdm
+
+from metaad_jax.base import DataError, MetaLearner, Params, Task
+from metaad_jax.checkpoints import Checkpoints
+
+Quality = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class State(NamedTuple):
+  """All that training carries from step to step.
+
+  Attributes:
+    step: int32, steps done.
+    params: the meta-parameters.
+    optimizer: state of the outer optimizer, skipped steps counted in it.
+    best: the meta-parameters with the best validation score so far.
+    best_score: float32, that score.
+    best_step: int32, when it was reached.
+  """
+
+  step: jax.Array
+  params: Params
+  optimizer: Any
+  best: Params
+  best_score: jax.Array
+  best_step: jax.Array
+
+
+def meta_gradient(
+  learner: MetaLearner, key: jax.Array, params: Params, batch: Task
+) -> tuple[Params, dict[str, jax.Array]]:
+  """Means over a batch of tasks: of the meta-gradients and of the metrics."""
+  keys = jax.random.split(key, batch.features.shape[0])
+  grads, metrics = jax.vmap(learner.meta_grad, (0, None, 0))(
+    keys, params, batch
+  )
+  return jax.tree.map(lambda leaf: leaf.mean(0), (grads, metrics))
+
+
+def initial_state(
+  learner: MetaLearner,
+  example: Task,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+) -> State:
+  """The state before the first step; `example` gives the shapes."""
+  params = learner.init(jax.random.fold_in(jax.random.key(seed), 0), example)
+  params = jax.tree.map(jnp.asarray, params)
+  return State(
+    jnp.zeros((), jnp.int32),
+    params,
+    guarded(optimizer).init(params),
+    jax.tree.map(jnp.copy, params),
+    jnp.asarray(-jnp.inf, jnp.float32),
+    jnp.zeros((), jnp.int32),
+  )
+
+
+def guarded(
+  optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Leaves the parameters alone where an update is not finite; counts it."""
+  never = jnp.iinfo(jnp.int32).max
+  return optax.apply_if_finite(optimizer, max_consecutive_errors=never)
+
+
+def make_scan(
+  learner: MetaLearner,
+  optimizer: optax.GradientTransformation,
+  *,
+  seed: int,
+  steps: int,
+  tasks: int,
+  length: int,
+) -> Callable[[State, Callable], tuple[State, dict[str, jax.Array]]]:
+  """Compiles `length` meta-steps into one call; steps past the last do nothing.
+
+  The key of a step is `fold_in(key(seed), step)`: a resumed run draws what the
+  uninterrupted one would have drawn.
+
+  Args:
+    learner: see `MetaLearner`.
+    optimizer: any optax transformation.
+    seed: of everything random.
+    steps: the last step.
+    tasks: tasks per step.
+    length: steps per call.
+
+  Returns:
+    (state, sample) -> (state, metrics [length]); `state` is donated. `sample`
+    is a pytree, so that the data it draws from is an argument and no constant.
+  """
+  outer = guarded(optimizer)
+  root = jax.random.key(seed)
+
+  def advance(state, sample):
+    draw, adapt = jax.random.split(jax.random.fold_in(root, state.step + 1))
+    batch = jax.vmap(sample)(jax.random.split(draw, tasks))
+    grads, metrics = meta_gradient(learner, adapt, state.params, batch)
+    updates, optimizer_state = outer.update(
+      grads, state.optimizer, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    state = state._replace(
+      step=state.step + 1, params=params, optimizer=optimizer_state
+    )
+    return state, metrics
+
+  def chunk(state, sample):
+    def body(state, _):
+      idle = jax.eval_shape(lambda s: advance(s, sample)[1], state)
+      rest = lambda s: (
+        s,
+        jax.tree.map(lambda m: jnp.full(m.shape, jnp.nan, m.dtype), idle),
+      )
+      return jax.lax.cond(
+        state.step < steps, lambda s: advance(s, sample), rest, state
+      )
+
+    return jax.lax.scan(body, state, length=length)
+
+  return jax.jit(chunk, donate_argnums=0)
+
+
+def scores_of(
+  learner: MetaLearner, key: jax.Array, params: Params, batch: Task
+) -> jax.Array:
+  """Adapts to every task of a batch and scores its queries: [T, N]."""
+
+  def one(key, task):
+    adapted = learner.adapt(key, params, task.support, task.features)
+    return learner.score(adapted, task.query.x)
+
+  keys = jax.random.split(key, batch.features.shape[0])
+  return jax.vmap(one)(keys, batch)
+
+
+def train(
+  learner: MetaLearner,
+  sample: Callable[[jax.Array], Task],
+  validation: Task,
+  quality: Quality,
+  *,
+  optimizer: optax.GradientTransformation,
+  steps: int,
+  tasks: int,
+  seed: int = 0,
+  report_every: int = 100,
+  validate_every: int = 500,
+  checkpoint_every: int = 500,
+  run_dir: str | None = None,
+  label: str = 'meta-train',
+  quiet: bool = False,
+  skip_limit: int = 100,
+) -> State:
+  """Meta-trains; resumes where a checkpoint in `run_dir` left off.
+
+  Args:
+    learner: see `MetaLearner`.
+    sample: key -> Task, a `jax.tree_util.Partial` over its data.
+    validation: a batch of tasks of meta-validation entities.
+    quality: (scores [N], y [N], mask [N]) -> scalar, higher = better; its mean
+      over `validation` selects the meta-parameters.
+    optimizer: any optax transformation.
+    steps: meta-steps in all.
+    tasks: tasks per meta-step.
+    seed: of everything random.
+    report_every: meta-steps per call to the device, and per line of metrics.
+    validate_every: meta-steps between validations; a multiple of the former.
+    checkpoint_every: likewise.
+    run_dir: gets `metrics.jsonl` and `checkpoints/`; None = nothing is kept.
+    label: of the progress bar.
+    quiet: no progress bar.
+    skip_limit: stop after this many updates in a row were not finite.
+
+  Returns:
+    The final state; `best` holds the meta-parameters to use.
+
+  Raises:
+    DataError: if training diverges.
+  """
+  example = jax.tree.map(lambda leaf: leaf[0], validation)
+  state = initial_state(learner, example, optimizer, seed)
+  scan = make_scan(
+    learner,
+    optimizer,
+    seed=seed,
+    steps=steps,
+    tasks=tasks,
+    length=min(report_every, steps),
+  )
+
+  @jax.jit
+  def validate(params, validation):
+    key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
+    scores = scores_of(learner, key, params, validation)
+    query = validation.query
+    return jax.vmap(quality)(scores, query.y, query.mask).mean()
+
+  checkpoints = log = None
+  if run_dir is not None:
+    checkpoints = Checkpoints(os.path.join(run_dir, 'checkpoints'))
+    found = checkpoints.restore(state)
+    if found is not None:
+      state = jax.tree.map(jnp.asarray, found[1])
+    log = _open_log(os.path.join(run_dir, 'metrics.jsonl'), int(state.step))
+  bar = tqdm.tqdm(
+    total=steps, initial=int(state.step), desc=label, disable=quiet
+  )
+  try:
+    while (before := int(state.step)) < steps:
+      started = time.perf_counter()
+      state, metrics = scan(state, sample)
+      step = int(state.step)
+      seconds = time.perf_counter() - started
+      done = step - before
+      line = {
+        'step': step,
+        **{k: float(v[:done].mean()) for k, v in metrics.items()},
+        'tasks_per_second': round(done * tasks / seconds, 1),
+        'skipped': int(state.optimizer.total_notfinite),
+      }
+      last = step >= steps
+      if last or _due(before, step, validate_every):
+        score = validate(state.params, validation)
+        line['validation'] = float(score)
+        if score > state.best_score:
+          state = state._replace(
+            best=jax.tree.map(jnp.copy, state.params),
+            best_score=score,
+            best_step=jnp.copy(state.step),
+          )
+      bar.update(done)
+      bar.set_postfix_str(
+        f'loss {line["loss"]:.4f}, {line["tasks_per_second"]:.0f} tasks/s, '
+        f'best validation {float(state.best_score):.4f}'
+      )
+      if log is not None:
+        log.write(json.dumps(_strict(line)) + '\n')
+        log.flush()
+      if int(state.optimizer.notfinite_count) >= skip_limit:
+        raise DataError(
+          f'meta-training diverged: the last {skip_limit} or more updates '
+          f'before step {step} were not finite; lower the inner or the outer '
+          'rate'
+        )
+      if checkpoints is not None and (
+        last or _due(before, step, checkpoint_every)
+      ):
+        checkpoints.save(step, state)
+  finally:
+    bar.close()
+    if log is not None:
+      log.close()
+    if checkpoints is not None:
+      checkpoints.close()
+  return state
+
+
+def _due(before, step, every):
+  return step // every > before // every
+
+
+def _strict(line):
+  return {k: v if v == v else None for k, v in line.items()}
+
+
+def _open_log(path, step):
+  """Opens the log for appending, without the lines a resumed run redoes."""
+  kept = []
+  if os.path.exists(path):
+    with open(path) as lines:
+      for line in lines:
+        try:
+          if json.loads(line)['step'] <= step:
+            kept.append(line)
+        except (ValueError, KeyError):
+          continue
+  with open(path + '.part', 'w') as log:
+    log.writelines(kept)
+  os.replace(path + '.part', path)
+  return open(path, 'a')
