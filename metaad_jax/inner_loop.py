@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.extend import core
 import jax.numpy as jnp
 import optax
 
@@ -40,7 +41,7 @@ def optimizer(name: str, rate: float) -> optax.GradientTransformation:
     pass
   try:
     made = make(rate)
-  except TypeError:
+  except (TypeError, AttributeError):
     made = None
   if not isinstance(made, optax.GradientTransformation):
     raise base.DataError(
@@ -68,10 +69,14 @@ def _mixed_gradient(
   everything differentiable that the loss closes over, so that the mixed second
   derivatives are kept.
   """
-  closed, constants = jax.closure_convert(loss, example)
+  traced = jax.make_jaxpr(loss)(example)
 
   def total(params, constants):
-    return closed(params, *constants)
+    whole = core.ClosedJaxpr(traced.jaxpr, constants)
+    return core.jaxpr_as_fun(whole)(*jax.tree.leaves(params))[0]
+
+  def smooth(constants):
+    return [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in constants]
 
   @jax.custom_vjp
   def gradient(params, constants):
@@ -82,11 +87,24 @@ def _mixed_gradient(
 
   def backward(residuals, cotangent):
     params, constants = residuals
-    both = jax.grad(total, argnums=(0, 1))
-    return jax.jvp(lambda p: both(p, constants), (params,), (cotangent,))[1]
+    kept = smooth(constants)
+    moving = [c for c, k in zip(constants, kept, strict=True) if k]
+
+    def both(params, moving):
+      left = iter(moving)
+      merged = [
+        next(left) if k else c for c, k in zip(constants, kept, strict=True)
+      ]
+      return total(params, merged)
+
+    second = jax.jvp(
+      lambda p: jax.grad(both, (0, 1))(p, moving), (params,), (cotangent,)
+    )[1]
+    left = iter(second[1])
+    return second[0], [next(left) if k else None for k in kept]
 
   gradient.defvjp(forward, backward)
-  return lambda params: gradient(params, constants)
+  return lambda params: gradient(params, list(traced.consts))
 
 
 def descend(

@@ -39,8 +39,14 @@ def make(spec: str, model, **arguments) -> base.MetaLearner:
   what = f'learner {name!r}'
   known = inspect.signature(factory).parameters
   for key, least in (('steps', 1), ('adapt_steps', 0), ('embedding', 1)):
-    if isinstance(options.get(key, least), int) and options.get(key, 1) < 0:
-      raise base.DataError(f'{what}: {key} must be at least {least}')
+    value = options.get(key, least)
+    if key in known and (not isinstance(value, int) or value < least):
+      raise base.DataError(
+        f'{what}: {key}={value!r} must be a whole number from {least}'
+      )
+  rate = options.get('rate', 0.1)
+  if not isinstance(rate, int | float):
+    raise base.DataError(f'{what}: rate={rate!r} must be a number')
   if options.get('mode', 'reverse') not in inner_loop.MODES:
     raise base.DataError(
       f'{what}: mode must be one of {", ".join(inner_loop.MODES)}'
