@@ -4,6 +4,7 @@ A run directory holds `config.json` (flags, versions, code, seed, the shape of
 a row), `metrics.jsonl`, and `checkpoints/`.
 """
 
+from collections.abc import Callable
 import dataclasses
 import importlib.metadata
 import json
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from metaad_jax import (
@@ -126,9 +128,17 @@ def check(config: Config) -> None:
     'schedule',
     'choose constant or cosine',
   )
-  specs.look_up('source', sources.REGISTRY, specs.parse(config.source)[0])
+  check_source(config.source)
+  for name, _ in specs.parse_many(config.features or 'identity'):
+    specs.look_up('feature', features.REGISTRY, name)
   learners.make(config.learner, models.make(_model(config)))
   outer(config)
+
+
+def check_source(spec: str) -> None:
+  """Raises DataError if there is no such source, or it has no such option."""
+  source, options = sources.get(spec)
+  specs.check(f'source {source.name!r}', source.load, **options)
 
 
 def _features(config: Config) -> str:
@@ -377,10 +387,11 @@ def _read(path):
     ) from error
   except (OSError, ValueError) as error:
     raise DataError(f'cannot read {path}: {error}') from error
-  if not isinstance(content, dict) or content.get('schema') != SCHEMA:
+  schema = content.get('schema') if isinstance(content, dict) else None
+  if schema != SCHEMA:
     raise DataError(
-      f'{path} has schema {content.get("schema") if isinstance(content, dict) else None!r}, '
-      f'this version reads {SCHEMA}: train the run again'
+      f'{path} has schema {schema!r}, this version reads {SCHEMA}: train the '
+      'run again'
     )
   return content
 
@@ -462,6 +473,42 @@ def restore(run_dir: str, **overrides: Any) -> Run:
     int(state.best_step),
     prior,
   )
+
+
+def adapt(
+  run: Run, x: np.ndarray, y: np.ndarray, *, seed: int = 0
+) -> Callable[[np.ndarray], np.ndarray]:
+  """Adapts a run to one entity.
+
+  Args:
+    run: see `restore`.
+    x: [n, *run.layout.shape] support rows.
+    y: [n] 0 = normal, 1 = anomaly.
+    seed: for learners that draw.
+
+  Returns:
+    rows [m, *run.layout.shape] -> scores [m], higher = more anomalous.
+
+  Raises:
+    DataError: if a row has another shape.
+  """
+  apply = make_feature(run.config, run.layout).apply
+
+  def check(rows):
+    if rows.shape[1:] != run.layout.shape or not len(rows):
+      raise DataError(
+        f'rows of shape {rows.shape[1:]}: the run was trained on '
+        f'{run.layout.shape}'
+      )
+    return episodes.transform_rows(apply, rows)
+
+  x = jnp.asarray(check(np.asarray(x)))
+  rows = base.Rows(x, jnp.asarray(y, jnp.float32), jnp.ones(len(x)))
+  adapted = jax.jit(run.learner.adapt)(
+    jax.random.key(seed), run.params, rows, jnp.ones(x.shape[-1])
+  )
+  score = jax.jit(run.learner.score)
+  return lambda rows: np.asarray(score(adapted, check(np.asarray(rows))))
 
 
 def row_columns(config: Config, layout: Layout) -> tuple[int, ...]:

@@ -58,16 +58,18 @@ def look_up(kind: str, registry: dict[str, Any], name: str) -> Any:
 
 
 def call(what: str, function: Callable[..., Any], *args, **options) -> Any:
-  """Calls function(*args, **options) after checking the options' names.
+  """`function(*args, **options)`, once `check` has passed the options."""
+  check(what, function, **options)
+  return function(*args, **options)
+
+
+def check(what: str, function: Callable[..., Any], **options) -> None:
+  """Checks options, by name and type, against keyword-only arguments.
 
   Args:
     what: how to name the function in a message, such as `source 'cwru'`.
     function: takes its options as keyword-only arguments.
-    *args: passed on.
-    **options: passed on.
-
-  Returns:
-    What the function returns.
+    **options: to be checked.
 
   Raises:
     DataError: if an option is unknown or has a value of the wrong type.
@@ -94,4 +96,3 @@ def call(what: str, function: Callable[..., Any], *args, **options) -> Any:
         f'{what}: option {key}={value!r} must be '
         f'a {type(default).__name__}, such as {default!r}'
       )
-  return function(*args, **options)

@@ -1,0 +1,156 @@
+"""Evaluates runs and baselines on the same few-shot tasks of unseen entities.
+
+  python -m experiments.evaluate --run_dir=runs/maml --run_dir=runs/protonet \
+    --shots=1,5,10,20 --anomalies=0,1,5 --output=results
+
+Prints a table, and writes results.json (a row per entity, learner, shots,
+anomalies and draw, and the summary), report.html and the figures as PNG files.
+Runs of different folds are put together: each is evaluated on its own unseen
+entities. With --source a run is evaluated on another source than its own, as
+long as its features fit. Runs on a regression source print mean squared errors.
+"""
+
+import os
+
+from absl import flags
+
+from experiments import cli
+from metaad_jax import baselines, evaluation, report, runs, specs
+
+FLAGS = flags.FlagValues()
+
+_DEFAULT = evaluation.Grid()
+
+_RUN_DIR = flags.DEFINE_multi_string(
+  'run_dir',
+  None,
+  'folder of a trained run; may be given several times',
+  flag_values=FLAGS,
+)
+_SOURCE = flags.DEFINE_string(
+  'source',
+  None,
+  "evaluate there instead of on each run's own source",
+  flag_values=FLAGS,
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', None, 'root that holds one folder per source', flag_values=FLAGS
+)
+_SPLIT = flags.DEFINE_enum(
+  'split',
+  'test',
+  ['test', 'all'],
+  'test = entities not seen in training',
+  flag_values=FLAGS,
+)
+_SHOTS = flags.DEFINE_list(
+  'shots',
+  [str(k) for k in _DEFAULT.shots],
+  'numbers of support normals',
+  flag_values=FLAGS,
+)
+_ANOMALIES = flags.DEFINE_list(
+  'anomalies',
+  [str(a) for a in _DEFAULT.anomalies],
+  'numbers of labelled support anomalies',
+  flag_values=FLAGS,
+)
+_CONTAMINATION = flags.DEFINE_list(
+  'contamination',
+  [str(c) for c in _DEFAULT.contamination],
+  'shares of the support normals that are unlabelled anomalies',
+  flag_values=FLAGS,
+)
+_DRAWS = flags.DEFINE_integer(
+  'draws', _DEFAULT.draws, 'supports drawn per entity', flag_values=FLAGS
+)
+_QUERIES = flags.DEFINE_integer(
+  'queries',
+  _DEFAULT.queries,
+  'at most this many normal, and as many anomalous, query rows',
+  flag_values=FLAGS,
+)
+_SEED = flags.DEFINE_integer(
+  'seed', _DEFAULT.seed, 'of the draws', flag_values=FLAGS
+)
+_BASELINES = flags.DEFINE_string(
+  'baselines',
+  'all',
+  f'all, none, or some of {", ".join(sorted(baselines.REGISTRY))}',
+  flag_values=FLAGS,
+)
+_STEPS = flags.DEFINE_list(
+  'steps',
+  ['1', '5', '10'],
+  'regression runs: steps of adaptation',
+  flag_values=FLAGS,
+)
+_TASKS = flags.DEFINE_integer(
+  'tasks', 10_000, 'regression runs: new tasks', flag_values=FLAGS
+)
+_WORKERS = flags.DEFINE_integer(
+  'workers',
+  os.cpu_count() or 1,
+  'processes for the baselines',
+  flag_values=FLAGS,
+)
+_OUTPUT = flags.DEFINE_string(
+  'output', 'results', 'folder for the results', flag_values=FLAGS
+)
+
+
+def main() -> None:
+  """Evaluates, prints the table, writes the files."""
+  if not _RUN_DIR.value:
+    raise cli.UsageError('--run_dir is missing: name at least one run')
+  grid = evaluation.Grid(
+    cli.numbers('shots', _SHOTS.value),
+    cli.numbers('anomalies', _ANOMALIES.value),
+    cli.numbers('contamination', _CONTAMINATION.value, float),
+    _DRAWS.value,
+    _QUERIES.value,
+    _SEED.value,
+  )
+  steps = cli.numbers('steps', _STEPS.value)
+  names = {'all': list(baselines.REGISTRY), 'none': []}.get(
+    _BASELINES.value, _BASELINES.value.split(',')
+  )
+  with cli.usage():
+    evaluation.check_grid(grid)
+    for name in names:
+      specs.look_up('baseline', baselines.REGISTRY, name)
+    if _SOURCE.value:
+      runs.check_source(_SOURCE.value)
+  if min(steps) < 1 or _TASKS.value < 1 or _WORKERS.value < 1:
+    raise cli.UsageError('--steps, --tasks and --workers must be at least 1')
+  regression = [
+    runs.regression(runs.restore(path).config) for path in _RUN_DIR.value
+  ]
+  if all(regression):
+    found = evaluation.evaluate_regression(
+      _RUN_DIR.value,
+      shots=grid.shots[0] if _SHOTS.present else 5,
+      steps=steps,
+      tasks=_TASKS.value,
+      seed=grid.seed,
+    )
+  elif any(regression):
+    raise cli.UsageError(
+      'regression runs and detection runs cannot share a table: evaluate them '
+      'apart'
+    )
+  else:
+    found = evaluation.evaluate(
+      _RUN_DIR.value,
+      grid,
+      source=_SOURCE.value,
+      data_dir=_DATA_DIR.value,
+      split=_SPLIT.value,
+      baseline_names=names,
+      workers=_WORKERS.value,
+    )
+  print(report.write(found, _OUTPUT.value))
+
+
+if __name__ == '__main__':
+  cli.run(main, FLAGS)
