@@ -1,0 +1,123 @@
+"""What every binary of this folder shares: how it starts and how it ends.
+
+A binary defines its flags, a `main()` without arguments, and ends with
+
+    if __name__ == '__main__':
+      cli.run(main)
+
+It exits with 0 for success, 1 for bad data or a missing file, 2 for a wrong
+command line, 130 when interrupted, each failure with one line on stderr. What
+else main raises is a bug and keeps its traceback. `--help` prints the binary's
+docstring and its own flags; `--flagfile=...` reads flags from a file.
+
+Within main, a wrong flag value is a `UsageError`, or a DataError raised inside
+`with usage():`. Programs whose flags have the same names can be imported side
+by side if each defines them on a FlagValues of its own, passed to `run`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import sys
+import textwrap
+from typing import Any, NoReturn
+
+from absl import flags, logging
+
+from metaad_jax.base import DataError
+
+
+class UsageError(ValueError):
+  """A wrong command line, in one line: what is wrong and what is right."""
+
+
+@contextlib.contextmanager
+def usage() -> Iterator[None]:
+  """Turns a DataError raised inside into a UsageError: the flag is wrong."""
+  try:
+    yield
+  except DataError as error:
+    raise UsageError(str(error)) from error
+
+
+def run(
+  main: Callable[[], Any],
+  flag_values: flags.FlagValues = flags.FLAGS,
+  argv: Sequence[str] | None = None,
+) -> NoReturn:
+  """Parses the flags, from their defaults, calls main(), and exits.
+
+  Args:
+    main: what it returns is the exit code; None = 0.
+    flag_values: where the program's flags are defined.
+    argv: program name and arguments; sys.argv by default.
+
+  Raises:
+    SystemExit: always, unless main fails in a way it should not.
+  """
+  argv = list(sys.argv if argv is None else argv)
+  try:
+    if {'--help', '-help', '-h'} & set(argv[1:]):
+      print(help_text(main, flag_values))
+      sys.exit(0)
+    for name in flag_values:
+      flag_values[name].unparse()
+    extra = flag_values(argv)[1:]
+    if extra:
+      raise UsageError(f'unexpected argument {extra[0]!r}: flags start with --')
+    logging.use_absl_handler()
+    code = main()
+    sys.stdout.flush()
+    sys.exit(code)
+  except (UsageError, flags.Error) as error:
+    _fail(f'{error} (--help shows the flags)', 2)
+  except (DataError, OSError) as error:
+    _fail(error, 1)
+  except KeyboardInterrupt:
+    _fail('interrupted', 130)
+
+
+def help_text(
+  main: Callable[[], Any], flag_values: flags.FlagValues = flags.FLAGS
+) -> str:
+  """The docstring of main's module, and this package's flags by module."""
+  program = sys.modules[main.__module__]
+  own = {program.__name__, sys.argv[0]}
+  parts = [(program.__doc__ or '').strip()]
+  for module, defined in flag_values.flags_by_module_dict().items():
+    if module in own or module.startswith('experiments.'):
+      heading = 'flags' if module in own else f'flags of {module}'
+      parts.append(
+        '\n'.join([f'{heading}:', *map(_describe, defined)])
+        if len(defined)
+        else ''
+      )
+  return '\n\n'.join(filter(None, parts))
+
+
+def _describe(flag):
+  name = f'[no]{flag.name}' if flag.boolean else flag.name
+  default = '' if flag.default is None else f' (default: {flag.default})'
+  text = ' '.join(f'{flag.help}{default}'.split())
+  return textwrap.fill(
+    f'--{name}  {text}', 80, initial_indent='  ', subsequent_indent='      '
+  )
+
+
+def _fail(message: object, code: int) -> NoReturn:
+  print('error:', ' '.join(str(message).split()), file=sys.stderr)
+  sys.exit(code)
+
+
+def numbers(name: str, values: Sequence[str], kind: type = int) -> tuple:
+  """The values of a list flag, each as an int or a float.
+
+  Raises:
+    UsageError: naming the flag and the value.
+  """
+  try:
+    return tuple(kind(value) for value in values)
+  except ValueError as error:
+    wanted = 'whole numbers' if kind is int else 'numbers'
+    raise UsageError(
+      f'--{name}={",".join(values)}: give {wanted} between commas'
+    ) from error

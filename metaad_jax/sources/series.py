@@ -1,0 +1,55 @@
+"""Windows of a time series, and thinning in the order of time."""
+
+import numpy as np
+
+from metaad_jax.base import DataError
+
+
+def starts(
+  begin: int, end: int, window: int, stride: int, what: str
+) -> np.ndarray:
+  """First rows of the windows that lie within rows [begin, end).
+
+  Args:
+    begin: first row.
+    end: one after the last row.
+    window: rows per window.
+    stride: rows between the starts of two windows; 0 = `window`, so that
+      windows do not overlap.
+    what: the series, for the message.
+
+  Returns:
+    [N] int; N is 0 if the rows are too few.
+
+  Raises:
+    DataError: if window < 1 or stride < 0.
+  """
+  if window < 1 or stride < 0:
+    raise DataError(
+      f'{what}: window={window}, stride={stride}: choose window >= 1 and '
+      'stride >= 1 (0 = window)'
+    )
+  return np.arange(begin, end - window + 1, stride or window)
+
+
+def thin(index: np.ndarray, limit: int) -> np.ndarray:
+  """Keeps at most `limit` of them, evenly spaced, in order."""
+  if len(index) <= limit:
+    return index
+  return index[np.linspace(0, len(index) - 1, limit).astype(int)]
+
+
+def gather(series: np.ndarray, first: np.ndarray, window: int) -> np.ndarray:
+  """Windows of a series.
+
+  Args:
+    series: [T, C].
+    first: [N] first rows.
+    window: W.
+
+  Returns:
+    float32 [N, W, C]; rows [N, C] where W is 1.
+  """
+  if window == 1:
+    return series[first].astype(np.float32)
+  return series[first[:, None] + np.arange(window)].astype(np.float32)

@@ -1,0 +1,101 @@
+"""How binaries start and end: exit codes, one line on stderr, help."""
+
+import sys
+
+from absl import flags
+import pytest
+
+from experiments import cli
+from metaad_jax.base import DataError
+
+FLAGS = flags.FlagValues()
+_SHOTS = flags.DEFINE_integer('shots', 5, 'Shots.', flag_values=FLAGS)
+_NAME = flags.DEFINE_string('name', None, 'A name.', flag_values=FLAGS)
+flags.register_validator(
+  'shots', lambda n: n > 0, 'must be positive', flag_values=FLAGS
+)
+
+
+def finish(capsys, main, *arguments):
+  """(exit code, stdout, stderr) of a run."""
+  with pytest.raises(SystemExit) as stopped:
+    cli.run(main, FLAGS, ['program', *arguments])
+  return (stopped.value.code or 0, *capsys.readouterr())
+
+
+def show():
+  print(_SHOTS.value, _NAME.value)
+
+
+def raising(error):
+  def main():
+    raise error
+
+  return main
+
+
+def usage_of_data():
+  with cli.usage():
+    raise DataError('unknown source')
+
+
+def test_flags_reach_main_and_every_run_starts_from_the_defaults(capsys):
+  assert finish(capsys, show, '--shots=7', '--name', 'a')[:2] == (0, '7 a\n')
+  assert finish(capsys, show) == (0, '5 None\n', '')
+
+
+def test_main_returns_the_exit_code(capsys):
+  assert finish(capsys, lambda: 3)[0] == 3
+
+
+@pytest.mark.parametrize(
+  ('main', 'arguments', 'code', 'told'),
+  [
+    (show, ['--shot=1'], 2, 'shot'),
+    (show, ['--shots=many'], 2, 'many'),
+    (show, ['--shots=0'], 2, 'must be positive'),
+    (show, ['--flagfile=nowhere.flags'], 2, 'nowhere.flags'),
+    (show, ['stray'], 2, "'stray'"),
+    (raising(cli.UsageError('no such\nlearner')), [], 2, 'no such learner'),
+    (usage_of_data, [], 2, 'unknown source'),
+    (raising(DataError('row 3 is nan')), [], 1, 'row 3 is nan'),
+    (raising(FileNotFoundError(2, 'No such file', 'a')), [], 1, "'a'"),
+    (raising(KeyboardInterrupt()), [], 130, 'interrupted'),
+  ],
+)
+def test_failures_are_one_line_and_an_exit_code(
+  main, arguments, code, told, capsys
+):
+  got, out, err = finish(capsys, main, *arguments)
+  assert got == code and out == ''
+  assert told in err and err.startswith('error: ') and err.count('\n') == 1
+
+
+def test_numbers_between_commas(capsys):
+  assert cli.numbers('shots', ['5', '10']) == (5, 10)
+  assert cli.numbers('share', ['0', '0.1'], float) == (0.0, 0.1)
+  main = lambda: cli.numbers('shots', ['5', 'x'])
+  code, _, err = finish(capsys, main)
+  assert code == 2 and '--shots=5,x' in err
+
+
+def test_bugs_keep_their_traceback():
+  with pytest.raises(ZeroDivisionError):
+    cli.run(lambda: 1 / 0, FLAGS, ['program'])
+
+
+def test_flagfile(tmp_path, capsys):
+  path = tmp_path / 'a.flags'
+  path.write_text('# twenty shots\n--shots=20\n--name=b\n')
+  arguments = [f'--flagfile={path}', '--name=c']
+  assert finish(capsys, show, *arguments)[:2] == (0, '20 c\n')
+
+
+@pytest.mark.parametrize('flag', ['--help', '-h'])
+def test_help_shows_this_program_alone(flag, capsys):
+  code, out, err = finish(capsys, show, '--shots=0', flag)
+  assert code == 0 and err == ''
+  assert str(sys.modules[__name__].__doc__).strip() in out
+  assert '--shots  Shots. (default: 5)' in out
+  assert '--name  A name.\n' in out + '\n'
+  assert 'absl' not in out and 'verbosity' not in out
