@@ -15,7 +15,7 @@ import os
 from absl import flags
 
 from experiments import cli
-from metaad_jax import baselines, evaluation, report, runs, specs
+from metaad_jax import baselines, evaluation, report, runs, sources, specs
 
 FLAGS = flags.FlagValues()
 
@@ -120,7 +120,7 @@ def main() -> None:
     for name in names:
       specs.look_up('baseline', baselines.REGISTRY, name)
     if _SOURCE.value:
-      runs.check_source(_SOURCE.value)
+      sources.get(_SOURCE.value)
   if min(steps) < 1 or _TASKS.value < 1 or _WORKERS.value < 1:
     raise cli.UsageError('--steps, --tasks and --workers must be at least 1')
   regression = [

@@ -116,7 +116,8 @@ class RemoteFile:
     path: where it lies below `<data_dir>/<source>/`; a loader also accepts the
       same path with `.xz` appended.
     url: where it is fetched from.
-    sha256: hexadecimal digest of the file as published.
+    sha256: hexadecimal digest of the file as published; `KEY:digest` = of the
+      values of one array of an .npz archive, where only those are known.
   """
 
   path: str

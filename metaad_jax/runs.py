@@ -128,17 +128,11 @@ def check(config: Config) -> None:
     'schedule',
     'choose constant or cosine',
   )
-  check_source(config.source)
+  sources.get(config.source)
   for name, _ in specs.parse_many(config.features or 'identity'):
     specs.look_up('feature', features.REGISTRY, name)
   learners.make(config.learner, models.make(_model(config)))
   outer(config)
-
-
-def check_source(spec: str) -> None:
-  """Raises DataError if there is no such source, or it has no such option."""
-  source, options = sources.get(spec)
-  specs.check(f'source {source.name!r}', source.load, **options)
 
 
 def _features(config: Config) -> str:

@@ -1,7 +1,7 @@
 """The small language of the command line: `name:key=value,key=value`.
 
 Sources, features, models and optimizers are all named this way, for example
-`cwru:fold=ball,snr_db=-6` or, several joined, `logspec:bins=64+statistics`.
+`cwru:window=256,snr_db=-6` or, several joined, `logspec:bins=64+statistics`.
 """
 
 import ast

@@ -56,15 +56,15 @@ def initial_state(
 ) -> State:
   """The state before the first step; `example` gives the shapes."""
   params = learner.init(jax.random.fold_in(jax.random.key(seed), 0), example)
-  params = jax.tree.map(jnp.asarray, params)
-  return State(
+  state = State(
     jnp.zeros((), jnp.int32),
     params,
     guarded(optimizer).init(params),
-    jax.tree.map(jnp.copy, params),
+    params,
     jnp.asarray(-jnp.inf, jnp.float32),
     jnp.zeros((), jnp.int32),
   )
+  return jax.tree.map(jnp.copy, state)  # donated: no buffer may serve twice
 
 
 def guarded(
@@ -213,7 +213,7 @@ def train(
     checkpoints = Checkpoints(os.path.join(run_dir, 'checkpoints'))
     found = checkpoints.restore(state)
     if found is not None:
-      state = jax.tree.map(jnp.asarray, found[1])
+      state = jax.tree.map(jnp.copy, found[1])
     log = _open_log(os.path.join(run_dir, 'metrics.jsonl'), int(state.step))
   bar = tqdm.tqdm(
     total=steps, initial=int(state.step), desc=label, disable=quiet
