@@ -15,7 +15,7 @@ Within main, a wrong flag value is a `UsageError`, or a DataError raised inside
 by side if each defines them on a FlagValues of its own, passed to `run`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 import contextlib
 import sys
 import textwrap
@@ -121,3 +121,21 @@ def numbers(name: str, values: Sequence[str], kind: type = int) -> tuple:
     raise UsageError(
       f'--{name}={",".join(values)}: give {wanted} between commas'
     ) from error
+
+
+def choose(name: str, value: str, registry: Collection[str]) -> list[str]:
+  """A flag's choice of names: 'all', 'none', or some between commas.
+
+  Raises:
+    UsageError: naming the flag, the name and the choices.
+  """
+  if value in ('all', 'none'):
+    return list(registry) if value == 'all' else []
+  chosen = value.split(',')
+  for item in chosen:
+    if item not in registry:
+      raise UsageError(
+        f'--{name}: unknown {item!r}: all, none, or some of '
+        f'{", ".join(sorted(registry))}'
+      )
+  return chosen

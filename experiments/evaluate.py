@@ -15,7 +15,7 @@ import os
 from absl import flags
 
 from experiments import cli
-from metaad_jax import baselines, evaluation, report, runs, sources, specs
+from metaad_jax import baselines, evaluation, report, runs, sources
 
 FLAGS = flags.FlagValues()
 
@@ -112,13 +112,9 @@ def main() -> None:
     _SEED.value,
   )
   steps = cli.numbers('steps', _STEPS.value)
-  names = {'all': list(baselines.REGISTRY), 'none': []}.get(
-    _BASELINES.value, _BASELINES.value.split(',')
-  )
+  names = cli.choose('baselines', _BASELINES.value, baselines.REGISTRY)
   with cli.usage():
     evaluation.check_grid(grid)
-    for name in names:
-      specs.look_up('baseline', baselines.REGISTRY, name)
     if _SOURCE.value:
       sources.get(_SOURCE.value)
   if min(steps) < 1 or _TASKS.value < 1 or _WORKERS.value < 1:

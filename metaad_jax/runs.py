@@ -164,6 +164,13 @@ def load_data(config: Config, data_dir: str | None) -> Data:
   return Data(done, raw, feature, layout)
 
 
+def fold_names(config: Config, data_dir: str | None) -> list[str]:
+  """All folds of a source: by name where it has names, else by number."""
+  everyone = sources.load(config.source, data_dir)
+  named = sorted({entity.fold for entity in everyone if entity.fold})
+  return named or [str(number) for number in range(config.folds)]
+
+
 def make_feature(config: Config, layout: Layout) -> features.Feature:
   """The features of one row."""
   return features.make(
