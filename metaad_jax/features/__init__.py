@@ -1,0 +1,101 @@
+"""Features of one window, [L, C] -> [F], made by name.
+
+A new feature is one function and one line in `REGISTRY`; `docs/features.md`
+shows one.
+"""
+
+import collections
+from collections.abc import Callable
+import math
+
+import jax
+import jax.numpy as jnp
+
+from metaad_jax import base, specs
+from metaad_jax.features import feature, spectrum, time_statistics, wavelets
+
+Feature = feature.Feature
+
+# name: (length, channels, rate, *, options) -> Feature
+REGISTRY: dict[str, Callable[..., Feature]] = {
+  'envelope': spectrum.log_envelope_spectrum,
+  'identity': feature.identity,
+  'logspec': spectrum.log_spectrum,
+  'raw': feature.raw,
+  'statistics': time_statistics.statistics,
+  'wavelet': wavelets.wavelet_energies,
+  'wavelet_packet': wavelets.packet_energies,
+}
+
+
+def make(
+  spec: str,
+  shape: tuple[int, ...],
+  *,
+  rate: float | None,
+  channels: tuple[str, ...] = (),
+) -> Feature:
+  """Makes one feature from its spec, or joins several.
+
+  Args:
+    spec: such as 'logspec:bins=64,high=4000+envelope+statistics'.
+    shape: of one row: (L, C) for windows, (F,) for rows of a table.
+    rate: sampling rate in Hz; None = 1, frequencies in cycles per sample.
+    channels: names of the C channels or F columns; () = 'ch 0', 'ch 1', ...
+
+  Returns:
+    The feature, [L, C] -> [F], the parts one after the other; 'raw' alone
+    gives [L, C] back. For rows it is [F] -> [F].
+
+  Raises:
+    DataError: if the spec, the shape or the channels do not fit together.
+  """
+  if len(shape) not in (1, 2) or min(shape) < 1:
+    raise base.DataError(
+      f'features need windows (L, C) or rows (F,), not shape {shape}'
+    )
+  if rate is not None and not (rate > 0 and math.isfinite(rate)):
+    raise base.DataError(f'rate {rate!r} Hz must be positive and finite')
+  channels = channels or tuple(f'ch {i}' for i in range(shape[-1]))
+  if len(channels) != shape[-1] or len(set(channels)) != len(channels):
+    raise base.DataError(
+      f'{len(channels)} channel names for shape {shape}: '
+      f'give {shape[-1]} different names, or none'
+    )
+  length = shape[0] if len(shape) == 2 else 1
+  parts = []
+  for name, options in specs.parse_many(spec):
+    factory = specs.look_up('feature', REGISTRY, name)
+    if len(shape) == 1 and name != 'identity':
+      raise base.DataError(
+        f'feature {name!r} needs windows (L, C), not rows {shape}: '
+        "use 'identity'"
+      )
+    if name == 'raw' and '+' in spec:
+      raise base.DataError(
+        f"feature 'raw' keeps the window's shape and stands alone, not in "
+        f"{spec!r}: use 'identity' to join samples with other features"
+      )
+    parts.append(
+      specs.call(
+        f'feature {name!r}', factory, length, channels, rate or 1.0, **options
+      )
+    )
+  return parts[0] if len(parts) == 1 else _join(spec, parts)
+
+
+def _join(spec: str, parts: list[Feature]) -> Feature:
+  """Concatenates features; names that clash get their spec appended."""
+  count = collections.Counter(name for part in parts for name in part.names)
+  names = tuple(
+    name if count[name] == 1 else f'{name} [{text.strip()}]'
+    for text, part in zip(spec.split('+'), parts, strict=True)
+    for name in part.names
+  )
+  if len(set(names)) < len(names):
+    raise base.DataError(f'{spec!r} names the same feature twice: drop one')
+
+  def apply(x: jax.Array) -> jax.Array:
+    return jnp.concatenate([part.apply(x) for part in parts])
+
+  return Feature(apply, names)
