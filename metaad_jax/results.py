@@ -1,0 +1,337 @@
+"""The one file that an evaluation leaves behind: written, read, checked.
+
+`docs/results_schema.md` gives the type, the unit and the meaning of every key.
+"""
+
+import json
+import math
+import os
+import pathlib
+from typing import Any, NoReturn
+
+import numpy as np
+
+from metaad_jax import base
+
+SCHEMA = 1
+METRICS = ('auroc', 'ap', 'recall_at_far_1', 'recall_at_far_5')
+
+_MEND = 'run the evaluation again with this version'
+
+
+def _number(value: Any) -> bool:
+  return value is None or (
+    isinstance(value, int | float) and not isinstance(value, bool)
+  )
+
+
+def _list_of(check):
+  return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+_text = lambda value: isinstance(value, str)
+_count = lambda value: type(value) is int and value >= 0
+_share = lambda value: (
+  _number(value) and (value is None or -1e-6 <= value <= 1 + 1e-6)
+)
+
+_CHECKS = {
+  'a text': _text,
+  'an integer': lambda value: type(value) is int,
+  'a count': _count,
+  'a number or null': _number,
+  'a positive number or null': lambda value: (
+    _number(value) and (value is None or value > 0)
+  ),
+  'a share in [0, 1]': lambda value: value is not None and _share(value),
+  'a share in [0, 1] or null': _share,
+  "'learner' or 'baseline'": lambda value: value in ('learner', 'baseline'),
+  'a list of texts': _list_of(_text),
+  'a list of counts': _list_of(_count),
+  'a list of numbers': _list_of(_number),
+  'an object': lambda value: isinstance(value, dict),
+  'a list': lambda value: isinstance(value, list),
+}
+
+_CELL = {
+  'source': 'a text',
+  'shots': 'a count',
+  'anomalies': 'a count',
+  'contamination': 'a share in [0, 1]',
+}
+_INTERVAL = {'low': 'a number or null', 'high': 'a number or null'}
+
+FIELDS: dict[str, dict[str, str]] = {
+  'meta': {
+    'created': 'a text',
+    'seed': 'an integer',
+    'versions': 'an object',
+    'hardware': 'a text',
+    'seconds': 'a number or null',
+    'flags': 'an object',
+    'code': 'a text',
+  },
+  'rows': {
+    **_CELL,
+    'entity': 'a text',
+    'learner': 'a text',
+    'kind': "'learner' or 'baseline'",
+    'draw': 'a count',
+    **dict.fromkeys(METRICS, 'a share in [0, 1] or null'),
+    'queries': 'a count',
+    'query_anomalies': 'a count',
+  },
+  'summary': {
+    **_CELL,
+    'learner': 'a text',
+    'kind': "'learner' or 'baseline'",
+    'metric': 'a text',
+    'mean': 'a number or null',
+    **_INTERVAL,
+    'entities': 'a count',
+  },
+  'tests': {
+    **_CELL,
+    'metric': 'a text',
+    'learner': 'a text',
+    'baseline': 'a text',
+    'difference': 'a number or null',
+    **_INTERVAL,
+    'p': 'a share in [0, 1] or null',
+    'p_holm': 'a share in [0, 1] or null',
+  },
+  'curves': {
+    'step': 'a list of counts',
+    'loss': 'a list of numbers',
+    'validation_step': 'a list of counts',
+    'validation_auroc': 'a list of numbers',
+  },
+  'histograms': {
+    'source': 'a text',
+    'learner': 'a text',
+    'shots': 'a count',
+    'anomalies': 'a count',
+    'edges': 'a list of numbers',
+    'normal': 'a list of counts',
+    'anomaly': 'a list of counts',
+  },
+  'example': {
+    'source': 'a text',
+    'entity': 'a text',
+    'rate': 'a positive number or null',
+    'units': 'a text',
+    'channel': 'a text',
+    'features': 'an object',
+    'normal': 'a list of numbers',
+    'anomaly': 'a list of numbers',
+    'kind': 'a text',
+    'shots': 'a count',
+    'anomalies': 'a count',
+    'scores': 'an object',
+  },
+  'regression': {
+    'learner': 'a text',
+    'steps': 'a count',
+    'mse': 'a number or null',
+    **_INTERVAL,
+    'median': 'a number or null',
+    'diverged': 'a count',
+    'tasks': 'a count',
+  },
+}
+
+_LISTS = ('rows', 'summary', 'tests', 'histograms', 'regression')
+_SUMMARY_KEY = (*_CELL, 'learner', 'metric')
+_TESTS_KEY = (*_SUMMARY_KEY, 'baseline')
+
+
+def _plain(value: Any) -> Any:
+  """JSON types only; arrays become lists, non-finite numbers None."""
+  if value is None or isinstance(value, str | bool | int):
+    return value
+  if isinstance(value, float):
+    return float(value) if math.isfinite(value) else None
+  if isinstance(value, dict):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(item) for item in value]
+  if hasattr(value, '__array__') and np.asarray(value).dtype.kind in 'biufU':
+    return _plain(np.asarray(value).tolist())
+  raise base.DataError(
+    f'results hold {repr(value)[:60]}, a {type(value).__name__}: '
+    'put numbers, texts, lists, dicts or arrays there'
+  )
+
+
+def _refuse(where: str, what: str) -> NoReturn:
+  raise base.DataError(f'results: {where} {what}: {_MEND}')
+
+
+def _check(item: Any, fields: dict[str, str], where: str) -> None:
+  if not isinstance(item, dict):
+    _refuse(where, f'is {repr(item)[:60]}, not an object')
+  for key, kind in fields.items():
+    if key not in item:
+      _refuse(where, f'has no {key!r}')
+    if not _CHECKS[kind](item[key]):
+      _refuse(f'{where}.{key}', f'is {repr(item[key])[:60]}, not {kind}')
+
+
+def _check_example(example: dict[str, Any]) -> None:
+  _check(example, FIELDS['example'], 'example')
+  _check(example['features'], {'names': 'a list of texts'}, 'example.features')
+  for name, scores in example['scores'].items():
+    fields = dict.fromkeys(('normal', 'anomaly'), 'a list of numbers')
+    _check(scores, fields, f'example.scores[{name!r}]')
+  names = len(example['features']['names'])
+  for row in example['features'].get('support') or []:
+    if not _CHECKS['a list of numbers'](row) or len(row) != names:
+      _refuse('example.features.support', f'is not [K, {names}] numbers')
+  sizes = {len(example[side]) for side in ('normal', 'anomaly')}
+  if 0 in sizes:
+    _refuse('example.normal or .anomaly', 'is empty')
+  if example['rate'] is None and len(sizes) > 1:
+    _refuse('example.normal and .anomaly', 'differ in length')
+
+
+def validate(results: dict[str, Any]) -> dict[str, Any]:
+  """Checks the results of an evaluation against the schema.
+
+  Keys that the schema does not know are left alone.
+
+  Args:
+    results: see `docs/results_schema.md`; numpy and jax arrays and scalars are
+      taken for lists and numbers, NaN and infinities for null.
+
+  Returns:
+    The same as dicts, lists, texts, numbers and None only.
+
+  Raises:
+    DataError: if a key is missing or of the wrong type, the schema is newer,
+      lengths disagree, or a cell appears twice.
+  """
+  results = _plain(results)
+  _check(results, {'schema': 'a count'}, 'the file')
+  if results['schema'] > SCHEMA:
+    raise base.DataError(
+      f'results have schema {results["schema"]}, this version reads up to '
+      f'{SCHEMA}: update metaad_jax'
+    )
+  top = dict.fromkeys(('rows', 'summary', 'tests', 'histograms'), 'a list')
+  top |= {
+    'meta': 'an object',
+    'curves': 'an object',
+    'notes': 'a list of texts',
+  }
+  if 'regression' in results:
+    top['regression'] = 'a list'
+  _check(results, top, 'the file')
+
+  _check(results['meta'], FIELDS['meta'], 'meta')
+  for section in _LISTS:
+    for i, item in enumerate(results.get(section, [])):
+      _check(item, FIELDS[section], f'{section}[{i}]')
+  for name, curve in results['curves'].items():
+    where = f'curves[{name!r}]'
+    _check(curve, FIELDS['curves'], where)
+    for x, y in (('step', 'loss'), ('validation_step', 'validation_auroc')):
+      if len(curve[x]) != len(curve[y]):
+        _refuse(where, f'has {len(curve[x])} {x} but {len(curve[y])} {y}')
+  for i, item in enumerate(results['histograms']):
+    bins, edges = len(item['edges']) - 1, item['edges']
+    if not bins == len(item['normal']) == len(item['anomaly']):
+      _refuse(f'histograms[{i}]', 'needs one edge more than counts')
+    if None in edges or any(
+      a > b for a, b in zip(edges, edges[1:], strict=False)
+    ):
+      _refuse(f'histograms[{i}].edges', 'decrease')
+  for section, key in (('summary', _SUMMARY_KEY), ('tests', _TESTS_KEY)):
+    seen = set()
+    for i, item in enumerate(results[section]):
+      cell = tuple(item[k] for k in key)
+      if cell in seen:
+        _refuse(f'{section}[{i}]', f'repeats {cell}')
+      seen.add(cell)
+  if 'example' not in results:
+    _refuse('the file', "has no 'example' (null where there is none)")
+  if results['example'] is not None:
+    _check_example(results['example'])
+  return results
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+  """Writes a file whole or not at all, by way of a temporary neighbour.
+
+  Args:
+    path: the file; its folder is made where it is missing.
+    content: what shall be in it.
+
+  Raises:
+    DataError: if it cannot be written; an older file is then still there.
+  """
+  path = pathlib.Path(path)
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      with open(temporary, 'wb') as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+    finally:
+      temporary.unlink(missing_ok=True)
+  except OSError as error:
+    raise base.DataError(
+      f'cannot write {path} ({error.strerror}): choose another place'
+    ) from None
+
+
+def save(path: str | os.PathLike[str], results: dict[str, Any]) -> None:
+  """Checks the results and writes them as strict JSON, whole or not at all.
+
+  Args:
+    path: the file, `results.json` by custom.
+    results: see `validate`.
+
+  Raises:
+    DataError: if the results break the schema or cannot be written; nothing
+      is written then.
+  """
+  text = json.dumps(validate(results), allow_nan=False) + '\n'
+  write_bytes(path, text.encode())
+
+
+def _no_constant(name: str) -> NoReturn:
+  raise ValueError(f'{name} is not JSON')
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Reads and checks what `save` wrote.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The results; None stands for a number that does not exist.
+
+  Raises:
+    DataError: if the file is missing, truncated, of a newer schema or
+      otherwise not what `save` writes.
+  """
+  try:
+    text = pathlib.Path(path).read_text(encoding='utf-8')
+  except OSError as error:
+    raise base.DataError(
+      f'{path}: {error.strerror}: give the results.json of an evaluation'
+    ) from None
+  except UnicodeDecodeError:
+    raise base.DataError(f'{path}: not a text file: {_MEND}') from None
+  try:
+    return validate(json.loads(text, parse_constant=_no_constant))
+  except base.DataError as error:
+    raise base.DataError(f'{path}: {error}') from None
+  except (ValueError, RecursionError) as error:
+    raise base.DataError(
+      f'{path}: truncated or not JSON ({error}): {_MEND}'
+    ) from None
