@@ -367,6 +367,7 @@ def table(
       f'{_metric_name(metric)}, mean [95% interval] over {_entities(cells)}'
     ]
     groups = {kind: _ranked(cells, kind) for kind in ('learner', 'baseline')}
+    groups = {kind: group for kind, group in groups.items() if group}
     longest = max(len(_clean(n, 24)) for g in groups.values() for n in g) + 2
     keys = list(cells)
     texts = {
@@ -990,6 +991,7 @@ def _curves_picture(results: dict[str, Any], styles: Styles) -> Picture | None:
       curve['step'],
       _smooth(loss) if noisy else loss,
       **style,
+      marker='.' if len(loss) < 20 else '',
       linewidth=1.5,
     )
     right.plot(
@@ -1012,6 +1014,7 @@ def _curves_picture(results: dict[str, Any], styles: Styles) -> Picture | None:
   right.set_title('validation: does it fall again (overfitting)?')
   for axis in (left, right):
     axis.set_xlabel('meta-training step')
+    axis.xaxis.set_major_locator(mpl_ticker.MaxNLocator(6, integer=True))
   figure.legend(loc='outside right upper')
   return Picture(
     'learning-curves',
@@ -1260,6 +1263,8 @@ def _metric_html(block: tuple[str, float], cells: Cells, metric: str) -> str:
   rows = []
   for kind in ('learner', 'baseline'):
     title = 'meta-learners' if kind == 'learner' else 'baselines'
+    if not _ranked(cells, kind):
+      continue
     rows.append(
       f'<tr class="kind"><th>{title}</th><td colspan="{len(cells)}"></td></tr>'
     )
