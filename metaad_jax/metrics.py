@@ -1,0 +1,167 @@
+"""How well scores rank anomalies above normal rows.
+
+Host metrics take NumPy arrays and go through scikit-learn's ROC curve;
+`masked_auroc` runs inside a jitted training step.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn import metrics as sklearn_metrics
+
+from metaad_jax import base
+
+NAMES = ('auroc', 'ap', 'recall_at_far_1', 'recall_at_far_5')
+
+
+def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
+  """Returns the area under the ROC curve; a tied pair counts one half.
+
+  Args:
+    labels: [N] 1 = anomaly, 0 = normal.
+    scores: [N] finite, higher = more anomalous.
+
+  Raises:
+    DataError: if a score is not finite, a label is neither 0 nor 1, the two
+      differ in shape, or one class is empty.
+  """
+  return _auroc(*_curve(labels, scores)[:2])
+
+
+def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
+  """Returns the average precision: sum of (R_n - R_{n-1}) P_n, no smoothing.
+
+  Args:
+    labels: [N] 1 = anomaly, 0 = normal.
+    scores: [N] finite, higher = more anomalous.
+
+  Raises:
+    DataError: as for `auroc`.
+  """
+  return _average_precision(*_curve(labels, scores))
+
+
+def recall_at(
+  labels: np.ndarray, scores: np.ndarray, false_alarms: float = 0.01
+) -> float:
+  """Returns the recall at a stated false-alarm rate.
+
+  A row raises an alarm where its score >= a threshold. The threshold is the
+  lowest of the N scores that at most a fraction `false_alarms` of the normal
+  rows reaches; where every score is reached by more, nothing alarms and the
+  recall is 0. Rows that tie are flagged together or not at all, so an anomaly
+  that ties with a normal row too many is missed. With fewer than
+  1 / false_alarms normal rows this is the recall without any false alarm.
+
+  Args:
+    labels: [N] 1 = anomaly, 0 = normal.
+    scores: [N] finite, higher = more anomalous.
+    false_alarms: the rate, in [0, 1].
+
+  Raises:
+    DataError: as for `auroc`, or if the rate is not in [0, 1].
+  """
+  if not 0 <= false_alarms <= 1:
+    raise base.DataError(
+      f'false_alarms={false_alarms!r} is no rate: choose one in [0, 1]'
+    )
+  return _recall_at(*_curve(labels, scores)[:2], false_alarms)
+
+
+def all_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+  """Returns every metric of `NAMES` from one pass over the ROC curve.
+
+  Args:
+    labels: [N] 1 = anomaly, 0 = normal.
+    scores: [N] finite, higher = more anomalous.
+
+  Returns:
+    `auroc`, `ap` (average precision), and the recalls at false-alarm rates of
+    1% and 5%, `recall_at_far_1` and `recall_at_far_5`.
+
+  Raises:
+    DataError: as for `auroc`.
+  """
+  false_alarms, recalls, ratio = _curve(labels, scores)
+  return {
+    'auroc': _auroc(false_alarms, recalls),
+    'ap': _average_precision(false_alarms, recalls, ratio),
+    'recall_at_far_1': _recall_at(false_alarms, recalls, 0.01),
+    'recall_at_far_5': _recall_at(false_alarms, recalls, 0.05),
+  }
+
+
+def masked_auroc(
+  scores: jax.Array, labels: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """Returns the AUROC of the real rows as a scalar; jittable, O(N^2).
+
+  Ties count one half. A NaN score of a real row loses every comparison it is
+  in, whichever its class. Where a class is empty the result is 0.5.
+
+  Args:
+    scores: [N] float, higher = more anomalous.
+    labels: [N] 1 = anomaly, 0 = normal.
+    mask: [N] 1 = a real row; other rows may hold anything, NaN included.
+  """
+  real = mask > 0
+  anomaly = (labels > 0.5) & real
+  normal = ~(labels > 0.5) & real
+  above = scores[:, None] > scores[None, :]
+  tied = scores[:, None] == scores[None, :]
+  pairs = anomaly[:, None] & normal[None, :]
+  wins = jnp.where(pairs, above + 0.5 * tied, 0.0).astype(scores.dtype)
+  anomalies, normals = anomaly.sum(), normal.sum()
+  per_anomaly = wins.sum(1) / jnp.maximum(normals, 1)
+  area = per_anomaly.sum() / jnp.maximum(anomalies, 1)
+  return jnp.where((anomalies > 0) & (normals > 0), area, 0.5)
+
+
+def _curve(
+  labels: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+  """Returns false-alarm rates, recalls, and the normals per anomaly."""
+  labels, scores = np.asarray(labels), np.asarray(scores)
+  if labels.ndim != 1 or labels.shape != scores.shape:
+    raise base.DataError(
+      f'labels {labels.shape} and scores {scores.shape} differ: '
+      'give one label and one score per row'
+    )
+  bad = np.flatnonzero(~np.isfinite(scores))
+  if bad.size:
+    raise base.DataError(
+      f'{bad.size} of {scores.size} scores are not finite, the first in row '
+      f'{bad[0]}: mend the detector, or leave those rows out'
+    )
+  anomalies, normals = np.sum(labels == 1), np.sum(labels == 0)
+  if anomalies + normals < labels.size:
+    raise base.DataError(
+      'labels hold values other than 0 (normal) and 1 (anomaly): recode them'
+    )
+  if not anomalies or not normals:
+    raise base.DataError(
+      f'{anomalies} anomalies and {normals} normal rows: ranking needs at '
+      'least one of each'
+    )
+  false_alarms, recalls, _ = sklearn_metrics.roc_curve(
+    labels, scores, drop_intermediate=False
+  )
+  return false_alarms, recalls, float(normals / anomalies)
+
+
+def _auroc(false_alarms: np.ndarray, recalls: np.ndarray) -> float:
+  return float(np.diff(false_alarms) @ (recalls[1:] + recalls[:-1]) / 2)
+
+
+def _average_precision(
+  false_alarms: np.ndarray, recalls: np.ndarray, ratio: float
+) -> float:
+  precision = recalls[1:] / (recalls[1:] + ratio * false_alarms[1:])
+  return float(np.diff(recalls) @ precision)
+
+
+def _recall_at(
+  false_alarms: np.ndarray, recalls: np.ndarray, rate: float
+) -> float:
+  # The slack is for rounding: 1 - 0.9 is less than 10 false alarms of 100.
+  return float(recalls[false_alarms <= rate + 1e-9].max())

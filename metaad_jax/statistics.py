@@ -1,0 +1,365 @@
+"""Means with confidence intervals over entities, and paired comparisons.
+
+Entities are the units that are independent; draws of supports within one
+entity are not. So draws are averaged first, and only then do entities vary.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+import warnings
+
+import numpy as np
+from scipy import stats
+
+from metaad_jax import base, metrics
+
+Row = Mapping[str, Any]
+_SETTING = ('source', 'shots', 'anomalies', 'contamination')
+_METHOD = ('learner', 'kind')
+_DECIMALS = 12  # values that agree to these differ by rounding only
+_EXACT = 50  # pairs up to which a signed-rank test is exact, as in SciPy
+_BLOCK = 256  # samples bootstrapped at once
+
+
+def bootstrap(
+  values: np.ndarray,
+  *,
+  level: float = 0.95,
+  resamples: int = 4999,
+  seed: int = 0,
+) -> tuple[float, float, float]:
+  """Returns the mean and a bootstrap confidence interval of it.
+
+  The interval is bias-corrected and accelerated (BCa); where that is not
+  defined (equal values), it is the percentile interval. It is too narrow for
+  few entities: of nominal 95%, normal values give 84% at n = 5, 90% at n = 10
+  and 92% at n = 20.
+
+  Args:
+    values: [n] one per entity.
+    level: the intended coverage.
+    resamples: number of bootstrap resamples.
+    seed: the same seed gives the same interval.
+
+  Returns:
+    (mean, low, high); low and high are NaN if n = 1.
+
+  Raises:
+    DataError: if there is no value, or one is not finite.
+
+  References:
+    Efron, Better bootstrap confidence intervals, 1987.
+  """
+  values = np.asarray(values, float)
+  if not values.size or not np.isfinite(values).all():
+    raise base.DataError(
+      f'bootstrap of {values.size} values, of which '
+      f'{np.isfinite(values).sum()} finite: give one finite value per entity'
+    )
+  mean, low, high = _bootstrap_many(values[None], level, resamples, seed)
+  return float(mean[0]), float(low[0]), float(high[0])
+
+
+def paired(a: np.ndarray, b: np.ndarray) -> float:
+  """Returns the two-sided p-value of Wilcoxon's signed-rank test.
+
+  Zero differences (below 1e-12) are dropped. Up to 50 others the p-value is
+  exact, ties included; beyond, it is the normal approximation. The least one
+  that n pairs can reach is 2^(1 - n): five pairs never reach 0.05.
+
+  Args:
+    a: [n] one per entity.
+    b: [n] of the same entities.
+
+  Returns:
+    p; 1 if all differences are zero.
+
+  Raises:
+    DataError: if the two differ in length, are empty or not finite.
+
+  References:
+    Wilcoxon, Individual comparisons by ranking methods, 1945.
+    Demsar, Statistical comparisons of classifiers over multiple data sets,
+    2006.
+  """
+  a, b = np.asarray(a, float), np.asarray(b, float)
+  if a.shape != b.shape or not a.size or not np.isfinite(a - b).all():
+    raise base.DataError(
+      f'paired test of {a.shape} and {b.shape} values: give one finite value '
+      'per entity, the same entities on both sides'
+    )
+  differences = np.round(a - b, _DECIMALS)
+  differences = differences[differences != 0]
+  if not differences.size:
+    return 1.0
+  ties = len(np.unique(np.abs(differences))) < len(differences)
+  if ties and len(differences) <= _EXACT:
+    return _tied_wilcoxon(differences)
+  return float(stats.wilcoxon(differences).pvalue)
+
+
+def _tied_wilcoxon(differences: np.ndarray) -> float:
+  """Exact signed-rank test with ties, which SciPy takes most of a second for.
+
+  Counts the sign patterns that reach each sum of positive ranks; mean ranks
+  are multiples of one half, so twice the ranks are integers.
+  """
+  ranks = (2 * stats.rankdata(np.abs(differences))).astype(int)
+  counts = np.ones(1)
+  for rank in ranks:
+    longer = np.zeros(len(counts) + rank)
+    longer[: len(counts)] += counts
+    longer[rank:] += counts
+    counts = longer
+  reached = ranks[differences > 0].sum()
+  tail = min(counts[: reached + 1].sum(), counts[reached:].sum())
+  return float(min(1.0, 2 * tail / counts.sum()))
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+  """Returns p-values adjusted for their number, after Holm.
+
+  Args:
+    p_values: [m] of one family of tests.
+
+  Returns:
+    [m] adjusted, in the same order: rejecting those <= alpha keeps the
+    probability of any false rejection in the family <= alpha.
+
+  References:
+    Holm, A simple sequentially rejective multiple test procedure, 1979.
+  """
+  p_values = np.asarray(p_values, float)
+  order = np.argsort(p_values, kind='stable')
+  factors = np.arange(len(p_values), 0, -1)
+  stepped = np.maximum.accumulate(p_values[order] * factors)
+  adjusted = np.empty_like(stepped)
+  adjusted[order] = np.minimum(stepped, 1.0)
+  return adjusted
+
+
+def summarise(
+  rows: Sequence[Row],
+  *,
+  names: Sequence[str] = metrics.NAMES,
+  level: float = 0.95,
+  resamples: int = 4999,
+  seed: int = 0,
+) -> list[dict[str, Any]]:
+  """Averages evaluation rows: over draws within an entity, then over entities.
+
+  Args:
+    rows: dicts with source, entity, learner, kind ('learner' or 'baseline'),
+      shots, anomalies, contamination and the metrics. All rows of one entity
+      that agree in these (draws) weigh the same.
+    names: the metrics to summarise.
+    level: coverage of the intervals, which are as `bootstrap` gives them.
+    resamples: as in `bootstrap`.
+    seed: as in `bootstrap`.
+
+  Returns:
+    Dicts with source, learner, kind, shots, anomalies, contamination, metric,
+    mean, low, high, entities (their number), in the order of first appearance;
+    low and high are NaN for one entity.
+
+  Raises:
+    DataError: if a row lacks a key, or a metric in it is not finite.
+  """
+  groups = _entity_means(rows, names)
+  samples = [
+    np.array(list(means.values()))[:, column]
+    for means in groups.values()
+    for column in range(len(names))
+  ]
+  intervals = _intervals(samples, level, resamples, seed)
+  keys = [(key, name) for key in groups for name in names]
+  return [
+    {
+      **dict(zip(_SETTING + _METHOD, key, strict=True)),
+      'metric': name,
+      'mean': mean,
+      'low': low,
+      'high': high,
+      'entities': len(sample),
+    }
+    for (key, name), sample, (mean, low, high) in zip(
+      keys, samples, intervals, strict=True
+    )
+  ]
+
+
+def compare(
+  rows: Sequence[Row],
+  metric: str = 'auroc',
+  *,
+  level: float = 0.95,
+  resamples: int = 4999,
+  seed: int = 0,
+) -> list[dict[str, Any]]:
+  """Compares every learner with every baseline, paired over their entities.
+
+  Only entities that both have been evaluated on count; pairs without any are
+  left out. The family of Holm's correction is all learner-baseline pairs of
+  one source, shots, anomalies and contamination.
+
+  Args:
+    rows: as in `summarise`.
+    metric: the metric to compare.
+    level: coverage of the interval of the mean difference.
+    resamples: as in `bootstrap`.
+    seed: as in `bootstrap`.
+
+  Returns:
+    Dicts with source, shots, anomalies, contamination, metric, learner,
+    baseline, difference (learner - baseline, mean over entities), low, high,
+    p (Wilcoxon, see `paired`), p_holm and entities (their number).
+
+  Raises:
+    DataError: as in `summarise`.
+  """
+  settings: dict[tuple, dict[str, dict[str, dict]]] = {}
+  for key, means in _entity_means(rows, [metric]).items():
+    name, kind = key[len(_SETTING) :]
+    kinds = settings.setdefault(
+      key[: len(_SETTING)], {'learner': {}, 'baseline': {}}
+    )
+    if kind not in kinds:
+      raise base.DataError(
+        f"{name} has kind {kind!r}: it must be 'learner' or 'baseline'"
+      )
+    kinds[kind][name] = means
+  keys, samples = [], []
+  p_values: list[float] = []
+  adjusted: list[float] = []
+  for setting, kinds in settings.items():
+    family = []
+    for learner, ours in kinds['learner'].items():
+      for baseline, theirs in kinds['baseline'].items():
+        shared = [entity for entity in ours if entity in theirs]
+        if not shared:
+          continue
+        a = np.array([ours[entity][0] for entity in shared])
+        b = np.array([theirs[entity][0] for entity in shared])
+        keys.append((*setting, metric, learner, baseline))
+        samples.append(a - b)
+        family.append(paired(a, b))
+    p_values.extend(family)
+    adjusted.extend(holm(np.array(family)).tolist())
+  intervals = _intervals(samples, level, resamples, seed)
+  columns = (*_SETTING, 'metric', 'learner', 'baseline')
+  return [
+    {
+      **dict(zip(columns, key, strict=True)),
+      'difference': mean,
+      'low': low,
+      'high': high,
+      'p': p,
+      'p_holm': p_holm,
+      'entities': len(sample),
+    }
+    for key, sample, (mean, low, high), p, p_holm in zip(
+      keys, samples, intervals, p_values, adjusted, strict=True
+    )
+  ]
+
+
+def _entity_means(
+  rows: Iterable[Row], names: Sequence[str]
+) -> dict[tuple, dict[str, np.ndarray]]:
+  """Returns {setting + method: {entity: [metrics] mean over its rows}}."""
+  columns = (*_SETTING, *_METHOD, 'entity')
+  ids: dict[tuple, int] = {}
+  index, table = [], []
+  for number, row in enumerate(rows):
+    try:
+      key = tuple([row[column] for column in columns])
+      table.append([row[name] for name in names])
+    except KeyError as missing:
+      raise base.DataError(
+        f'row {number} has no {missing}: evaluation rows need '
+        f'{", ".join((*columns, *names))}'
+      ) from None
+    index.append(ids.setdefault(key, len(ids)))
+  try:
+    values = np.array(table, float).reshape(len(index), len(names))
+  except (TypeError, ValueError):
+    raise base.DataError(
+      f'{", ".join(names)}: a row holds something other than a number'
+    ) from None
+  bad = np.argwhere(~np.isfinite(values))
+  if bad.size:
+    row, column = bad[0]
+    raise base.DataError(
+      f'row {row}: {names[column]} is {values[row, column]}: leave the row out '
+      'or mend its scores'
+    )
+  means = np.zeros((len(ids), len(names)))
+  np.add.at(means, index, values)
+  means /= np.bincount(index, minlength=len(ids))[:, None]
+  groups: dict[tuple, dict[str, np.ndarray]] = {}
+  for (*method, entity), mean in zip(ids, means, strict=True):
+    groups.setdefault(tuple(method), {})[entity] = mean
+  return groups
+
+
+def _intervals(
+  samples: Sequence[np.ndarray], level: float, resamples: int, seed: int
+) -> list[tuple[float, float, float]]:
+  """Runs `bootstrap` on many samples; those of one size share resamples."""
+  sizes: dict[int, list[int]] = {}
+  for position, sample in enumerate(samples):
+    sizes.setdefault(len(sample), []).append(position)
+  results = np.empty((len(samples), 3))
+  for positions in sizes.values():
+    stacked = np.stack([samples[position] for position in positions])
+    results[positions] = np.stack(
+      _bootstrap_many(stacked, level, resamples, seed), axis=1
+    )
+  return [(mean, low, high) for mean, low, high in results.tolist()]
+
+
+def _bootstrap_many(
+  values: np.ndarray, level: float, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Bootstraps the means of [samples, n]; all share the resampled indices."""
+  values = np.sort(values)  # the order of the entities must not matter
+  mean, n = values.mean(1), values.shape[1]
+  low, high = np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+  for start in range(0, len(values) if n > 1 else 0, _BLOCK):
+    block = slice(start, start + _BLOCK)
+    low[block], high[block] = _interval(values[block], level, resamples, seed)
+  return mean, low, high
+
+
+def _interval(
+  values: np.ndarray, level: float, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  n = values.shape[1]
+
+  def means(indices, axis):
+    # SciPy resamples the indices, so all samples' means are one product.
+    # Rounding makes resamples with equal means tie, as BCa expects.
+    del axis
+    flat = indices.reshape(-1, indices.shape[-1])
+    cells = flat + n * np.arange(len(flat))[:, None]
+    counts = np.bincount(cells.ravel(), minlength=n * len(flat)).reshape(-1, n)
+    product = values @ (counts.T / flat.shape[1])
+    return product.round(_DECIMALS).reshape(-1, *indices.shape[:-1])
+
+  with warnings.catch_warnings(), np.errstate(all='ignore'):
+    warnings.simplefilter('ignore')
+    result = stats.bootstrap(
+      (np.arange(n),),
+      means,
+      n_resamples=resamples,
+      confidence_level=level,
+      method='BCa',
+      rng=np.random.default_rng(seed),
+    )
+  low, high = map(np.array, result.confidence_interval)
+  bad = np.isnan(low) | np.isnan(high)
+  tails = (1 - level) / 2, (1 + level) / 2
+  low[bad], high[bad] = np.quantile(
+    result.bootstrap_distribution[bad], tails, axis=-1
+  )
+  return low, high
