@@ -387,7 +387,7 @@ def evaluate(
     groups.setdefault(_group(run, source), []).append((path, run))
   rows: list[dict[str, Any]] = []
   notes: list[str] = []
-  drawings: list[dict[str, Any]] = []
+  collected: dict[Any, tuple[list, list]] = {}
   example = None
   for members in groups.values():
     spec = source or members[0][1].config.source
@@ -421,7 +421,7 @@ def evaluate(
             'query_anomalies': int(labels.sum()),
           }
         )
-    drawings += _histograms(spec, cells, raw, scored, kinds)
+    _collect(collected, spec, cells, raw, scored, kinds)
     if example is None:
       example = _example(spec, members[0][1], layout, cells, raw, scored, kinds)
   features = {run.config.features or run.config.source for run in loaded}
@@ -442,7 +442,7 @@ def evaluate(
       )
       for path, run in zip(run_dirs, loaded, strict=True)
     },
-    'histograms': drawings,
+    'histograms': _histograms(collected),
     'example': example,
     'notes': notes,
   }
@@ -500,45 +500,43 @@ def _score_group(
   return scored, kinds
 
 
-def _histograms(spec, cells, raw, scored, kinds):
-  """Counts of learners' scores over all entities, in the richest cells."""
+def _collect(collected, spec, cells, raw, scored, kinds):
+  """Adds learners' scores in the cells with most shots: normal, anomalous."""
   shots = max(c.shots for c in cells)
   clean = min(c.contamination for c in cells)
-  drawn = []
   for name, (indices, scores) in scored.items():
-    if kinds[name] != 'learner':
-      continue
-    for anomalies in sorted({c.anomalies for c in cells}):
-      parts: dict[int, list[np.ndarray]] = {0: [], 1: []}
-      for i, values in zip(indices, scores, strict=True):
-        cell = cells[i]
-        if (cell.shots, cell.anomalies, cell.contamination) == (
-          shots, anomalies, clean
-        ):  # fmt: skip
-          labels = raw[cell.entity].labels[cell.query]
-          for label, kept in parts.items():
-            kept.append(values[labels == label])
-      if not parts[0]:
-        continue
-      both = {k: np.concatenate(v) for k, v in parts.items()}
-      low, high = np.percentile(
-        np.concatenate(list(both.values())), [0.5, 99.5]
-      )
-      edges = np.linspace(low, max(high, low + 1e-6), 41)
-      count = lambda v, edges=edges: np.histogram(
-        np.clip(v, edges[0], edges[-1]), edges
-      )[0].tolist()
-      drawn.append(
-        {
-          'source': spec,
-          'learner': name,
-          'shots': shots,
-          'anomalies': anomalies,
-          'edges': edges.tolist(),
-          'normal': count(both[0]),
-          'anomaly': count(both[1]),
-        }
-      )
+    for i, values in zip(indices, scores, strict=True):
+      cell = cells[i]
+      richest = (cell.shots, cell.contamination) == (shots, clean)
+      if kinds[name] == 'learner' and richest:
+        labels = raw[cell.entity].labels[cell.query]
+        key = spec, name, shots, cell.anomalies
+        parts = collected.setdefault(key, ([], []))
+        for label, part in enumerate(parts):
+          part.append(values[labels == label])
+
+
+def _histograms(collected):
+  """Counts of scores over all entities of all folds, tails clipped."""
+  drawn = []
+  for (spec, name, shots, anomalies), parts in collected.items():
+    values = [np.concatenate(part) for part in parts]
+    low, high = np.percentile(np.concatenate(values), [0.5, 99.5])
+    edges = np.linspace(low, max(high, low + 1e-6), 41)
+    counts = [
+      np.histogram(np.clip(v, low, edges[-1]), edges)[0] for v in values
+    ]
+    drawn.append(
+      {
+        'source': spec,
+        'learner': name,
+        'shots': shots,
+        'anomalies': anomalies,
+        'edges': edges.tolist(),
+        'normal': counts[0].tolist(),
+        'anomaly': counts[1].tolist(),
+      }
+    )
   return drawn
 
 
@@ -574,11 +572,17 @@ def _example(spec, run, layout, cells, raw, scored, kinds):
   )
   kind = entity.kinds[typical[1]] if entity.kinds else ''
   windows = len(layout.shape) == 2 and layout.shape[0] > 1
+  units = source.units
+  if not windows:
+    units = "standard deviations of the entity's normals"
+    mean, deviation = entity.normal.mean(0), entity.normal.std(0) + 1e-6
+    plain = shown
+    shown = lambda row: plain((row - mean) / deviation)
   return {
     'source': spec,
     'entity': entity.name,
     'rate': layout.rate if windows else None,
-    'units': source.units,
+    'units': units,
     'channel': layout.channels[0] if layout.channels else '',
     'features': {
       'names': list(layout.channels)
@@ -657,7 +661,9 @@ def evaluate_regression(
       errors = np.asarray(((scores - batch.query.y) ** 2).mean(1), np.float64)
       diverged = ~(errors < 100)
       kept = errors[~diverged]
-      mean, low, high = statistics.bootstrap(kept, seed=seed)
+      mean = low = high = float('nan')
+      if len(kept):
+        mean, low, high = statistics.bootstrap(kept, seed=seed)
       table.append(
         {
           'learner': run.name,
@@ -666,7 +672,7 @@ def evaluate_regression(
           'mse': mean,
           'low': low,
           'high': high,
-          'median': float(np.median(np.nan_to_num(errors, nan=np.inf))),
+          'median': float(np.median(np.nan_to_num(errors, nan=1e9))),
           'diverged': int(diverged.sum()),
           'tasks': tasks,
         }

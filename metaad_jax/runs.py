@@ -141,7 +141,11 @@ def _features(config: Config) -> str:
 
 
 def _model(config: Config) -> str:
-  return config.model or ('conv1d' if _features(config) == 'raw' else 'mlp')
+  if config.model:
+    return config.model
+  if sources.get(config.source)[0].sample is not None:
+    return 'mlp:width=40,stddev=0.01'  # as in the MAML paper
+  return 'conv1d' if _features(config) == 'raw' else 'mlp'
 
 
 def load_data(config: Config, data_dir: str | None) -> Data:
@@ -199,11 +203,13 @@ def make_learner(
   Returns:
     The learner.
   """
-  loss = (
-    objectives.squared_error if regression(config) else objectives.balanced_bce
-  )
+  regress = regression(config)
   learner = learners.make(
-    config.learner, models.make(_model(config)), loss=loss, **overrides
+    config.learner,
+    models.make(_model(config)),
+    loss=objectives.squared_error if regress else objectives.balanced_bce,
+    rate=1e-3 if regress else None,
+    **overrides,
   )
   if prior is not None:
     learner = standardized.standardized(learner, prior, context=config.context)
@@ -316,7 +322,7 @@ def train(
     seed=config.seed,
     validate_every=config.validate_every,
     checkpoint_every=config.validate_every,
-    report_every=min(100, config.validate_every),
+    report_every=min(config.validate_every, max(100, config.steps // 200)),
     run_dir=run_dir,
     label=specs.parse(config.learner)[0],
     quiet=quiet,

@@ -4,10 +4,18 @@ from collections.abc import Callable
 import inspect
 
 from metaad_jax import base, inner_loop, specs
-from metaad_jax.learners import maml, pooled, protonet, reptile, scratch
+from metaad_jax.learners import (
+  mahalanobis,
+  maml,
+  pooled,
+  protonet,
+  reptile,
+  scratch,
+)
 
 REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
   'fomaml': maml.fomaml,
+  'mahalanobis': mahalanobis.mahalanobis,
   'maml': maml.maml,
   'pooled': pooled.pooled,
   'protonet': protonet.protonet,
@@ -19,13 +27,17 @@ REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
 BASELINES = frozenset({'pooled', 'scratch'})
 
 
-def make(spec: str, model, **arguments) -> base.MetaLearner:
+def make(
+  spec: str, model, *, rate: float | None = None, **arguments
+) -> base.MetaLearner:
   """Reads 'maml:steps=5,inner=sgd,rate=0.1,mode=remat'.
 
   Args:
     spec: name and options; `inner` and `rate` name an optax optimizer and its
       learning rate for learners that descend.
     model: (outputs) -> network.
+    rate: inner learning rate of meta-learners that descend, unless the spec
+      has one; None = their own default.
     **arguments: further keyword arguments of the learner, such as `loss`.
 
   Returns:
@@ -44,15 +56,17 @@ def make(spec: str, model, **arguments) -> base.MetaLearner:
       raise base.DataError(
         f'{what}: {key}={value!r} must be a whole number from {least}'
       )
-  rate = options.get('rate', 0.1)
-  if not isinstance(rate, int | float):
-    raise base.DataError(f'{what}: rate={rate!r} must be a number')
   if options.get('mode', 'reverse') not in inner_loop.MODES:
     raise base.DataError(
       f'{what}: mode must be one of {", ".join(inner_loop.MODES)}'
     )
-  if 'inner_optimizer' in known and ('inner' in options or 'rate' in options):
-    arguments['inner_optimizer'] = inner_loop.optimizer(
-      options.pop('inner', 'sgd'), options.pop('rate', 0.1)
-    )
+  if 'inner_optimizer' in known:
+    default = None if name in BASELINES else rate
+    chosen, inner = options.pop('rate', default), options.pop('inner', None)
+    if not isinstance(chosen, int | float | None):
+      raise base.DataError(f'{what}: rate={chosen!r} must be a number')
+    if chosen is not None or inner is not None:
+      arguments['inner_optimizer'] = inner_loop.optimizer(
+        inner or 'sgd', 0.1 if chosen is None else chosen
+      )
   return specs.call(what, factory, model, **options, **arguments)

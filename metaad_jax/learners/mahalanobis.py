@@ -1,0 +1,83 @@
+"""Prototypes with a covariance: distance in what the entity's normals allow.
+
+Bateni et al., "Improved Few-Shot Visual Classification" (Simple CNAPS), CVPR
+2020, arXiv 1912.03432: in the embedding, the distance to a class is that of
+Mahalanobis, with the support's own covariance shrunk towards a meta-learned
+one. A direction in which this machine's normals vary counts for little, which
+neither a prototype nor a scaling by columns can express.
+
+Supports of normals only are the ordinary case: there is one class, its mean
+and its covariance; an anomaly lies beyond a meta-learned radius, as in
+`protonet`. Labelled anomalies add a prototype that is compared with in the
+same metric.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from metaad_jax import objectives
+from metaad_jax.base import MetaLearner
+
+
+def mahalanobis(
+  model,
+  *,
+  loss: objectives.Objective = objectives.balanced_bce,
+  embedding: int = 32,
+) -> MetaLearner:
+  """Deep Mahalanobis prototypes; the score is the logit of "anomaly".
+
+  Args:
+    model: (outputs) -> network; `embedding` outputs are asked for.
+    loss: of the query.
+    embedding: dimension of the embedding.
+
+  Returns:
+    The learner.
+  """
+  network = model(embedding)
+
+  def init(key, task):
+    params = network.init(key, task.support.x, task.features)
+    zeros = {'log_prior': 1.0, 'log_radius': 0.0, 'log_sharpness': 0.0}
+    scalar = lambda v: jnp.asarray(v, task.support.x.dtype)
+    return {'network': params, **jax.tree.map(scalar, zeros)}
+
+  def adapt(key, meta_params, support, features):
+    del key
+    z = network.apply(meta_params['network'], support.x, features)
+    abnormal = support.mask * support.y
+    normal = support.mask - abnormal
+    mean = normal @ z / jnp.maximum(normal.sum(), 1)
+    centred = (z - mean) * normal[:, None]
+    prior = jnp.exp(meta_params['log_prior'])
+    covariance = (centred.T @ centred + prior * jnp.eye(z.shape[1])) / (
+      normal.sum() + prior
+    )
+    root = jnp.linalg.cholesky(covariance)
+    white = lambda rows: (
+      jax.scipy.linalg.solve_triangular(root, (rows - mean).T, lower=True).T
+    )
+    anomaly = abnormal @ white(z) / jnp.maximum(abnormal.sum(), 1)
+    return meta_params, features, mean, root, anomaly, abnormal.sum() > 0
+
+  def score(adapted, x):
+    params, features, mean, root, anomaly, labelled = adapted
+    z = network.apply(params['network'], x, features)
+    white = jax.scipy.linalg.solve_triangular(root, (z - mean).T, lower=True).T
+    sharpness = jnp.exp(params['log_sharpness'])
+    away = -sharpness * jnp.exp(params['log_radius'])
+    near = ((white - anomaly) ** 2).mean(-1)
+    rival = jnp.where(labelled, jnp.logaddexp(away, -sharpness * near), away)
+    return rival + sharpness * (white**2).mean(-1)
+
+  def meta_grad(key, meta_params, task):
+    def query_loss(meta_params):
+      adapted = adapt(key, meta_params, task.support, task.features)
+      outputs = score(adapted, task.query.x)[:, None]
+      return loss(outputs, task.query.y, task.query.mask)
+
+    value, grads = jax.value_and_grad(query_loss)(meta_params)
+    return grads, {'loss': value}
+
+  return MetaLearner(init, adapt, score, meta_grad)
