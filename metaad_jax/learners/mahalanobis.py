@@ -15,7 +15,7 @@ same metric.
 import jax
 import jax.numpy as jnp
 
-from metaad_jax import objectives
+from metaad_jax import linear_algebra, objectives
 from metaad_jax.base import MetaLearner
 
 
@@ -54,22 +54,23 @@ def mahalanobis(
     covariance = (centred.T @ centred + prior * jnp.eye(z.shape[1])) / (
       normal.sum() + prior
     )
-    root = jnp.linalg.cholesky(covariance)
-    white = lambda rows: (
-      jax.scipy.linalg.solve_triangular(root, (rows - mean).T, lower=True).T
-    )
-    anomaly = abnormal @ white(z) / jnp.maximum(abnormal.sum(), 1)
-    return meta_params, features, mean, root, anomaly, abnormal.sum() > 0
+    anomaly = abnormal @ z / jnp.maximum(abnormal.sum(), 1)
+    precision = linear_algebra.inverse(covariance)
+    return meta_params, features, mean, precision, anomaly, abnormal.sum() > 0
 
   def score(adapted, x):
-    params, features, mean, root, anomaly, labelled = adapted
+    params, features, mean, precision, anomaly, labelled = adapted
     z = network.apply(params['network'], x, features)
-    white = jax.scipy.linalg.solve_triangular(root, (z - mean).T, lower=True).T
+
+    def distance(centre):
+      away = z - centre
+      return (away @ precision * away).mean(-1)
+
     sharpness = jnp.exp(params['log_sharpness'])
-    away = -sharpness * jnp.exp(params['log_radius'])
-    near = ((white - anomaly) ** 2).mean(-1)
-    rival = jnp.where(labelled, jnp.logaddexp(away, -sharpness * near), away)
-    return rival + sharpness * (white**2).mean(-1)
+    beyond = -sharpness * jnp.exp(params['log_radius'])
+    rival = jnp.logaddexp(beyond, -sharpness * distance(anomaly))
+    rival = jnp.where(labelled, rival, beyond)
+    return rival + sharpness * distance(mean)
 
   def meta_grad(key, meta_params, task):
     def query_loss(meta_params):
