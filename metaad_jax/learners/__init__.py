@@ -14,8 +14,8 @@ from metaad_jax.learners import (
 )
 
 REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
+  'deep_mahalanobis': mahalanobis.mahalanobis,
   'fomaml': maml.fomaml,
-  'mahalanobis': mahalanobis.mahalanobis,
   'maml': maml.maml,
   'pooled': pooled.pooled,
   'protonet': protonet.protonet,
