@@ -40,9 +40,9 @@ def main() -> None:
   for flag in (_RUN_DIR, _SUPPORT, _QUERY):
     if not flag.value:
       raise cli.UsageError(f'--{flag.name} is missing')
-  run = runs.restore(_RUN_DIR.value)
-  support, labels = user_rows.read(_SUPPORT.value, run.layout.shape)
-  query, _ = user_rows.read(_QUERY.value, run.layout.shape)
+  run = runs.restore(str(_RUN_DIR.value))
+  support, labels = user_rows.read(str(_SUPPORT.value), run.layout.shape)
+  query, _ = user_rows.read(str(_QUERY.value), run.layout.shape)
   if labels is None:
     labels = np.zeros(len(support), np.float32)
   if not (labels == 0).any():

@@ -81,11 +81,11 @@ def define_flags(to: flags.FlagValues, skip: Sequence[str] = ()) -> None:
 
 def config(values: flags.FlagValues, **fixed: Any) -> runs.Config:
   """The flags as a configuration; UsageError if a value makes no sense."""
-  chosen = {}
+  chosen: dict[str, Any] = {}
   for field in dataclasses.fields(runs.Config):
     if field.name in fixed or field.name not in values:
       continue
-    value = values[field.name].value
+    value: Any = values[field.name].value
     if isinstance(field.default, tuple):
       value = cli.numbers(field.name, value, type(field.default[0]))
     chosen[field.name] = value

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -172,7 +172,7 @@ def pool(entities: Sequence[Entity], *, limit: int = 4096) -> Pools:
       'on: check the labels'
     )
   sizes = [max(len(t[i]) for t in triples) for i in range(3)]
-  padded = []
+  padded: list[Any] = []
   for i, size in enumerate(sizes):
     array = np.zeros((len(triples), size, *triples[0][i].shape[1:]), 'f4')
     for row, triple in zip(array, triples, strict=True):
@@ -180,7 +180,7 @@ def pool(entities: Sequence[Entity], *, limit: int = 4096) -> Pools:
     padded.append(jnp.asarray(array))
   counts = np.array([[len(p) for p in t] for t in triples], np.int32)
   columns = jnp.ones(padded[0].shape[-1])
-  return Pools(*padded, jnp.asarray(counts), columns)
+  return Pools(padded[0], padded[1], padded[2], jnp.asarray(counts), columns)
 
 
 def _thin(rows, limit):
@@ -291,13 +291,14 @@ def from_pools(pools: Pools, episode: Episode) -> Sampler:
   def sample(key):
     who, *keys = jax.random.split(key, 5)
     entity = jax.random.randint(who, (), 0, len(pools.counts))
-    drawn = []
+    drawn: list[tuple[jax.Array, jax.Array]] = []
     for i, source in enumerate(pools[:3]):
       index, real = _draw(
         keys[i], pools.counts[entity, i], source.shape[1], wanted[i]
       )
       drawn.append((source[entity, index], real))
-    return assemble(keys[3], episode, *drawn, pools.features)
+    normal, query, anomaly = drawn
+    return assemble(keys[3], episode, normal, query, anomaly, pools.features)
 
   return sample
 

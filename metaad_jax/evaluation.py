@@ -1,6 +1,6 @@
 """Learners and baselines on the same tasks: same support, query and scaling."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import datetime
 import functools
@@ -180,11 +180,11 @@ def as_task(
     The batch, as NumPy arrays.
   """
   columns = entities[0].normal.shape[1:]
-  blank = lambda size: Rows(
-    np.zeros((len(cells), size, *columns), np.float32),
-    np.zeros((len(cells), size), np.float32),
-    np.zeros((len(cells), size), np.float32),
-  )
+
+  def blank(size) -> Any:
+    zeros: Any = lambda *shape: np.zeros((len(cells), size, *shape), np.float32)
+    return Rows(zeros(*columns), zeros(), zeros())
+
   support, query = blank(sizes[0]), blank(sizes[1])
   for t, cell in enumerate(cells):
     entity = entities[cell.entity]
@@ -195,7 +195,7 @@ def as_task(
     query.x[t, :n] = entity.query[cell.query]
     query.y[t, :n] = entity.labels[cell.query]
     query.mask[t, :n] = 1
-  ones = np.ones((len(cells), columns[-1]), np.float32)
+  ones: Any = np.ones((len(cells), columns[-1]), np.float32)
   return Task(support, query, ones)
 
 
@@ -301,7 +301,7 @@ def standardize_cells(
       done.append(
         (
           support[t, rows].reshape(rows.sum(), -1),
-          batch.support.y[t, rows],
+          np.asarray(batch.support.y)[t, rows],
           query[t, : len(cell.query)].reshape(len(cell.query), -1),
         )
       )
@@ -496,7 +496,7 @@ def _score_group(
   )
   for name in baseline_names:
     indices = scored[name][0]
-    scored[name] = indices, [done[name][i] for i in indices]
+    scored[name] = indices, [np.asarray(done[name][i]) for i in indices]
   return scored, kinds
 
 
@@ -619,6 +619,10 @@ def _meta(grid, run_dirs, source, split, started):
   }
 
 
+def _draw_regression(draw, shots, key):
+  return draw(key, shots, 100)
+
+
 def evaluate_regression(
   run_dirs: Sequence[str],
   *,
@@ -652,7 +656,7 @@ def evaluate_regression(
         f'{path} is no regression run: evaluate it apart from those that are'
       )
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), tasks)
-    sample: Callable = functools.partial(draw, shots=shots, queries=100)
+    sample = functools.partial(_draw_regression, draw, shots)
     batch = jax.jit(jax.vmap(sample))(keys)
     for number in steps:
       run = runs.restore(path, adapt_steps=number)

@@ -243,7 +243,10 @@ def samplers(config: Config, data: Data | None):
   source, options = sources.get(config.source)
   partial = jax.tree_util.Partial
   if data is None:
-    draw = lambda key: source.sample(key, max(config.shots), config.queries)
+    if source.sample is None:
+      raise DataError(f'source {source.name!r} needs its data to be loaded')
+    regression_task = source.sample
+    draw = lambda key: regression_task(key, max(config.shots), config.queries)
     return partial(draw), partial(draw)
   pools = {
     side: episodes.pool(data.entities[side]) for side in ('train', 'validation')
@@ -431,7 +434,7 @@ def restore(run_dir: str, **overrides: Any) -> Run:
   """
   content = _read(os.path.join(run_dir, 'config.json'))
   try:
-    fields = {
+    fields: dict[str, Any] = {
       key: tuple(value) if isinstance(value, list) else value
       for key, value in content['config'].items()
     }
@@ -509,10 +512,10 @@ def adapt(
       )
     return episodes.transform_rows(apply, rows)
 
-  x = jnp.asarray(check(np.asarray(x)))
-  rows = base.Rows(x, jnp.asarray(y, jnp.float32), jnp.ones(len(x)))
+  known = jnp.asarray(check(np.asarray(x)))
+  rows = base.Rows(known, jnp.asarray(y, jnp.float32), jnp.ones(len(known)))
   adapted = jax.jit(run.learner.adapt)(
-    jax.random.key(seed), run.params, rows, jnp.ones(x.shape[-1])
+    jax.random.key(seed), run.params, rows, jnp.ones(known.shape[-1])
   )
   score = jax.jit(run.learner.score)
   return lambda rows: np.asarray(score(adapted, check(np.asarray(rows))))
