@@ -36,7 +36,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
       )
     try:
       options[key.strip()] = ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
       options[key.strip()] = value.strip()
   if not name:
     raise base.DataError(f'empty name in {text!r}')
@@ -88,7 +88,8 @@ def check(what: str, function: Callable[..., Any], **options) -> None:
     default = known[key].default
     numeric = isinstance(default, int | float) and not isinstance(default, bool)
     if (
-      (numeric and not isinstance(value, int | float))
+      (numeric and (not isinstance(value, int | float) or value != value))
+      or (numeric and isinstance(value, bool))
       or (isinstance(default, bool) and not isinstance(value, bool))
       or (isinstance(default, int) and isinstance(value, float))
     ):

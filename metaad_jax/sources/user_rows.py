@@ -2,13 +2,31 @@
 
 import csv
 import pathlib
+import tokenize
 import zipfile
+import zlib
 
 import numpy as np
 
 from metaad_jax.base import DataError
 
 _LABELS = ('label', 'labels', 'y', 'anomaly')
+# What the readers of NumPy, zip and csv raise for a damaged file.
+_BROKEN = (
+  OSError,
+  ValueError,
+  EOFError,
+  KeyError,
+  IndexError,
+  TypeError,
+  MemoryError,
+  RuntimeError,
+  SyntaxError,
+  csv.Error,
+  tokenize.TokenError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 
 
 def read(
@@ -41,7 +59,7 @@ def read(
     raise DataError(f'{path} is not there') from error
   except DataError:
     raise
-  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+  except _BROKEN as error:
     reason = ' '.join(str(error).split())
     raise DataError(
       f'{path} cannot be read as {suffix}: {reason}; objects and pickles are '
@@ -52,12 +70,14 @@ def read(
   if x.ndim == 0 or not len(x):
     raise DataError(f'{path} holds no rows')
   wanted = ' x '.join(map(str, shape))
-  if x[0].size != np.prod(shape):
+  held = ' x '.join(map(str, x.shape[1:])) or 'one number'
+  if x[0].size != np.prod(shape) or (x.ndim > 2 and x.shape[1:] != shape):
     raise DataError(
-      f'{path}: a row has {x[0].size} values, the run was trained on rows of '
+      f'{path}: a row is {held}, the run was trained on rows of '
       f'{wanted}: cut the signal into such windows'
     )
-  x = x.reshape(len(x), *shape).astype(np.float32)
+  with np.errstate(over='ignore', invalid='ignore'):
+    x = x.reshape(len(x), *shape).astype(np.float32)
   if not np.isfinite(x).all():
     row = np.argwhere(~np.isfinite(x))[0]
     raise DataError(
