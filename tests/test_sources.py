@@ -446,7 +446,7 @@ def test_servers_train_for_supports_test_for_queries(name, synthetic):
   order = {'smd': ['machine-1-6', 'machine-3-11'], 'asd': ['omi-2', 'omi-10']}
   assert [e.name for e in entities] == order[name]
   assert [e.fold for e in entities] == (
-    ['1', '3'] if name == 'smd' else ['', '']
+    ['group1', 'group3'] if name == 'smd' else ['', '']
   )
   kind = 'metrics 1 9' if name == 'smd' else 'temporal'
   for entity in entities:

@@ -39,8 +39,9 @@ def _load(
   Returns:
     Entities with rows [N, metrics], or windows [N, window, metrics], which are
     anomalous where any of their rows is. Constant metrics stay. The fold is
-    the group of services (smd). Kinds are 'metrics 1 9 12' (smd: those that
-    explain the segment) or the type of the segment (asd).
+    the group of services (smd), such as 'group1': a bare number would be taken
+    for one of `folds`. Kinds are 'metrics 1 9 12' (smd: those that explain the
+    segment) or the type of the segment (asd).
 
   Raises:
     DataError: for missing or broken files and for options out of range.
@@ -104,7 +105,7 @@ def _load(
         labels=anomalous,
         kinds=tuple(kinds[worst]),
         group=name,
-        fold=str(order(name)[0]) if source == 'smd' else '',
+        fold=f'group{order(name)[0]}' if source == 'smd' else '',
       )
     )
   return entities
