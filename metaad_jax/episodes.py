@@ -72,19 +72,20 @@ def split(
     Three lists.
 
   Raises:
-    DataError: if a side is left empty or the fold does not exist.
+    DataError: if a side is left empty, the fold does not exist, or a group
+      would be torn apart.
   """
   groups = sorted({e.group or e.name for e in entities})
   order = np.random.default_rng(seed).permutation(len(groups))
   rank = {groups[i]: r for r, i in enumerate(order)}
   named = {e.fold for e in entities if e.fold}
-  number = int(fold) if fold.isdigit() else None
+  number = int(fold) if fold.isdecimal() else None
   if fold not in named and (number is None or not 0 <= number < folds):
     raise DataError(
       f'no fold {fold!r}: choose a number below {folds}'
       + (f' or one of {", ".join(sorted(named))}' if named else '')
     )
-  settled = all(e.side for e in entities) and not named
+  settled = _settled(entities)
 
   def tested(entity):
     if fold in named:
@@ -93,8 +94,17 @@ def split(
       return entity.side == 'test'
     return rank[entity.group or entity.name] % folds == number
 
+  apart = [
+    {e.group or e.name for e in entities if tested(e) == b} for b in (0, 1)
+  ]
+  if torn := sorted(apart[0] & apart[1]):
+    raise DataError(
+      f'group {torn[0]!r} has entities on both sides of fold {fold!r}: give '
+      'them one fold and one side, or groups of their own'
+    )
   rest = sorted(
-    {e.group or e.name for e in entities if not tested(e)}, key=rank.__getitem__
+    {e.group or e.name for e in entities if not tested(e) and e.side != 'test'},
+    key=rank.__getitem__,
   )
   held = set(rest[: max(1, len(rest) // 5)] if len(rest) > 1 else ())
   sides: dict[str, list[Entity]] = {'train': [], 'validation': [], 'test': []}
@@ -112,6 +122,18 @@ def split(
         f'{len(groups)} groups are too few for fold {fold} of {folds}'
       )
   return sides
+
+
+def fold_names(entities: Sequence[Entity], folds: int) -> list[str]:
+  """What `split` may take as `fold`: names, or numbers where none are."""
+  named = sorted({e.fold for e in entities if e.fold})
+  count = 1 if _settled(entities) else folds
+  return named or [str(number) for number in range(count)]
+
+
+def _settled(entities):
+  """Whether the entities' own sides are the split."""
+  return all(e.side and not e.fold for e in entities)
 
 
 def transform_rows(
