@@ -1,6 +1,7 @@
 """Differentiable descent: the inner loop of every gradient-based learner."""
 
 from collections.abc import Callable
+import math
 from typing import Any
 
 import jax
@@ -28,25 +29,29 @@ def optimizer(name: str, rate: float) -> optax.GradientTransformation:
     The transformation.
 
   Raises:
-    DataError: if optax has no such optimizer.
+    DataError: if optax has no such optimizer, or none that needs gradients
+      alone, or the rate is below zero or not finite.
   """
+  if not callable(rate) and not 0 <= rate < math.inf:
+    raise base.DataError(
+      f'optimizer {name!r}: rate={rate!r} must be finite and at least 0'
+    )
   make = getattr(optax, name, None)
   if not callable(make) or name.startswith('_'):
     raise base.DataError(
       f'unknown optimizer {name!r}: use the name of one in optax, such as sgd'
     )
   try:
-    return make(rate, eps_root=1e-8)
+    made = make(rate, eps_root=1e-8)
   except TypeError:
-    pass
-  try:
-    made = make(rate)
-  except (TypeError, AttributeError):
     made = None
-  if not isinstance(made, optax.GradientTransformation):
+  try:
+    made = made or make(rate)
+    jax.eval_shape(lambda p: made.update(p, made.init(p), p), jnp.ones(2))
+  except (TypeError, AttributeError, ValueError) as error:
     raise base.DataError(
       f'{name!r} is no optax optimizer of one learning rate: try sgd or adam'
-    )
+    ) from error
   return made
 
 

@@ -65,6 +65,10 @@ def make(
     chosen, inner = options.pop('rate', default), options.pop('inner', None)
     if not isinstance(chosen, int | float | None):
       raise base.DataError(f'{what}: rate={chosen!r} must be a number')
+    if not isinstance(inner, str | None):
+      raise base.DataError(
+        f'{what}: inner={inner!r} must be a name, such as sgd'
+      )
     if chosen is not None or inner is not None:
       arguments['inner_optimizer'] = inner_loop.optimizer(
         inner or 'sgd', 0.1 if chosen is None else chosen
