@@ -59,6 +59,11 @@ class Conv1D(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, features: jax.Array) -> jax.Array:
+    if x.ndim != 3:
+      raise base.DataError(
+        f'conv1d needs windows [L, C], not rows {x.shape[1:]}: use '
+        '--features=raw, or --model=mlp'
+      )
     x = jnp.where(features > 0, x, 0)
     for _ in range(self.layers):
       x = nn.relu(Conv(self.channels, self.taps, self.stride)(x))

@@ -22,7 +22,7 @@ class MLP(nn.Module):
     else:
       kernel = nn.initializers.he_normal()
       last = nn.initializers.lecun_normal()
-    x = jnp.where(features > 0, x.reshape(x.shape[0], -1), 0)
+    x = jnp.where(features > 0, x, 0).reshape(x.shape[0], -1)
     for width in self.widths:
       x = nn.relu(nn.Dense(width, kernel_init=kernel)(x))
     return nn.Dense(self.outputs, kernel_init=last)(x)
