@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import json
+import math
 import os
 import time
 from typing import Any, NamedTuple
@@ -190,6 +191,7 @@ def train(
   Raises:
     DataError: if training diverges.
   """
+  skip_limit = min(skip_limit, steps)
   example = jax.tree.map(lambda leaf: leaf[0], validation)
   state = initial_state(learner, example, optimizer, seed)
   scan = make_scan(
@@ -249,11 +251,10 @@ def train(
       if log is not None:
         log.write(json.dumps(_strict(line)) + '\n')
         log.flush()
-      if int(state.optimizer.notfinite_count) >= skip_limit:
+      if (bad := int(state.optimizer.notfinite_count)) >= skip_limit:
         raise DataError(
-          f'meta-training diverged: the last {skip_limit} or more updates '
-          f'before step {step} were not finite; lower the inner or the outer '
-          'rate'
+          f'meta-training diverged: the last {bad} updates before step {step} '
+          'were not finite; lower the inner or the outer rate'
         )
       if checkpoints is not None and (
         last or _due(before, step, checkpoint_every)
@@ -273,19 +274,19 @@ def _due(before, step, every):
 
 
 def _strict(line):
-  return {k: v if v == v else None for k, v in line.items()}
+  return {k: v if math.isfinite(v) else None for k, v in line.items()}
 
 
 def _open_log(path, step):
   """Opens the log for appending, without the lines a resumed run redoes."""
   kept = []
   if os.path.exists(path):
-    with open(path) as lines:
+    with open(path, errors='replace') as lines:
       for line in lines:
         try:
           if json.loads(line)['step'] <= step:
-            kept.append(line)
-        except (ValueError, KeyError):
+            kept.append(line.rstrip('\n') + '\n')
+        except (ValueError, KeyError, TypeError):
           continue
   with open(path + '.part', 'w') as log:
     log.writelines(kept)
