@@ -6,6 +6,7 @@ a row), `metrics.jsonl`, and `checkpoints/`.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import os
@@ -123,14 +124,16 @@ def check(config: Config) -> None:
     require(getattr(config, name) >= 1, name, 'it must be at least 1')
   require(config.folds >= 2, 'folds', 'it must be at least 2')
   require(config.clip > 0, 'clip', 'it must be above 0')
+  require(0 <= config.seed < 2**63, 'seed', 'it must lie in [0, 2^63)')
   require(
     config.schedule in ('constant', 'cosine'),
     'schedule',
     'choose constant or cosine',
   )
   sources.get(config.source)
-  for name, _ in specs.parse_many(config.features or 'identity'):
-    specs.look_up('feature', features.REGISTRY, name)
+  for name, options in specs.parse_many(config.features or 'identity'):
+    factory = specs.look_up('feature', features.REGISTRY, name)
+    specs.check(f'feature {name!r}', factory, **options)
   learners.make(config.learner, models.make(_model(config)))
   outer(config)
 
@@ -170,11 +173,12 @@ def load_data(config: Config, data_dir: str | None) -> Data:
 
 def fold_names(config: Config, data_dir: str | None) -> list[str]:
   """All folds of a source: by name where it has names, else by number."""
-  everyone = sources.load(config.source, data_dir)
-  named = sorted({entity.fold for entity in everyone if entity.fold})
-  return named or [str(number) for number in range(config.folds)]
+  return episodes.fold_names(
+    sources.load(config.source, data_dir), config.folds
+  )
 
 
+@functools.lru_cache  # one compilation for all that share it
 def make_feature(config: Config, layout: Layout) -> features.Feature:
   """The features of one row."""
   return features.make(
@@ -361,7 +365,9 @@ def _open(run_dir, config, layout):
   path = os.path.join(run_dir, 'config.json')
   wanted = json.loads(json.dumps(dataclasses.asdict(config)))
   if os.path.exists(path):
-    held = _read(path)['config']
+    held = _read(path).get('config')
+    if not isinstance(held, dict):
+      raise DataError(f'{path} is damaged: delete {run_dir} to train it again')
     differing = sorted(k for k in wanted if held.get(k) != wanted[k])
     if differing:
       raise DataError(
@@ -439,16 +445,19 @@ def restore(run_dir: str, **overrides: Any) -> Run:
       for key, value in content['config'].items()
     }
     config = Config(**fields)
+    check(config)
     layout = Layout(
       tuple(content['layout']['shape']),
       content['layout']['rate'],
       tuple(content['layout']['channels']),
     )
-  except (KeyError, TypeError) as error:
+    columns = row_columns(config, layout)
+  except DataError as error:
+    raise DataError(f'{run_dir}/config.json: {error}') from error
+  except (KeyError, TypeError, AttributeError, ValueError) as error:
     raise DataError(
-      f'{run_dir}/config.json is damaged or of another version: {error}'
+      f'{run_dir}/config.json is damaged or of another version: {error!r}'
     ) from error
-  columns = row_columns(config, layout)
   prior = None
   if not regression(config):
     prior = standardized.Prior(*[jnp.ones(columns[-1])] * 3)
@@ -500,7 +509,8 @@ def adapt(
     rows [m, *run.layout.shape] -> scores [m], higher = more anomalous.
 
   Raises:
-    DataError: if a row has another shape.
+    DataError: if a row has another shape or is not finite, or the labels do not
+      fit or hold no normal.
   """
   apply = make_feature(run.config, run.layout).apply
 
@@ -510,9 +520,22 @@ def adapt(
         f'rows of shape {rows.shape[1:]}: the run was trained on '
         f'{run.layout.shape}'
       )
+    if not np.isfinite(rows).all():
+      place = np.argwhere(~np.isfinite(rows))[0]
+      raise DataError(f'row {place[0]} is not finite: mend it or leave it out')
     return episodes.transform_rows(apply, rows)
 
   known = jnp.asarray(check(np.asarray(x)))
+  labels = np.asarray(y)
+  if (
+    labels.shape != (len(known),)
+    or not np.isin(labels, (0, 1)).all()
+    or labels.all()
+  ):
+    raise DataError(
+      f'labels {labels.shape} for {len(known)} rows: give each 0 = normal or '
+      '1 = anomaly, and at least one 0'
+    )
   rows = base.Rows(known, jnp.asarray(y, jnp.float32), jnp.ones(len(known)))
   adapted = jax.jit(run.learner.adapt)(
     jax.random.key(seed), run.params, rows, jnp.ones(known.shape[-1])
@@ -542,12 +565,16 @@ def curves(run_dir: str) -> dict[str, list[float]]:
   path = os.path.join(run_dir, 'metrics.jsonl')
   if not os.path.exists(path):
     return found
-  with open(path) as lines:
+  with open(path, errors='replace') as lines:
     for text in lines:
-      line = json.loads(text)
-      found['step'].append(line['step'])
-      found['loss'].append(line['loss'])
-      if line.get('validation') is not None:
-        found['validation_step'].append(line['step'])
-        found['validation_auroc'].append(line['validation'])
+      try:
+        line = json.loads(text)
+        step, loss, score = line['step'], line['loss'], line.get('validation')
+      except (ValueError, KeyError, TypeError, AttributeError):
+        continue  # cut short by a kill; a resumed run writes it anew
+      found['step'].append(step)
+      found['loss'].append(loss)
+      if score is not None:
+        found['validation_step'].append(step)
+        found['validation_auroc'].append(score)
   return found
