@@ -41,6 +41,10 @@ def main() -> None:
     if not flag.value:
       raise cli.UsageError(f'--{flag.name} is missing')
   run = runs.restore(str(_RUN_DIR.value))
+  if runs.regression(run.config):
+    raise DataError(
+      f'{_RUN_DIR.value} was trained on a regression problem: it ranks no rows'
+    )
   support, labels = user_rows.read(str(_SUPPORT.value), run.layout.shape)
   query, _ = user_rows.read(str(_QUERY.value), run.layout.shape)
   if labels is None:

@@ -117,7 +117,7 @@ def main() -> None:
     evaluation.check_grid(grid)
     if _SOURCE.value:
       sources.get(_SOURCE.value)
-  if min(steps) < 1 or _TASKS.value < 1 or _WORKERS.value < 1:
+  if not steps or min(steps) < 1 or _TASKS.value < 1 or _WORKERS.value < 1:
     raise cli.UsageError('--steps, --tasks and --workers must be at least 1')
   regression = [
     runs.regression(runs.restore(path).config) for path in _RUN_DIR.value

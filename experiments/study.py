@@ -83,6 +83,12 @@ def main() -> None:
     evaluation.check_grid(grid)
     if _TEST_SOURCE.value:
       sources.get(_TEST_SOURCE.value)
+  called = [learner.partition(':')[0] for learner in learners]
+  if not _FOLDS.value or len(set(called)) < len(called):
+    raise cli.UsageError(
+      f'--test_folds={",".join(_FOLDS.value)}, --learners={_LEARNERS.value}: '
+      'name at least one fold, and every learner once'
+    )
   configs = [train.config(FLAGS, learner=learner) for learner in learners]
   folds = _FOLDS.value
   if folds == ['all']:

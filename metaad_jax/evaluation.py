@@ -91,6 +91,7 @@ def check_grid(grid: Grid) -> None:
     ),
     (grid.draws >= 1, 'draws must be 1 or more'),
     (grid.queries >= 2, 'queries must be 2 or more'),
+    (grid.seed >= 0, 'seed must be 0 or more'),
   ):
     if not good:
       raise DataError(f'{what}: {grid}')
@@ -123,7 +124,7 @@ def draw_cells(
       )
       continue
     dirty = {
-      (k, c): int(np.ceil(c * k))
+      (k, c): int(np.ceil(c * k - 1e-9))  # 0.07 * 100 is above 7
       for k in grid.shots
       for c in grid.contamination
     }
@@ -381,6 +382,7 @@ def evaluate(
   """
   started = time.time()
   check_grid(grid)
+  _check_dirs(run_dirs)
   loaded = [runs.restore(run_dir) for run_dir in run_dirs]
   groups: dict[Any, list[tuple[str, runs.Run]]] = {}
   for path, run in zip(run_dirs, loaded, strict=True):
@@ -448,12 +450,25 @@ def evaluate(
   }
 
 
+def _check_dirs(run_dirs):
+  folders = [os.path.realpath(path) for path in run_dirs]
+  for path, folder in zip(run_dirs, folders, strict=True):
+    if folders.count(folder) > 1:
+      raise DataError(f'{path} is named twice: name every run once')
+  if not folders:
+    raise DataError('no run to evaluate: name at least one')
+
+
 def _unique(path, run, members):
   """The learner's name, with the run's folder where two runs share it."""
-  same = [p for p, r in members if r.name == run.name]
+  same = [os.path.normpath(p) for p, r in members if r.name == run.name]
   if len(same) == 1:
     return run.name
-  return f'{run.name} ({os.path.basename(os.path.normpath(path))})'
+  folder = os.path.normpath(path)
+  short = os.path.basename(folder)
+  if [os.path.basename(p) for p in same].count(short) > 1:
+    short = folder
+  return f'{run.name} ({short})'
 
 
 def _score_group(
@@ -647,6 +662,7 @@ def evaluate_regression(
     The content of `results.json`, with the table under 'regression'.
   """
   started = time.time()
+  _check_dirs(run_dirs)
   table = []
   for path in run_dirs:
     plain = runs.restore(path)
