@@ -25,7 +25,7 @@ from metaad_jax import baselines, evaluation, report, runs, sources, specs
 FLAGS = flags.FlagValues()
 _LEARNERS = flags.DEFINE_string(
   'learners',
-  'maml+fomaml+reptile+protonet+pooled+scratch',
+  'maml+fomaml+reptile+protonet+relation+pooled+scratch',
   "joined by '+', each with its options",
   flag_values=FLAGS,
 )
@@ -60,12 +60,13 @@ _TEST_CONTAMINATION = flags.DEFINE_list(
   flag_values=FLAGS,
 )
 _DRAWS = flags.DEFINE_integer(
-  'draws', 2, 'supports drawn per entity', flag_values=FLAGS
+  'draws', 1, 'supports drawn per entity', flag_values=FLAGS
 )
 _BASELINES = flags.DEFINE_string(
   'baselines', 'all', 'as in experiments.evaluate', flag_values=FLAGS
 )
 train.define_flags(FLAGS, skip=('learner', 'run_dir', 'fold'))
+FLAGS.set_default('steps', 1500)
 
 
 def main() -> None:

@@ -28,3 +28,46 @@ def inverse(matrix: jax.Array) -> jax.Array:
 
   swept, _ = jax.lax.scan(sweep, matrix, jnp.eye(size, dtype=matrix.dtype))
   return -swept
+
+
+def log_distances(
+  x: jax.Array,
+  rows: jax.Array,
+  normal: jax.Array,
+  abnormal: jax.Array,
+  prior: jax.Array,
+) -> jax.Array:
+  """Log squared Mahalanobis distances under a few normals' own covariance.
+
+  The covariance is (scatter of the normals + p I) / (count + p), where p is
+  the prior times D; the inverse is by the Woodbury identity, so that its cost
+  grows with the few rows and not with the columns.
+
+  Args:
+    x: [n, D] rows to compare.
+    rows: [m, D] what they are compared with.
+    normal: [m] 1 = a normal.
+    abnormal: [m] 1 = a labelled anomaly.
+    prior: scalar above 0.
+
+  Returns:
+    [n, 3] to the normals' mean, the nearest normal, and the nearest anomaly,
+    each distance divided by D; 0 where there is none.
+  """
+  count, columns = normal.sum(), rows.shape[1]
+  centre = normal @ rows / jnp.maximum(count, 1)
+  x, rows = x - centre, rows - centre
+  spread = rows * normal[:, None]
+  ridge = prior * columns
+  inner = inverse(spread @ spread.T + ridge * jnp.eye(len(rows)))
+  x_along, rows_along = x @ spread.T, rows @ spread.T
+  to_mean = (x**2).sum(-1) - (x_along @ inner * x_along).sum(-1)
+  theirs = (rows**2).sum(-1) - (rows_along @ inner * rows_along).sum(-1)
+  cross = x @ rows.T - x_along @ inner @ rows_along.T
+  between = to_mean[:, None] + theirs - 2 * cross
+  nearest = lambda w: jnp.where(w > 0, between, jnp.inf).min(1)
+  squared = jnp.stack([to_mean, nearest(normal), nearest(abnormal)], -1)
+  known = jnp.stack([count, count, abnormal.sum()]) > 0
+  squared = jnp.where(known, jnp.maximum(squared, 0), 0)
+  scale = (count + ridge) / (ridge * columns)
+  return jnp.where(known, jnp.log(scale * squared + 1e-4), 0)

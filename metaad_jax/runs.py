@@ -302,6 +302,8 @@ def train(
       holds another run.
   """
   check(config)
+  if specs.parse(config.learner)[0] in learners.UNTRAINED:
+    config = dataclasses.replace(config, steps=1, tasks=1, validation_tasks=1)
   regress = regression(config)
   if data is None and not regress:
     data = load_data(config, data_dir)

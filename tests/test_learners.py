@@ -23,6 +23,8 @@ FAST = {
   'pooled': 'pooled:adapt_steps=2',
   'scratch': 'scratch:adapt_steps=3',
   'protonet': 'protonet:embedding=3',
+  'deep_mahalanobis': 'deep_mahalanobis:embedding=3',
+  'relation': 'relation:embedding=3',
 }
 MODEL = models.make('mlp:width=6,depth=1')
 PRIOR = standardized.Prior(jnp.zeros(4), jnp.ones(4), jnp.ones(4))

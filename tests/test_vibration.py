@@ -51,6 +51,7 @@ def still():
         'growth',
         'shock',
         'wander',
+        'regime',
       )
     },
   )
@@ -407,8 +408,8 @@ def test_one_machines_normal_is_anothers_anomaly(big_fleet):
     roc_auc_score(labels.ravel(), scores.ravel())
     for scores in (from_fleet, from_own)
   ]
-  assert aurocs[0] < 0.64
-  assert aurocs[1] > aurocs[0] + 0.08
+  assert aurocs[0] < 0.6
+  assert aurocs[1] > aurocs[0] + 0.03
 
 
 def test_default_difficulty_leaves_room_for_meta_learning(big_fleet):
@@ -483,3 +484,32 @@ def test_bad_options(options, word):
 def test_bad_counts(options):
   with pytest.raises(DataError, match=next(iter(options))):
     vibration.load(None, **options)
+
+
+def test_two_regimes_are_normal_and_one_is_left_with_none():
+  """Windows fall into two clusters of speed, in the shares of the duty."""
+  machine = jax.jit(vibration.draw_machine)(jax.random.key(3))
+  silent = jax.tree.map(jnp.zeros_like, machine)
+  machine = machine._replace(
+    **{k: getattr(silent, k) for k in ('mesh', 'tones', 'floor', 'shock')},
+    wander=silent.wander,
+    shaft_hz=jnp.float32(30.0),
+    shaft=jnp.zeros(len(vibration.ORDERS)).at[1].set(1.0),
+    growth=jnp.zeros(()),
+    regime=silent.regime._replace(
+      duty=jnp.float32(0.4), speed=jnp.log(jnp.float32(1.5))
+    ),
+  )
+  render = jax.jit(
+    jax.vmap(
+      lambda key: vibration.render(
+        key, machine, 0, 0.0, length=4000, rate=4000.0
+      )
+    )
+  )
+  waves = render(jax.random.split(jax.random.key(0), 200))
+  peaks = np.abs(np.fft.rfft(waves, axis=1)).argmax(1)
+  assert set(peaks) == {30, 45}
+  assert abs(np.mean(peaks == 45) - 0.4) < 0.12
+  alone = vibration.draw_machine(jax.random.key(3), regimes=0.0).regime
+  assert not any(np.any(leaf) for leaf in alone[1:])

@@ -9,6 +9,7 @@ from metaad_jax.learners import (
   maml,
   pooled,
   protonet,
+  relation,
   reptile,
   scratch,
 )
@@ -19,12 +20,16 @@ REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
   'maml': maml.maml,
   'pooled': pooled.pooled,
   'protonet': protonet.protonet,
+  'relation': relation.relation,
   'reptile': reptile.reptile,
   'scratch': scratch.scratch,
 }
 
 # Not meta-learning: what it has to beat, with the same network.
 BASELINES = frozenset({'pooled', 'scratch'})
+
+# Without meta-parameters: there is nothing to meta-train.
+UNTRAINED = frozenset({'scratch'})
 
 
 def make(

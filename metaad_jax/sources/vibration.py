@@ -114,6 +114,29 @@ class Wander(NamedTuple):
   lines: jax.Array
 
 
+class Regime(NamedTuple):
+  """How a machine's second way of running differs: logarithms of ratios.
+
+  Loaded and idle, fast and slow: many machines switch between the two, and
+  both are normal. A fault adds the same in either.
+
+  Attributes:
+    duty: [] share of the windows in which it runs that way.
+    speed: [] of the shaft's speed.
+    load: [] of the load.
+    shaft: [ORDERS] of the amplitudes of the shaft's harmonics.
+    tones: [TONES] of those of the tones.
+    floor: [3] of those of the noise floor.
+  """
+
+  duty: jax.Array
+  speed: jax.Array
+  load: jax.Array
+  shaft: jax.Array
+  tones: jax.Array
+  floor: jax.Array
+
+
 class Machine(NamedTuple):
   """A rotating machine; float32, amplitudes in m/s^2, phases in radians.
 
@@ -136,6 +159,7 @@ class Machine(NamedTuple):
       than SHOCKS in a window) and RMS amplitude of the ringing of the shocks
       that reach a sound machine too.
     wander: how much its windows differ.
+    regime: its second way of running.
     faults: [2] int32 indices into FAULTS that its anomalies come from.
   """
 
@@ -159,6 +183,7 @@ class Machine(NamedTuple):
   shock_rate: jax.Array
   shock: jax.Array
   wander: Wander
+  regime: Regime
   faults: jax.Array
 
 
@@ -197,6 +222,7 @@ def draw_machine(
   *,
   rate: float = 12000.0,
   noise: float = 1.0,
+  regimes: float = 1.0,
   faults: tuple[str, ...] = FAULTS,
 ) -> Machine:
   """Draws one machine.
@@ -205,12 +231,13 @@ def draw_machine(
     key: consumed.
     rate: sampling rate in Hz; resonances and tones are kept below half of it.
     noise: factor on the noise floor.
+    regimes: factor on how much its two ways of running differ; 0 = one way.
     faults: the machine's one or two kinds of fault are drawn from these.
 
   Returns:
     The machine.
   """
-  draws = jax.random.uniform(key, (128,))
+  draws = jax.random.uniform(key, (192,))
   used = 0
 
   def uniform(low, high, shape=()):
@@ -278,6 +305,14 @@ def draw_machine(
       tones=uniform(0.2, 1.0),
       lines=uniform(0.05, 0.25),
     ),
+    regime=Regime(
+      duty=uniform(0.3, 0.7),
+      speed=regimes * uniform(-0.6, 0.6),
+      load=regimes * uniform(-2.0, 2.0),
+      shaft=regimes * uniform(-2.0, 2.0, ORDERS.shape),
+      tones=regimes * uniform(-3.0, 3.0, (TONES,)),
+      floor=regimes * uniform(-2.4, 2.4, (3,)),
+    ),
     faults=jnp.array([FAULTS.index(fault) for fault in faults])[
       uniform(0.0, len(faults), (2,)).astype(int)
     ],
@@ -307,8 +342,8 @@ def render(
   bins = length // 2 + 1
   key, uniform_key = jax.random.split(key)
   starts, moments, chances, jitter = jnp.split(
-    jax.random.uniform(uniform_key, (3 + TONES + 2 * SHOCKS + length,)),
-    np.cumsum([3 + TONES, SHOCKS, SHOCKS]),
+    jax.random.uniform(uniform_key, (4 + TONES + 2 * SHOCKS + length,)),
+    np.cumsum([4 + TONES, SHOCKS, SHOCKS]),
   )
   widths = [1, 1, 1, 1, 3, TONES, TONES, len(ORDERS), SHOCKS, bins, bins]
   (
@@ -324,13 +359,20 @@ def render(
     real,
     imaginary,
   ) = jnp.split(jax.random.normal(key, (sum(widths),)), np.cumsum(widths)[:-1])
+  regime = machine.regime
   time = jnp.arange(length)
-  turns = machine.shaft_hz / rate * jnp.exp(wander.speed * speed)
-  load = jnp.exp(wander.load * load)
+  other = starts[-1] < regime.duty
+  turns = (
+    machine.shaft_hz
+    / rate
+    * jnp.exp(wander.speed * speed + other * regime.speed)
+  )
+  load = jnp.exp(wander.load * load + other * regime.load)
 
   # An anti-aliasing filter stops the sines beyond half the sampling rate.
   growth = severity * machine.growth * jnp.asarray(PATTERNS)[fault]
-  shaft = (machine.shaft + growth) * jnp.exp(wander.lines * lines)
+  shaft = machine.shaft * jnp.exp(other * regime.shaft) + growth
+  shaft *= jnp.exp(wander.lines * lines)
   shaft *= ORDERS * turns < 0.5
   half_turn = turns / 2 * time + starts[0]
   wave = _series(half_turn, shaft, machine.shaft_phase)[0]
@@ -345,12 +387,13 @@ def render(
   wave += sine * machine.sidebands[1] * _cosine(2 * half_turn - 0.25)
 
   tone_turns = machine.tone_hz / rate * jnp.exp(wander.pitch * pitch)
-  tone = machine.tones * jnp.exp(wander.tones * tones) * (tone_turns < 0.5)
+  tone = machine.tones * jnp.exp(wander.tones * tones + other * regime.tones)
+  tone *= tone_turns < 0.5
   for k in range(TONES):
     wave += tone[k] * _cosine(tone_turns[k] * time + starts[3 + k])
 
   shapes, response = _structure(machine, length, rate)
-  levels = machine.floor * jnp.exp(wander.floor * floor)
+  levels = machine.floor * jnp.exp(wander.floor * floor + other * regime.floor)
   levels *= jnp.concatenate([jnp.ones(2), load])
   density = jnp.sqrt(length / 2 * (levels**2 @ shapes**2))
   density *= (0.1 + 10 * jnp.fft.rfftfreq(length)) ** (wander.tilt * tilt)
@@ -487,6 +530,7 @@ def generate_labelled(
   length: int = 1024,
   rate: float = 12000.0,
   noise: float = 1.0,
+  regimes: float = 1.0,
   severity: float = 1.0,
   faults: str = 'all',
   zscore: bool = False,
@@ -501,6 +545,7 @@ def generate_labelled(
     length: samples of a window, at least 64.
     rate: sampling rate in Hz, at least 200.
     noise: factor on the noise floor.
+    regimes: factor on how much a machine's two ways of running differ.
     severity: the worst; each anomaly's is uniform from a quarter of it up.
     faults: 'all', or names from FAULTS joined by '|'.
     zscore: centres each window and divides it by its standard deviation.
@@ -515,9 +560,11 @@ def generate_labelled(
   Raises:
     DataError: if an option is out of range.
   """
-  allowed = _check(length, rate, noise, severity, faults, snr_db)
+  allowed = _check(length, rate, noise, regimes, severity, faults, snr_db)
   machine_key, normal_key, anomaly_key, fault_key = jax.random.split(key, 4)
-  machine = draw_machine(machine_key, rate=rate, noise=noise, faults=allowed)
+  machine = draw_machine(
+    machine_key, rate=rate, noise=noise, regimes=regimes, faults=allowed
+  )
 
   @jax.vmap
   def window(key, fault, severity):
@@ -550,6 +597,7 @@ def generate(
   length: int = 1024,
   rate: float = 12000.0,
   noise: float = 1.0,
+  regimes: float = 1.0,
   severity: float = 1.0,
   faults: str = 'all',
   zscore: bool = False,
@@ -563,6 +611,7 @@ def generate(
     length=length,
     rate=rate,
     noise=noise,
+    regimes=regimes,
     severity=severity,
     faults=faults,
     zscore=zscore,
@@ -574,13 +623,14 @@ def load(
   data_dir: str | None = None,
   *,
   machines: int = 1000,
-  test_machines: int = 100,
+  test_machines: int = 200,
   windows: int = 50,
   queries: int = 50,
   seed: int = 0,
   length: int = 1024,
   rate: float = 12000.0,
   noise: float = 1.0,
+  regimes: float = 1.0,
   severity: float = 1.0,
   faults: str = 'all',
   zscore: bool = False,
@@ -598,6 +648,7 @@ def load(
     length: as in `generate_labelled`, and so are the options after it.
     rate: sampling rate in Hz, at least 200.
     noise: factor on the noise floor.
+    regimes: factor on how much a machine's two ways of running differ.
     severity: the worst; each anomaly's is uniform from a quarter of it up.
     faults: 'all', or names from FAULTS joined by '|'.
     zscore: centres and scales each window.
@@ -610,7 +661,7 @@ def load(
     DataError: if an option is out of range.
   """
   del data_dir
-  _check(length, rate, noise, severity, faults, snr_db)
+  _check(length, rate, noise, regimes, severity, faults, snr_db)
   fleet = machines + test_machines
   if min(machines, test_machines) < 0 or not fleet:
     raise base.DataError(
@@ -627,6 +678,7 @@ def load(
     ('length', length),
     ('rate', rate),
     ('noise', noise),
+    ('regimes', regimes),
     ('severity', severity),
     ('faults', faults),
     ('zscore', zscore),
@@ -673,6 +725,7 @@ def _check(
   length: int,
   rate: float,
   noise: float,
+  regimes: float,
   severity: float,
   faults: str,
   snr_db: float | None,
@@ -684,7 +737,8 @@ def _check(
     raise base.DataError(
       f'vibration: rate={rate}: must be at least 200 Hz, shafts turn at 8 to 60'
     )
-  for name, value in (('noise', noise), ('severity', severity)):
+  amounts = {'noise': noise, 'regimes': regimes, 'severity': severity}
+  for name, value in amounts.items():
     if not 0 <= value < math.inf:
       raise base.DataError(
         f'vibration: {name}={value}: must be finite and at least 0'
