@@ -1,4 +1,4 @@
-"""Adapts a trained run to a new entity from a few samples, and scores others.
+r"""Adapts a trained run to a new entity from a few samples, and scores others.
 
   python -m experiments.adapt --run_dir=runs/protonet \
     --support=normal.npy --query=new.csv --output=adapted

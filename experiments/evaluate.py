@@ -1,4 +1,4 @@
-"""Evaluates runs and baselines on the same few-shot tasks of unseen entities.
+r"""Evaluates runs and baselines on the same few-shot tasks of unseen entities.
 
   python -m experiments.evaluate --run_dir=runs/maml --run_dir=runs/protonet \
     --shots=1,5,10,20 --anomalies=0,1,5 --output=results

@@ -1,4 +1,4 @@
-"""The main job: several learners, trained and evaluated side by side.
+r"""The main job: several learners, trained and evaluated side by side.
 
   python -m experiments.study
   python -m experiments.study --flagfile=experiments/flags/cwru_0db.flags \
