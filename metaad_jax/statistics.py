@@ -352,6 +352,7 @@ def _interval(
       (np.arange(n),),
       means,
       n_resamples=resamples,
+      batch=max(1, 20_000_000 // n),  # many samples: memory stays flat
       confidence_level=level,
       method='BCa',
       rng=np.random.default_rng(seed),
