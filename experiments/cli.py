@@ -96,7 +96,8 @@ def help_text(
 
 def _describe(flag):
   name = f'[no]{flag.name}' if flag.boolean else flag.name
-  default = '' if flag.default is None else f' (default: {flag.default})'
+  shown = flag.default_as_str.strip("'") if flag.default_as_str else ''
+  default = f' (default: {shown})' if shown else ''
   text = ' '.join(f'{flag.help}{default}'.split())
   return textwrap.fill(
     f'--{name}  {text}', 80, initial_indent='  ', subsequent_indent='      '

@@ -11,7 +11,14 @@ import numpy as np
 import optax
 import pytest
 
-from metaad_jax import base, inner_loop, learners, models, objectives
+from metaad_jax import (
+  base,
+  baselines,
+  inner_loop,
+  learners,
+  models,
+  objectives,
+)
 from metaad_jax.base import Rows, Task
 from metaad_jax.learners import maml, pooled, protonet, reptile, standardized
 
@@ -441,3 +448,8 @@ def test_bad_specs_get_one_line(spec):
   with pytest.raises(base.DataError) as error:
     learners.make(spec, MODEL)
   assert '\n' not in str(error.value)
+
+
+def test_no_learner_has_the_name_of_a_baseline():
+  """Their scores share one table."""
+  assert not set(learners.REGISTRY) & set(baselines.REGISTRY)
