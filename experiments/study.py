@@ -8,8 +8,8 @@ Without flags: simulates a fleet of rotating machines, meta-trains several
 learners on it, adapts each to machines nobody has seen from 5 and 10 normal
 windows, with and without labelled anomalies, and prints their AUROC next to
 what scikit-learn and PyOD do with the same windows; some minutes on two cores.
-With several --test_folds every learner is trained once per fold, and each run is
-evaluated on the entities it has not seen. Writes the runs, results.json,
+With several --test_folds every learner is trained once per fold, and each run
+is evaluated on the entities it has not seen. Writes the runs, results.json,
 report.html and figures below --output; started again it goes on where it
 stopped.
 """
