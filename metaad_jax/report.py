@@ -1159,8 +1159,8 @@ def adapted_png(
     figure.legend(loc='outside right upper')
     _title(
       figure,
-      'scores after adapting; the band spans the known normals, which tend to '
-      'score lower than new ones because they were adapted on',
+      'scores after adapting; the band spans the known normals, each scored '
+      'after adapting on the others',
     )
   return _png(figure)
 
