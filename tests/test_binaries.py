@@ -156,17 +156,17 @@ def test_adapt_writes_scores_in_the_order_of_the_rows(folder, tmp_path):
 
 def test_study_trains_evaluates_and_goes_on(tmp_path):
   arguments = [
-    *TINY, '--learners=protonet:embedding=3+scratch:adapt_steps=2',
+    *TINY, '--learners=protonet:embedding=3+pooled:adapt_steps=0',
     '--test_shots=2', '--test_anomalies=0', '--draws=1', '--baselines=random',
     '--output=out',
   ]  # fmt: skip
   out = succeed(study, *arguments)
-  for name in ('protonet', 'scratch', 'random', 'entities'):
+  for name in ('protonet', 'pooled', 'random', 'entities'):
     assert name in out
   found = results.load(tmp_path / 'out' / 'results.json')
   kinds = {row['learner']: row['kind'] for row in found['rows']}
   assert kinds == {
-    'protonet': 'learner', 'scratch': 'baseline', 'random': 'baseline'
+    'protonet': 'learner', 'pooled': 'baseline', 'random': 'baseline'
   }  # fmt: skip
   log = tmp_path / 'out' / 'protonet-0' / 'metrics.jsonl'
   before = log.read_bytes(), log.stat().st_mtime_ns
