@@ -96,6 +96,8 @@ class Entity:
       fault location.
     side: '' = may serve anywhere; 'train' or 'test' = may serve there only
       (the validation side counts as 'train').
+    columns: names of this entity's columns, where entities of the source
+      differ in theirs (see `Source.tables`).
   """
 
   name: str
@@ -106,6 +108,7 @@ class Entity:
   group: str = ''
   fold: str = ''
   side: str = ''
+  columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +149,9 @@ class Source:
       (normal [normals, L, C], anomaly [anomalies, L, C]) of one new machine,
       jittable, with static counts.
     sample: None, or for regression problems (key, shots, queries) -> Task.
+    tables: every entity is a table of its own: rows [N, F] of any width, in
+      which NaN is a missing value and a category is a whole number. Only
+      learners that do not depend on the width can be trained on it.
   """
 
   name: str
@@ -161,3 +167,4 @@ class Source:
   note: str = ''
   generate: Callable[..., tuple[jax.Array, jax.Array]] | None = None
   sample: Callable[[jax.Array, int, int], Task] | None = None
+  tables: bool = False

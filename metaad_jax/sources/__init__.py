@@ -62,7 +62,8 @@ def validate(source: Source, entities: Sequence[Entity]) -> None:
   """Checks once what everything behind the sources takes for granted.
 
   Names are unique; all rows have one shape, with as many columns as the source
-  has channels; values are float32 and finite; labels are int32, 0 or 1, one for
+  has channels; values are float32 and finite (in `tables` the shape is that of
+  the entity, and NaN is a missing value); labels are int32, 0 or 1, one for
   each query row; kinds, where given, are '' for the normal rows alone; there is
   a normal row; sides are known.
 
@@ -78,12 +79,16 @@ def validate(source: Source, entities: Sequence[Entity]) -> None:
     if not entity.name or entity.name in names:
       raise DataError(f'{where}: the name is taken or empty: make it unique')
     names.add(entity.name)
+    channels = source.channels
+    if source.tables:
+      shape, channels = entity.normal.shape[1:], entity.columns
     if entity.side not in ('', 'train', 'test'):
       raise DataError(
         f"{where}: side {entity.side!r}: it must be '', 'train' or 'test'"
       )
     for part in ('normal', 'query'):
-      _check_rows(where, part, getattr(entity, part), shape, source.channels)
+      rows = getattr(entity, part)
+      _check_rows(where, part, rows, shape, channels, source.tables)
     if not len(entity.normal):
       raise DataError(
         f'{where}: no normal rows: supports need at least one; leave it out'
@@ -113,8 +118,8 @@ def validate(source: Source, entities: Sequence[Entity]) -> None:
       )
 
 
-def _check_rows(where, part, rows, shape, channels):
-  if rows.dtype != np.float32 or rows.ndim not in (2, 3):
+def _check_rows(where, part, rows, shape, channels, tables):
+  if rows.dtype != np.float32 or rows.ndim not in ((2,) if tables else (2, 3)):
     raise DataError(
       f'{where}: {part} is {rows.dtype} {list(rows.shape)}: it must be float32 '
       '[N, F] or [N, L, C]'
@@ -122,15 +127,16 @@ def _check_rows(where, part, rows, shape, channels):
   if rows.shape[1:] != shape:
     raise DataError(
       f'{where}: a {part} row has shape {list(rows.shape[1:])}, the first '
-      f'entity has {list(shape)}: give all rows one shape'
+      f'of its entity or source has {list(shape)}: give all rows one shape'
     )
   if channels and rows.shape[-1] != len(channels):
     raise DataError(
       f'{where}: {part} has {rows.shape[-1]} columns, the source names '
       f'{len(channels)} channels'
     )
-  if not np.isfinite(rows).all():
-    place = np.argwhere(~np.isfinite(rows))[0]
+  bad = np.isinf(rows) if tables else ~np.isfinite(rows)
+  if bad.any():
+    place = np.argwhere(bad)[0]
     column = channels[place[-1]] if channels else place[-1]
     sample = f', sample {place[1]}' if rows.ndim == 3 else ''
     raise DataError(
