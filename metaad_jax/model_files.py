@@ -11,7 +11,6 @@ import json
 import lzma
 import os
 import struct
-from typing import Any
 import zipfile
 import zlib
 
