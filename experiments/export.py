@@ -2,8 +2,8 @@ r"""Writes a run's best meta-parameters as one file, without its history.
 
   python -m experiments.export --run_dir=runs/tables --output=tables.npz
 
-The file can be given wherever a run's folder can: --run_dir=tables.npz. It holds
-arrays and JSON, no pickle, and a checksum.
+The file can be given wherever a run's folder can: --run_dir=tables.npz. It
+holds arrays and JSON, no pickle, and a checksum.
 """
 
 import os

@@ -519,7 +519,7 @@ def restore(run_dir: str, **overrides: Any) -> Run:
   if prior is not None:
     prior = params['prior']
   name = specs.parse(config.learner)[0]
-  return Run(name, config, layout, learner, params, int(step), prior)
+  return Run(name, config, layout, learner, params, step, prior)
 
 
 def _settings(content, path):
@@ -536,6 +536,8 @@ def _settings(content, path):
       content['layout']['rate'],
       tuple(content['layout']['channels']),
     )
+    if not isinstance(content.get('step', 0), int):
+      raise DataError(f'step {content["step"]!r} is no number')
     return config, layout, row_columns(config, layout)
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
@@ -572,7 +574,7 @@ def _best(run_dir, config, learner, columns):
     raise DataError(
       f'{run_dir} has no checkpoint yet: let the training run go on'
     )
-  return found[1].best, found[1].best_step
+  return found[1].best, int(found[1].best_step)
 
 
 def _flatten(params):

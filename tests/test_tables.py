@@ -128,6 +128,18 @@ def file(folder, tmp_path_factory):
   return path
 
 
+@pytest.fixture(scope='module')
+def narrow(registered, tmp_path_factory):
+  """A run of a learner that needs one width."""
+  path = str(tmp_path_factory.mktemp('runs') / 'narrow')
+  config = dataclasses.replace(
+    CONFIG, source='pumps', learner='protonet:embedding=2',
+    model='mlp:width=3,depth=1', steps=1, tasks=1, validation_tasks=1,
+  )  # fmt: skip
+  runs.train(config, run_dir=path, quiet=True)
+  return path
+
+
 def refusal(call, *args, **options):
   with pytest.raises(DataError) as refused:
     call(*args, **options)
@@ -147,12 +159,9 @@ def compilations(caplog, call):
 
 def test_tasks_hold_one_table_padded_with_zeros_and_its_missing_values():
   pools = episodes.pool(EVERYONE)
-  sample = jax.jit(
-    jax.vmap(episodes.from_pools(pools, runs.episode_of(CONFIG)))
-  )
-  batch = jax.tree.map(
-    np.asarray, sample(jax.random.split(jax.random.key(0), 60))
-  )
+  sample = episodes.from_pools(pools, runs.episode_of(CONFIG))
+  keys = jax.random.split(jax.random.key(0), 60)
+  batch = jax.tree.map(np.asarray, jax.jit(jax.vmap(sample))(keys))
   rows = {
     row.tobytes(): e.normal.shape[1]
     for e in EVERYONE
@@ -228,7 +237,7 @@ def test_a_model_file_is_the_run(folder, file, monkeypatch):
     (lambda a, m: m['config'].update(learner='protonet'), 'one width'),
     (lambda a, m: m['config'].update(colour='red'), 'colour'),
     (lambda a, m: m.update(layout=None), 'another version'),
-    (lambda a, m: m.update(step='last'), 'another version'),
+    (lambda a, m: m.update(step='last'), 'last'),
   ],
 )
 def test_a_model_file_that_does_not_fit(change, told, file, tmp_path):
@@ -241,14 +250,10 @@ def test_a_model_file_that_does_not_fit(change, told, file, tmp_path):
   assert path in message and told in message
 
 
-def test_any_run_can_be_exported(tmp_path):
-  config = dataclasses.replace(
-    CONFIG, source='pumps', learner='protonet:embedding=2', model='mlp:width=3'
-  )
-  runs.train(config, run_dir=str(tmp_path / 'run'), quiet=True)
+def test_any_run_can_be_exported(narrow, tmp_path):
   path = str(tmp_path / 'm.npz')
-  runs.export(str(tmp_path / 'run'), path)
-  run, same = runs.restore(str(tmp_path / 'run')), runs.restore(path)
+  runs.export(narrow, path)
+  run, same = runs.restore(narrow), runs.restore(path)
   jax.tree.map(np.testing.assert_array_equal, run.params, same.params)
   jax.tree.map(np.testing.assert_array_equal, run.prior, same.prior)
   assert 'ends in .npz' in refusal(runs.export, path, str(tmp_path / 'm'))
@@ -311,7 +316,7 @@ def test_a_query_of_another_width(file):
 
 def test_a_learner_of_any_width_on_windows(tmp_path):
   config = dataclasses.replace(
-    CONFIG, features='statistics', steps=2,
+    CONFIG, features='statistics', steps=1, validation_tasks=1,
     source='vibration:machines=12,test_machines=4,windows=12,queries=12,length=64',
   )  # fmt: skip
   runs.train(config, run_dir=str(tmp_path / 'run'), quiet=True)
@@ -345,9 +350,8 @@ def test_scores_of_mixed_widths_are_those_of_a_loop_over_adapt(file, caplog):
 def test_a_small_table_is_not_padded_to_the_widest():
   cells, _ = evaluation.draw_cells(EVERYONE, GRID)
   groups = evaluation._alike(cells, EVERYONE, True)
-  assert sorted(i for g in groups.values() for i in g) == list(
-    range(len(cells))
-  )
+  everything = sorted(i for members in groups.values() for i in members)
+  assert everything == list(range(len(cells)))
   for (support, query, width), members in groups.items():
     for i in members:
       real = EVERYONE[cells[i].entity].normal.shape[1]
@@ -412,22 +416,14 @@ def test_test_is_the_side_that_the_run_has_not_seen(folder, file):
     assert tested == {e.name for e in sides['test']}
 
 
-def test_a_stranger_and_a_run_of_one_width(file, tmp_path):
+def test_a_stranger_and_a_run_of_one_width(file, narrow):
   evaluate = lambda paths, **options: evaluation.evaluate(
     paths, Grid((5,), (0,), draws=1), quiet=True, workers=1, **options
   )
   found = evaluate([file], source='strangers', baseline_names=['random'])
   assert {row['entity'] for row in found['rows']} == {'s2', 's40'}
-  config = dataclasses.replace(
-    CONFIG, source='pumps', learner='protonet:embedding=2', model='mlp:width=3'
-  )
-  narrow = str(tmp_path / 'narrow')
-  runs.train(config, run_dir=narrow, quiet=True)
   told = refusal(evaluate, [narrow], source='strangers', baseline_names=[])
   assert narrow in told and 'one width' in told
   both = evaluate([file, narrow], source='pumps', baseline_names=['random'])
-  assert {r['learner'] for r in both['rows']} == {
-    'tables',
-    'protonet',
-    'random',
-  }
+  names = {row['learner'] for row in both['rows']}
+  assert names == {'tables', 'protonet', 'random'}
