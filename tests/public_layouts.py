@@ -165,7 +165,7 @@ def write_smap_msl(root, rows=120) -> None:
 
 
 def write_adbench(root) -> None:
-  """Columns count the rows; row 3 stands there twice, row 5 with both labels."""
+  """Columns count the rows; row 3 is there twice, row 5 with both labels."""
   for name, width in (('1_small', 2), ('29_Pima', 5)):
     count = np.r_[np.arange(60), 3, 5]
     y = np.r_[np.arange(60) >= 50, False, True].astype(int)
