@@ -45,8 +45,7 @@ def load(
     raise DataError(f'creditcard: hours={hours}: choose 0 < hours <= 48')
   root = files.folder(data_dir, 'creditcard')
   path = _FULL if (root / _FULL).exists() else _SAMPLE
-  cells = files.cells(root, path, header=_HEADER)
-  table = files.numbers(root, path, cells)
+  table = files.table(root, path, header=_HEADER)
   time, fraud = table[:, 0], table[:, -1]
   if not np.isin(fraud, (0, 1)).all() or not np.isfinite(time).all():
     raise files.broken(

@@ -136,7 +136,7 @@ def table(
   text = lines(root, path)
   found = find(root, path)
   if header:
-    names = tuple(text.pop(0).strip().split(delimiter))
+    names = tuple(text.pop(0).strip().replace('"', '').split(delimiter))
     if names != header:
       raise DataError(
         f'{found}: the header is {names}, expected {header}: {fetching(root)}'
@@ -147,7 +147,12 @@ def table(
     with warnings.catch_warnings():
       warnings.simplefilter('error')
       return np.loadtxt(
-        text, delimiter=delimiter, usecols=columns, ndmin=2, comments=None
+        text,
+        delimiter=delimiter,
+        usecols=columns,
+        ndmin=2,
+        comments=None,
+        quotechar='"',
       )
   except (UserWarning, *_BROKEN) as error:
     raise broken(root, found, error) from error
