@@ -30,7 +30,7 @@ import pywt
 import scipy.signal
 import sklearn.metrics
 
-from metaad_jax import base
+from metaad_jax import base, metrics, recommendation, statistics
 from metaad_jax import results as results_lib
 
 _METRICS = {
@@ -262,7 +262,10 @@ def verdicts(results: dict[str, Any], metric: str = 'auroc') -> list[Verdict]:
   Raises:
     DataError: if the results break the schema.
   """
-  results = results_lib.validate(results)
+  return _verdicts(results_lib.validate(results), metric)
+
+
+def _verdicts(results: dict[str, Any], metric: str) -> list[Verdict]:
   tests = _tests(results, metric)
   found = []
   for (source, contamination), cells in _blocks(results, metric).items():
@@ -352,7 +355,10 @@ def table(
   Raises:
     DataError: if the results break the schema or lack the metric.
   """
-  results = results_lib.validate(results)
+  return _table(results_lib.validate(results), metric, width)
+
+
+def _table(results: dict[str, Any], metric: str, width: int) -> str:
   blocks = _blocks(results, metric)
   if results['summary'] and not blocks:
     known = sorted({entry['metric'] for entry in results['summary']})
@@ -360,7 +366,7 @@ def table(
       f'no metric {metric!r} in the results: choose one of {", ".join(known)}'
     )
   lines = []
-  judged = verdicts(results, metric)
+  judged = _verdicts(results, metric)
   for (source, contamination), cells in blocks.items():
     lines += [
       f'{_clean(source)}, {_support_name(contamination)}: '
@@ -704,6 +710,171 @@ def _ladder_picture(
     f'{_clean(source)}, {_support_name(contamination)}, '
     f'{_entities(cells)}: {_metric_name(metric)} of every method. The band is '
     "the best meta-learner's 95% interval.",
+    figure,
+  )
+
+
+_FEWEST = 5  # entities that a ranking needs
+
+
+def _rankings(
+  results: dict[str, Any], metric: str
+) -> dict[tuple[str, float], dict[int, tuple[list[int], statistics.Ranking]]]:
+  """(source, contamination) -> A -> the shots and the ranking over them.
+
+  An entity's value is its mean over the shots that the most methods serve, so
+  that every method is ranked on the same cells.
+  """
+  groups: dict[tuple[str, float], dict[int, list[Entry]]] = {}
+  for row in recommendation.known_rows(results, metric):
+    block = groups.setdefault((row['source'], row['contamination']), {})
+    block.setdefault(row['anomalies'], []).append(row)
+  found = {}
+  for key, block in groups.items():
+    rankings = {}
+    for anomalies, rows in sorted(block.items()):
+      serving: dict[int, set[str]] = {}
+      for row in rows:
+        serving.setdefault(row['shots'], set()).add(row['learner'])
+      most = max(serving.values(), key=len)
+      shots = sorted(k for k, names in serving.items() if names >= most)
+      kept = [
+        row for row in rows if row['shots'] in shots and row['learner'] in most
+      ]
+      if len({row['entity'] for row in kept}) < _FEWEST or len(most) < 2:
+        continue
+      try:
+        ranking = statistics.ranking(kept, metric)
+      except base.DataError:  # no method on every entity: folds of other runs
+        continue
+      if len(ranking.names) > 1:
+        rankings[anomalies] = shots, ranking
+    if rankings:
+      found[key] = rankings
+  return found
+
+
+def _levels(ranking: statistics.Ranking) -> list[int]:
+  """The row of each clique's bar: the first whose last bar has ended."""
+  ends: list[float] = []
+  levels = []
+  gap = 0.03 * len(ranking.names)
+  for first, last in ranking.cliques:
+    start = ranking.ranks[first]
+    free = [level for level, end in enumerate(ends) if end + gap < start]
+    levels.append(free[0] if free else len(ends))
+    ends[levels[-1] : levels[-1] + 1] = [ranking.ranks[last]]
+  return levels
+
+
+def _draw_ranks(
+  axis: mpl_axes.Axes, ranking: statistics.Ranking, styles: Styles
+) -> None:
+  """A critical-difference diagram: names at their mean ranks, cliques as bars.
+
+  The better half of the names hangs to the left of the scale, the other half
+  to the right, one below the other; bars join those who cannot be told apart.
+  """
+  count = len(ranking.names)
+  left = (count + 1) // 2
+  step, bar = 1.0, 0.42
+  levels = _levels(ranking)
+  top = 1.0 + bar * max(levels, default=0)
+  low, high = 1, count
+  span = max(high - low, 1)
+  for place, (name, rank) in enumerate(
+    zip(ranking.names, ranking.ranks, strict=True)
+  ):
+    better = place < left
+    depth = top + step * (place if better else count - 1 - place)
+    edge = low - 0.03 * span if better else high + 0.03 * span
+    style = styles.get(name)
+    colour = style['color'] if style else _GREY
+    axis.plot([rank, rank, edge], [0, depth, depth], color=colour, linewidth=1)
+    axis.plot(
+      [rank],
+      [0],
+      color=colour,
+      marker=style['marker'] if style else 'd',
+      markersize=5,
+      clip_on=False,
+      zorder=3,
+    )
+    text = _clean(name, 24)
+    axis.text(
+      edge + (-0.01 if better else 0.01) * span,
+      depth,
+      f'{text}  {rank:.2f}' if better else f'{rank:.2f}  {text}',
+      ha='right' if better else 'left',
+      va='center',
+      color=colour if style else 'black',
+      fontsize=8.5,
+      fontweight='bold' if style else 'normal',
+    )
+  for level, (first, last) in zip(levels, ranking.cliques, strict=True):
+    margin = 0.006 * span
+    axis.plot(
+      [ranking.ranks[first] - margin, ranking.ranks[last] + margin],
+      [0.4 + bar * level] * 2,
+      color='black',
+      linewidth=3.2,
+      solid_capstyle='butt',
+      zorder=2,
+    )
+  axis.set_xlim(low - 0.45 * span, high + 0.45 * span)
+  axis.set_ylim(top + step * (left - 1) + 0.6, -0.3)
+  axis.spines['bottom'].set_visible(False)
+  axis.spines['left'].set_visible(False)
+  axis.spines['top'].set_visible(True)
+  axis.spines['top'].set_bounds(low, high)
+  axis.spines['top'].set_position(('data', 0))
+  axis.xaxis.tick_top()
+  step_of_ticks = 1 if count <= 12 else 2
+  axis.set_xticks(range(1, count + 1, step_of_ticks))
+  axis.set_yticks([])
+  axis.grid(False)
+
+
+def _ranks_picture(
+  block: tuple[str, float],
+  rankings: dict[int, tuple[list[int], statistics.Ranking]],
+  metric: str,
+  styles: Styles,
+) -> Picture:
+  """Critical-difference diagrams of one source, one for each A."""
+  heights = [
+    1.3 + 0.22 * ((len(ranking.names) + 1) // 2) + 0.1 * len(ranking.cliques)
+    for _, ranking in rankings.values()
+  ]
+  figure = mpl_figure.Figure(
+    figsize=(9, sum(heights) + 0.5), layout='constrained'
+  )
+  axes = figure.subplots(len(rankings), 1, squeeze=False, height_ratios=heights)
+  for axis, (anomalies, (shots, ranking)) in zip(
+    axes.flat, rankings.items(), strict=True
+  ):
+    _draw_ranks(axis, ranking, styles)
+    chance = _p(ranking.p)
+    axis.set_title(
+      f'A = {anomalies}, K = {", ".join(map(str, shots))}; '
+      f'{ranking.entities} entities; Friedman p {chance}; mean rank, 1 = best',
+      loc='left',
+      pad=14,
+    )
+  source, contamination = block
+  _title(
+    figure,
+    f'{_clean(source)}, {_support_name(contamination)}: whom does no bar join '
+    'with the leftmost?',
+  )
+  out = sorted({n for _, r in rankings.values() for n in r.left_out})
+  return Picture(
+    f'ranks-{source}-{contamination:g}',
+    f'{_clean(source)}, {_support_name(contamination)}: mean ranks over '
+    f'entities by {_metric_name(metric)}, averaged over K. A bar joins methods '
+    'of which no pair differs at 5% (Wilcoxon signed-rank tests, corrected '
+    'after Holm over all pairs). Meta-learners are coloured.'
+    + (f' Not on every entity: {", ".join(map(_clean, out))}.' if out else ''),
     figure,
   )
 
@@ -1063,13 +1234,16 @@ def figures(results: dict[str, Any]) -> list[Picture]:
 
   Returns:
     The pictures, in the order of the report: AUROC against shots for each
-    source and contamination, score histograms, the example, learning curves,
-    regression.
+    source and contamination, critical-difference diagrams of the same, score
+    histograms, the example, learning curves, regression.
 
   Raises:
     DataError: if the results break the schema.
   """
-  results = results_lib.validate(results)
+  return _figures(results_lib.validate(results))
+
+
+def _figures(results: dict[str, Any]) -> list[Picture]:
   styles = _styles(results)
   with matplotlib.rc_context(_STYLE):
     pictures: list[Picture | None] = []
@@ -1078,6 +1252,10 @@ def figures(results: dict[str, Any]) -> list[Picture]:
         _ladder_picture if len({k for _, k in cells}) == 1 else _shots_picture
       )
       pictures.append(draw(block, cells, 'auroc', styles))
+    pictures += [
+      _ranks_picture(block, rankings, 'auroc', styles)
+      for block, rankings in _rankings(results, 'auroc').items()
+    ]
     pictures += _histogram_pictures(results)
     example = results['example']
     if example is not None:
@@ -1113,9 +1291,14 @@ def save_figures(
   Raises:
     DataError: if the results break the schema or the folder cannot be written.
   """
-  folder = pathlib.Path(folder)
+  return _save_figures(figures(results), pathlib.Path(folder))
+
+
+def _save_figures(
+  pictures: Sequence[Picture], folder: pathlib.Path
+) -> list[pathlib.Path]:
   paths = []
-  for i, picture in enumerate(figures(results), 1):
+  for i, picture in enumerate(pictures, 1):
     slug = re.sub(r'[^A-Za-z0-9.]+', '-', picture.name).strip('-.')[:80]
     paths.append(folder / f'{i:02d}-{slug}.png')
     results_lib.write_bytes(paths[-1], _png(picture.figure))
@@ -1322,6 +1505,108 @@ def _verdicts_html(found: Sequence[Verdict]) -> str:
   return ''.join(parts)
 
 
+def _choices_html(results: dict[str, Any]) -> str:
+  found = recommendation.choices(results)
+  groups: dict[tuple[str, float], list[recommendation.Choice]] = {}
+  for choice in found:
+    key = (choice.contest.source, choice.contest.contamination)
+    groups.setdefault(key, []).append(choice)
+  parts = [
+    f'<p><b>{html.escape(recommendation.advice(found))}</b></p>',
+    f'<p>The best method of a cell, of either kind, by AUROC, against every '
+    'other on the same entities: Wilcoxon signed-rank tests, corrected after '
+    'Holm. The best is chosen with the rows that it is tested on. '
+    f'{html.escape(recommendation.price(results))}</p>',
+  ]
+  for (source, contamination), group in groups.items():
+    parts.append(
+      f'<details><summary>{_e(source)}, {_e(_support_name(contamination))}'
+      '</summary>'
+    )
+    parts.append(
+      _table_html(
+        [_header('A', 'K', 'entities', '')],
+        (
+          f'<tr><th>{c.contest.anomalies}</th><td>{c.contest.shots}</td>'
+          f'<td>{c.contest.entities}</td>'
+          f'<td class="long">{html.escape(c.sentence)}</td></tr>'
+          for c in group
+        ),
+      )
+    )
+    parts.append('</details>')
+  return ''.join(parts)
+
+
+def operation(results: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
+  """What the metrics mean in operation: recalls at fixed false-alarm rates.
+
+  Args:
+    results: validated; `meta.flags.rows_per_day` is looked at.
+
+  Returns:
+    A title and lines for each source and contamination; the first line is a
+    header. Of every cell the best learner and the best baseline by recall at
+    1% false alarms, with 95% intervals; the false alarms of a day where the
+    rows per day are known.
+  """
+  rows_per_day = results['meta']['flags'].get('rows_per_day')
+  found = []
+  for block, cells in _blocks(results, 'recall_at_far_1').items():
+    wider = _blocks(results, 'recall_at_far_5').get(block, {})
+    header = ['A', 'K', 'method', 'found at 1%', 'found at 5%']
+    if rows_per_day:
+      header += ['alarms a day at 1%', 'at 5%']
+    lines = [header]
+    for key, cell in cells.items():
+      for kind in ('learner', 'baseline'):
+        for best in _valued(cell, kind)[:1]:
+          other = wider.get(key, {}).get(best['learner'])
+          lines.append(
+            [
+              *map(str, key),
+              _clean(best['learner'], 24),
+              f'{_fixed(best["mean"])} {_interval(best)}',
+              '-'
+              if other is None
+              else f'{_fixed(other["mean"])} {_interval(other)}',
+            ]
+          )
+          if rows_per_day:
+            lines[-1] += [
+              f'{metrics.alarms_per_day(rate, rows_per_day):.3g}'
+              for rate in (0.01, 0.05)
+            ]
+    title = f'{_clean(block[0])}, {_support_name(block[1])}'
+    found.append((title, lines))
+  return found
+
+
+def _operation_html(results: dict[str, Any]) -> str:
+  rows_per_day = results['meta']['flags'].get('rows_per_day')
+  parts = [
+    '<p>Share of the anomalies found where the threshold lets 1% or 5% of the '
+    "entity's normal rows through: the best meta-learner and the best baseline "
+    'by the recall at 1%. The threshold is that of the query itself; one that '
+    'is set beforehand, from few rows, is less exact.'
+    + (
+      f' At {rows_per_day:g} rows a day, nearly all of them normal, so many '
+      'false alarms come with it.</p>'
+      if rows_per_day
+      else ' --rows_per_day turns rates into alarms a day.</p>'
+    )
+  ]
+  for title, (header, *lines) in operation(results):
+    rows = (
+      f'<tr><th>{_e(line[0])}</th>'
+      + ''.join(f'<td>{_e(text)}</td>' for text in line[1:])
+      + '</tr>'
+      for line in lines
+    )
+    parts.append(_table_html([_header(*header)], rows, _e(title)))
+  return ''.join(parts)
+
+
 def _tests_html(results: dict[str, Any], metric: str) -> str:
   """The best learner of every cell against each baseline."""
   tests = _tests(results, metric)
@@ -1424,17 +1709,17 @@ def _meta_html(results: dict[str, Any]) -> str:
   return f'<dl>{listed}</dl>{settings}'
 
 
-def _page(results: dict[str, Any]) -> str:
+def _page(results: dict[str, Any], drawn: Sequence[Picture]) -> str:
   pictures: dict[str, list[str]] = {}
-  for picture in figures(results):
+  for picture in drawn:
     section = picture.name.partition('-')[0]
     pictures.setdefault(section, []).append(_picture_html(picture))
-  metrics = sorted(
+  metric_names = sorted(
     {entry['metric'] for entry in results['summary']},
     key=lambda m: (list(_METRICS).index(m) if m in _METRICS else 99, m),
   )
   parts: list[tuple[str, str, str]] = []
-  if 'auroc' in metrics:
+  if 'auroc' in metric_names:
     parts.append(
       (
         'verdict',
@@ -1445,13 +1730,22 @@ def _page(results: dict[str, Any]) -> str:
         'baseline. Best means the highest mean in this same evaluation, which '
         'favours the side with more methods. The paired differences use that '
         'all methods saw the same entities, and so may tell methods apart '
-        'whose intervals overlap.</p>' + _verdicts_html(verdicts(results)),
+        'whose intervals overlap.</p>'
+        + _verdicts_html(_verdicts(results, 'auroc')),
       )
     )
+    if results['rows']:
+      parts.append(
+        ('choice', 'Which algorithm should I use?', _choices_html(results))
+      )
     parts.append(
       ('shots', 'AUROC against shots', ''.join(pictures.get('auroc', [])))
     )
-  if metrics:
+    if 'ranks' in pictures:
+      parts.append(
+        ('ranks', 'Critical differences', ''.join(pictures['ranks']))
+      )
+  if metric_names:
     parts.append(
       (
         'tables',
@@ -1468,13 +1762,15 @@ def _page(results: dict[str, Any]) -> str:
           + (
             ''
             if metric == 'auroc'
-            else _verdicts_html(verdicts(results, metric))
+            else _verdicts_html(_verdicts(results, metric))
           )
           + '</details>'
-          for metric in metrics
+          for metric in metric_names
         ),
       )
     )
+  if 'recall_at_far_1' in metric_names:
+    parts.append(('alarms', 'Alarms', _operation_html(results)))
   for key, title in (
     ('scores', 'Scores of normal and anomalous rows'),
     ('example', 'One task'),
@@ -1482,7 +1778,7 @@ def _page(results: dict[str, Any]) -> str:
   ):
     if key in pictures:
       parts.append((key, title, ''.join(pictures[key])))
-  if 'auroc' in metrics:
+  if 'auroc' in metric_names:
     parts.append(
       (
         'tests',
@@ -1530,7 +1826,8 @@ def write_html(results: dict[str, Any], path: str | os.PathLike[str]) -> None:
   Raises:
     DataError: if the results break the schema or the file cannot be written.
   """
-  page = _page(results_lib.validate(results))
+  results = results_lib.validate(results)
+  page = _page(results, _figures(results))
   results_lib.write_bytes(path, page.encode())
 
 
@@ -1549,9 +1846,13 @@ def write(results: dict[str, Any], folder: str | os.PathLike[str]) -> str:
   """
   folder = pathlib.Path(folder)
   results_lib.save(folder / 'results.json', results)
-  write_html(results, folder / 'report.html')
-  paths = save_figures(results, folder / 'figures')
+  results = results_lib.validate(results)
+  pictures = _figures(results)
+  page = _page(results, pictures)
+  results_lib.write_bytes(folder / 'report.html', page.encode())
+  paths = _save_figures(pictures, folder / 'figures')
   return (
-    f'{table(results)}\n{folder / "results.json"}, {folder / "report.html"} '
+    f'{_table(results, "auroc", 100)}\n'
+    f'{folder / "results.json"}, {folder / "report.html"} '
     f'and {len(paths)} figures in {folder / "figures"} written'
   )

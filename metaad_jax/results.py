@@ -4,6 +4,7 @@
 """
 
 import json
+import lzma
 import math
 import os
 import pathlib
@@ -51,6 +52,7 @@ _CHECKS = {
   'a list of numbers': _list_of(_number),
   'an object': lambda value: isinstance(value, dict),
   'a list': lambda value: isinstance(value, list),
+  'true or false': lambda value: isinstance(value, bool),
 }
 
 _CELL = {
@@ -138,9 +140,25 @@ FIELDS: dict[str, dict[str, str]] = {
     'diverged': 'a count',
     'tasks': 'a count',
   },
+  'costs': {
+    'learner': 'a text',
+    'kind': "'learner' or 'baseline'",
+    'shots': 'a count',
+    'anomalies': 'a count',
+    'columns': 'a count',
+    'queries': 'a count',
+    'seconds': 'a positive number or null',
+  },
 }
 
-_LISTS = ('rows', 'summary', 'tests', 'histograms', 'regression')
+# Checked where they are there; files of earlier versions lack them.
+OPTIONAL: dict[str, dict[str, str]] = {
+  'meta': {'command': 'a text'},
+  'tests': {'entities': 'a count', 'best': 'true or false'},
+}
+
+_LISTS = ('rows', 'summary', 'tests', 'histograms', 'regression', 'costs')
+_DECIMALS = 4  # of a metric in a compact file
 _SUMMARY_KEY = (*_CELL, 'learner', 'metric')
 _TESTS_KEY = (*_SUMMARY_KEY, 'baseline')
 
@@ -167,7 +185,12 @@ def _refuse(where: str, what: str) -> NoReturn:
   raise base.DataError(f'results: {where} {what}: {_MEND}')
 
 
-def _check(item: Any, fields: dict[str, str], where: str) -> None:
+def _check(
+  item: Any,
+  fields: dict[str, str],
+  where: str,
+  optional: dict[str, str] | None = None,
+) -> None:
   if not isinstance(item, dict):
     _refuse(where, f'is {repr(item)[:60]}, not an object')
   for key, kind in fields.items():
@@ -175,6 +198,8 @@ def _check(item: Any, fields: dict[str, str], where: str) -> None:
       _refuse(where, f'has no {key!r}')
     if not _CHECKS[kind](item[key]):
       _refuse(f'{where}.{key}', f'is {repr(item[key])[:60]}, not {kind}')
+  if optional:
+    _check(item, {k: v for k, v in optional.items() if k in item}, where)
 
 
 def _check_example(example: dict[str, Any]) -> None:
@@ -223,14 +248,15 @@ def validate(results: dict[str, Any]) -> dict[str, Any]:
     'curves': 'an object',
     'notes': 'a list of texts',
   }
-  if 'regression' in results:
-    top['regression'] = 'a list'
+  for section in ('regression', 'costs'):
+    if section in results:
+      top[section] = 'a list'
   _check(results, top, 'the file')
 
-  _check(results['meta'], FIELDS['meta'], 'meta')
+  _check(results['meta'], FIELDS['meta'], 'meta', OPTIONAL['meta'])
   for section in _LISTS:
     for i, item in enumerate(results.get(section, [])):
-      _check(item, FIELDS[section], f'{section}[{i}]')
+      _check(item, FIELDS[section], f'{section}[{i}]', OPTIONAL.get(section))
   for name, curve in results['curves'].items():
     where = f'curves[{name!r}]'
     _check(curve, FIELDS['curves'], where)
@@ -257,6 +283,42 @@ def validate(results: dict[str, Any]) -> dict[str, Any]:
   if results['example'] is not None:
     _check_example(results['example'])
   return results
+
+
+def compact(results: dict[str, Any]) -> dict[str, Any]:
+  """Returns what a results page needs, small enough to be kept in git.
+
+  The draws of an entity are put together into one row, their mean to four
+  decimals, which weighs every draw as the statistics do. `draw` is then 0 and
+  `queries` and `query_anomalies` are those of the first draw. The curves, the
+  histograms and the example (which shows rows of the data, whose licence may
+  forbid that) are left out.
+
+  Args:
+    results: see `validate`.
+
+  Returns:
+    Results of the same schema; what was compact already stays as it is.
+
+  Raises:
+    DataError: as `validate`.
+  """
+  results = validate(results)
+  groups: dict[tuple, list[dict[str, Any]]] = {}
+  for row in results['rows']:
+    key = (*(row[k] for k in _CELL), row['learner'], row['entity'])
+    groups.setdefault(key, []).append(row)
+  rows = []
+  for draws in groups.values():
+    means: dict[str, float | None] = {}
+    for metric in METRICS:
+      values = [row[metric] for row in draws if row[metric] is not None]
+      means[metric] = (
+        round(sum(values) / len(values), _DECIMALS) if values else None
+      )
+    rows.append({**draws[0], **means, 'draw': 0})
+  empty: dict[str, Any] = {'curves': {}, 'histograms': [], 'example': None}
+  return {**results, **empty, 'rows': rows}
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -291,7 +353,7 @@ def save(path: str | os.PathLike[str], results: dict[str, Any]) -> None:
   """Checks the results and writes them as strict JSON, whole or not at all.
 
   Args:
-    path: the file, `results.json` by custom.
+    path: the file, `results.json` by custom; compressed if it ends in `.xz`.
     results: see `validate`.
 
   Raises:
@@ -299,7 +361,10 @@ def save(path: str | os.PathLike[str], results: dict[str, Any]) -> None:
       is written then.
   """
   text = json.dumps(validate(results), allow_nan=False) + '\n'
-  write_bytes(path, text.encode())
+  content = text.encode()
+  if str(path).endswith('.xz'):
+    content = lzma.compress(content)
+  write_bytes(path, content)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -320,7 +385,14 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
       otherwise not what `save` writes.
   """
   try:
-    text = pathlib.Path(path).read_text(encoding='utf-8')
+    content = pathlib.Path(path).read_bytes()
+    if str(path).endswith('.xz'):
+      content = lzma.decompress(content)
+    text = content.decode()
+  except lzma.LZMAError as error:
+    raise base.DataError(
+      f'{path}: truncated or not xz ({error}): {_MEND}'
+    ) from None
   except OSError as error:
     raise base.DataError(
       f'{path}: {error.strerror}: give the results.json of an evaluation'

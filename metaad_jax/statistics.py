@@ -228,7 +228,7 @@ def compare(
     DataError: as in `summarise`.
   """
   settings: dict[tuple, dict[str, dict[str, dict]]] = {}
-  for key, means in _entity_means(rows, names).items():
+  for key, entities in _entity_means(rows, names).items():
     name, kind = key[len(_SETTING) :]
     kinds = settings.setdefault(
       key[: len(_SETTING)], {'learner': {}, 'baseline': {}}
@@ -237,7 +237,7 @@ def compare(
       raise base.DataError(
         f"{name} has kind {kind!r}: it must be 'learner' or 'baseline'"
       )
-    kinds[kind][name] = means
+    kinds[kind][name] = entities
   keys, samples = [], []
   p_values: list[float] = []
   adjusted: list[float] = []
@@ -245,15 +245,16 @@ def compare(
     for setting, kinds in settings.items():
       values = {
         kind: {
-          name: {entity: mean[column] for entity, mean in means.items()}
-          for name, means in methods.items()
+          name: {entity: mean[column] for entity, mean in own.items()}
+          for name, own in methods.items()
         }
         for kind, methods in kinds.items()
       }
-      level_of = lambda name, v=values['baseline']: np.mean(
-        list(v[name].values())
-      )
-      best = max(values['baseline'], key=level_of, default=None)
+      means = {
+        name: np.mean(list(own.values()))
+        for name, own in values['baseline'].items()
+      }
+      best = max(means, key=means.__getitem__, default=None)
       family = []
       for learner, ours in values['learner'].items():
         for baseline, theirs in values['baseline'].items():
@@ -284,6 +285,114 @@ def compare(
       keys, samples, intervals, p_values, adjusted, strict=True
     )
   ]
+
+
+class Contest(NamedTuple):
+  """The best method of a cell against every other, on the same entities.
+
+  Attributes:
+    source: name of the source.
+    contamination: share of unlabelled anomalies in the support.
+    anomalies: A.
+    shots: K.
+    best: the method with the highest mean.
+    entities: that all methods here were scored on.
+    rivals: the others, the highest mean first: dicts with learner, kind, mean,
+      difference (best - this one), low, high, p and p_holm (Holm's family: the
+      rivals). The best comes first, with a difference of 0 and p None.
+    left_out: methods that were not scored on every entity of the cell.
+  """
+
+  source: str
+  contamination: float
+  anomalies: int
+  shots: int
+  best: str
+  entities: int
+  rivals: tuple[dict[str, Any], ...]
+  left_out: tuple[str, ...]
+
+
+def contests(
+  rows: Sequence[Row],
+  metric: str = 'auroc',
+  *,
+  resamples: int = 4999,
+  seed: int = 0,
+) -> list[Contest]:
+  """Tests the best method of every cell against the others, of either kind.
+
+  The best is chosen with the rows that it is then tested on. Where several
+  methods are truly alike, one of them is thus found better more often than
+  the p-values say.
+
+  Args:
+    rows: as in `summarise`.
+    metric: higher is better.
+    resamples: as in `bootstrap`.
+    seed: as in `bootstrap`.
+
+  Returns:
+    One for each cell, ordered as the rows, then by A and K.
+
+  Raises:
+    DataError: as in `summarise`.
+  """
+  cells: dict[tuple, dict[tuple[str, str], dict[str, float]]] = {}
+  for key, entity_means in _entity_means(rows, [metric]).items():
+    own = {entity: mean[0] for entity, mean in entity_means.items()}
+    cells.setdefault(key[: len(_SETTING)], {})[key[len(_SETTING) :]] = own
+  found: list[tuple] = []
+  samples: list[np.ndarray] = []
+  for setting, methods in cells.items():
+    entities = list(dict.fromkeys(e for own in methods.values() for e in own))
+    most = max(map(len, methods.values()))
+    values = {
+      method: np.array([own[entity] for entity in entities])
+      for method, own in methods.items()
+      if len(own) == most == len(entities)
+    }
+    out = tuple(name for name, kind in methods if (name, kind) not in values)
+    if not values:
+      continue
+    means = {method: own.mean() for method, own in values.items()}
+    order = sorted(means, key=means.__getitem__, reverse=True)
+    best = values[order[0]]
+    gaps = [best - values[method] for method in order]
+    p_values = [paired(best, values[method]) for method in order[1:]]
+    adjusted = [None, *holm(np.array(p_values)).tolist()]
+    lines = [
+      {
+        'learner': method[0],
+        'kind': method[1],
+        'mean': float(values[method].mean()),
+        'p': p,
+        'p_holm': p_holm,
+      }
+      for method, p, p_holm in zip(
+        order, [None, *p_values], adjusted, strict=True
+      )
+    ]
+    found.append((setting, order[0][0], len(entities), lines, out))
+    samples += gaps
+  intervals = iter(_intervals(samples, 0.95, resamples, seed, -1.0))
+  contests = []
+  for (source, shots, anomalies, dirt), best, count, lines, out in found:
+    for line in lines:
+      mean, low, high = next(intervals)
+      line |= {'difference': mean, 'low': low, 'high': high}
+    contests.append(
+      Contest(source, dirt, anomalies, shots, best, count, tuple(lines), out)
+    )
+  blocks = list(dict.fromkeys((c.source, c.contamination) for c in contests))
+  return sorted(
+    contests,
+    key=lambda c: (
+      blocks.index((c.source, c.contamination)),
+      c.anomalies,
+      c.shots,
+    ),
+  )
 
 
 class Ranking(NamedTuple):
