@@ -8,6 +8,7 @@ import lzma
 import math
 import os
 import pathlib
+import re
 from typing import Any, NoReturn
 
 import numpy as np
@@ -285,6 +286,29 @@ def validate(results: dict[str, Any]) -> dict[str, Any]:
   return results
 
 
+def portable(text: str) -> str:
+  """Cuts the absolute paths in a command line or a flag to their last part.
+
+  They say where a file lay on one machine, which no other machine has.
+
+  Args:
+    text: such as `--data_dir=/home/me/data --output=results`.
+  """
+  return re.sub(
+    r"(?<![^\s='\",])/(?:[^/\s'\",]+/)*([^/\s'\",]+)/?", r'\1', text
+  )
+
+
+def _portable(value: Any) -> Any:
+  if isinstance(value, str):
+    return portable(value)
+  if isinstance(value, list):
+    return [_portable(item) for item in value]
+  if isinstance(value, dict):
+    return {key: _portable(item) for key, item in value.items()}
+  return value
+
+
 def compact(results: dict[str, Any]) -> dict[str, Any]:
   """Returns what a results page needs, small enough to be kept in git.
 
@@ -292,7 +316,7 @@ def compact(results: dict[str, Any]) -> dict[str, Any]:
   decimals, which weighs every draw as the statistics do. `draw` is then 0 and
   `queries` and `query_anomalies` are those of the first draw. The curves, the
   histograms and the example (which shows rows of the data, whose licence may
-  forbid that) are left out.
+  forbid that) are left out, and absolute paths cut (see `portable`).
 
   Args:
     results: see `validate`.
@@ -318,7 +342,9 @@ def compact(results: dict[str, Any]) -> dict[str, Any]:
       )
     rows.append({**draws[0], **means, 'draw': 0})
   empty: dict[str, Any] = {'curves': {}, 'histograms': [], 'example': None}
-  return {**results, **empty, 'rows': rows}
+  meta = _portable(results['meta'])
+  notes = _portable(results['notes'])
+  return {**results, **empty, 'meta': meta, 'rows': rows, 'notes': notes}
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
