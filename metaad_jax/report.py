@@ -1964,8 +1964,7 @@ def write(results: dict[str, Any], folder: str | os.PathLike[str]) -> str:
     DataError: if the results break the schema or a file cannot be written.
   """
   folder = pathlib.Path(folder)
-  results_lib.save(folder / 'results.json', results)
-  results = results_lib.validate(results)
+  results = results_lib.save(folder / 'results.json', results)
   pictures = _figures(results)
   page = _page(results, pictures)
   results_lib.write_bytes(folder / 'report.html', page.encode())

@@ -164,6 +164,9 @@ _SUMMARY_KEY = (*_CELL, 'learner', 'metric')
 _TESTS_KEY = (*_SUMMARY_KEY, 'baseline')
 
 
+_AS_IS = {str, int, bool, type(None)}  # most of what a large file holds
+
+
 def _plain(value: Any) -> Any:
   """JSON types only; arrays become lists, non-finite numbers None."""
   if value is None or isinstance(value, str | bool | int):
@@ -171,7 +174,12 @@ def _plain(value: Any) -> Any:
   if isinstance(value, float):
     return float(value) if math.isfinite(value) else None
   if isinstance(value, dict):
-    return {str(key): _plain(item) for key, item in value.items()}
+    return {
+      str(key): item
+      if type(item) in _AS_IS or (type(item) is float and math.isfinite(item))
+      else _plain(item)
+      for key, item in value.items()
+    }
   if isinstance(value, list | tuple):
     return [_plain(item) for item in value]
   if hasattr(value, '__array__') and np.asarray(value).dtype.kind in 'biufU':
@@ -375,22 +383,29 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     ) from None
 
 
-def save(path: str | os.PathLike[str], results: dict[str, Any]) -> None:
+def save(
+  path: str | os.PathLike[str], results: dict[str, Any]
+) -> dict[str, Any]:
   """Checks the results and writes them as strict JSON, whole or not at all.
 
   Args:
     path: the file, `results.json` by custom; compressed if it ends in `.xz`.
     results: see `validate`.
 
+  Returns:
+    What was written, as `validate` returns it.
+
   Raises:
     DataError: if the results break the schema or cannot be written; nothing
       is written then.
   """
-  text = json.dumps(validate(results), allow_nan=False) + '\n'
+  results = validate(results)
+  text = json.dumps(results, allow_nan=False) + '\n'
   content = text.encode()
   if str(path).endswith('.xz'):
     content = lzma.compress(content)
   write_bytes(path, content)
+  return results
 
 
 def _no_constant(name: str) -> NoReturn:
