@@ -62,10 +62,9 @@ def measure(
     run = runs.restore(path)
     if run.name in found:
       continue
-    shape = (
-      (_COLUMNS,)
-      if None in run.layout.shape
-      else runs.row_columns(run.config, run.layout)
+    shape = tuple(
+      _COLUMNS if size is None else size
+      for size in runs.row_columns(run.config, run.layout)
     )
     task = _task(shape, shots, anomalies, queries)
     widths.append(int(np.prod(shape)))

@@ -11,7 +11,16 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import adapt, cli, download, evaluate, page, study, train
+from experiments import (
+  adapt,
+  cli,
+  download,
+  evaluate,
+  export,
+  page,
+  study,
+  train,
+)
 from metaad_jax import baselines, results
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -23,7 +32,7 @@ TINY = [
 ]  # fmt: skip
 PROGRAMS = {
   'train': train, 'evaluate': evaluate, 'adapt': adapt, 'study': study,
-  'download': download, 'page': page,
+  'download': download, 'export': export, 'page': page,
 }  # fmt: skip
 
 
