@@ -47,6 +47,8 @@ _HELP = {
   'clip': 'largest norm of the meta-gradient',
   'average': 'weight of the past in the running mean of the meta-parameters, '
   'which is validated and kept; 0 = the meta-parameters themselves',
+  'keep': 'best = the meta-parameters with the best validation, last = the last '
+  'ones',
   'validation_tasks': 'tasks of each validation',
   'validate_every': 'meta-steps between validations, with a checkpoint each',
 }

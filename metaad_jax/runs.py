@@ -71,6 +71,7 @@ class Config:
   schedule: str = 'constant'
   clip: float = 10.0
   average: float = 0.0
+  keep: str = 'best'
   validation_tasks: int = 200
   validate_every: int = 500
 
@@ -147,6 +148,7 @@ def check(config: Config) -> None:
     'schedule',
     'choose constant or cosine',
   )
+  require(config.keep in ('best', 'last'), 'keep', 'choose best or last')
   source, _ = sources.get(config.source)
   learner = specs.parse(config.learner)[0]
   if source.tables and learner not in learners.TABLES:
@@ -395,6 +397,7 @@ def train(
     tasks=config.tasks,
     seed=config.seed,
     average=config.average,
+    keep=config.keep,
     validate_every=config.validate_every,
     checkpoint_every=config.validate_every,
     report_every=min(config.validate_every, max(100, config.steps // 200)),
