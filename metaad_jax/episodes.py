@@ -40,7 +40,8 @@ class Pools(NamedTuple):
     query: [E, M, ...] normal rows that queries draw from.
     anomaly: [E, A, ...] anomalous rows.
     counts: [E, 3] int32 real rows of the three.
-    features: [F] (or [C]) 1 = a real column.
+    features: [E, F] (or [E, C]) 1 = a real column; the others hold 0. In a real
+      column NaN is a missing value.
   """
 
   normal: jax.Array
@@ -174,7 +175,7 @@ def featurize(
 
 
 def pool(entities: Sequence[Entity], *, limit: int = 4096) -> Pools:
-  """Puts entities on the device.
+  """Puts entities on the device, narrow ones padded to the widest.
 
   Entities without anomalies are left out: their tasks have no query to score.
   Longer pools than `limit` rows are thinned evenly.
@@ -194,15 +195,31 @@ def pool(entities: Sequence[Entity], *, limit: int = 4096) -> Pools:
       'on: check the labels'
     )
   sizes = [max(len(t[i]) for t in triples) for i in range(3)]
+  widths = np.array([triple[0].shape[-1] for triple in triples])
+  shape = (*triples[0][0].shape[1:-1], widths.max())
   padded: list[Any] = []
   for i, size in enumerate(sizes):
-    array = np.zeros((len(triples), size, *triples[0][i].shape[1:]), 'f4')
+    array = np.zeros((len(triples), size, *shape), 'f4')
     for row, triple in zip(array, triples, strict=True):
-      row[: len(triple[i])] = triple[i]
+      row[: len(triple[i]), ..., : triple[i].shape[-1]] = triple[i]
     padded.append(jnp.asarray(array))
   counts = np.array([[len(p) for p in t] for t in triples], np.int32)
-  columns = jnp.ones(padded[0].shape[-1])
-  return Pools(padded[0], padded[1], padded[2], jnp.asarray(counts), columns)
+  columns = (np.arange(widths.max()) < widths[:, None]).astype(np.float32)
+  return Pools(
+    padded[0],
+    padded[1],
+    padded[2],
+    jnp.asarray(counts),
+    jnp.asarray(columns),
+  )
+
+
+def padded_size(count: int, least: int = 4) -> int:
+  """The smallest of `least` * 1, 2, 4, 8, ... that `count` fits in.
+
+  What depends on a width or a number of rows is compiled for these alone.
+  """
+  return least << max(0, -(-count // least) - 1).bit_length()
 
 
 def _thin(rows, limit):
@@ -320,7 +337,8 @@ def from_pools(pools: Pools, episode: Episode) -> Sampler:
       )
       drawn.append((source[entity, index], real))
     normal, query, anomaly = drawn
-    return assemble(keys[3], episode, normal, query, anomaly, pools.features)
+    columns = pools.features[entity]
+    return assemble(keys[3], episode, normal, query, anomaly, columns)
 
   return sample
 

@@ -1,7 +1,8 @@
 """A run: its configuration, its folder, and what is rebuilt from them.
 
 A run directory holds `config.json` (flags, versions, code, seed, the shape of
-a row), `metrics.jsonl`, and `checkpoints/`.
+a row), `metrics.jsonl`, and `checkpoints/`. A model file (`export`) is a run
+without its history, in one file; the package ships one, called `shipped`.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from metaad_jax import (
   inner_loop,
   learners,
   metrics,
+  model_files,
   models,
   objectives,
   sources,
@@ -38,6 +40,10 @@ from metaad_jax.base import DataError, Entity, MetaLearner, Params
 from metaad_jax.learners import standardized
 
 SCHEMA = 1
+SHIPPED = 'shipped'  # names the model file of the package, as a run directory
+_SHIPPED = os.path.join(os.path.dirname(__file__), 'shipped', 'tables.npz')
+_FEW, _MANY = 64, 1024  # rows that a table run scores at once
+_ELEMENTS = 1 << 23  # of queries x support x columns: 32 MB in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +73,16 @@ class Config:
 
 
 class Layout(NamedTuple):
-  """What a row looks like; enough to rebuild a run without its data."""
+  """What a row looks like; enough to rebuild a run without its data.
 
-  shape: tuple[int, ...]
+  Attributes:
+    shape: of a row as it is read: (L, C), (F,), or (None,) = any width.
+    rate: sampling rate in Hz of windows.
+    channels: names of the C channels or F columns, where they are the same for
+      all entities.
+  """
+
+  shape: tuple[Any, ...]
   rate: float | None
   channels: tuple[str, ...]
 
@@ -130,7 +143,23 @@ def check(config: Config) -> None:
     'schedule',
     'choose constant or cosine',
   )
-  sources.get(config.source)
+  source, _ = sources.get(config.source)
+  learner = specs.parse(config.learner)[0]
+  if source.tables and learner not in learners.TABLES:
+    raise DataError(
+      f'source {source.name!r} holds tables of different widths, learner '
+      f'{learner!r} needs one width: choose of {", ".join(learners.TABLES)}'
+    )
+  if learner in learners.TABLES and (source.sample or config.context):
+    raise DataError(
+      f'learner {learner!r} ranks rows by their own support: choose a source '
+      'of rows or windows, without context'
+    )
+  if source.tables and _features(config) != 'identity':
+    raise DataError(
+      f'features={config.features!r} is impossible: the rows of tables are '
+      'taken as they are; leave it out'
+    )
   for name, options in specs.parse_many(config.features or 'identity'):
     factory = specs.look_up('feature', features.REGISTRY, name)
     specs.check(f'feature {name!r}', factory, **options)
@@ -146,29 +175,50 @@ def _features(config: Config) -> str:
 def _model(config: Config) -> str:
   if config.model:
     return config.model
+  if any_width(config):
+    return 'tables'
   if sources.get(config.source)[0].sample is not None:
     return 'mlp:width=40,stddev=0.01'  # as in the MAML paper
   return 'conv1d' if _features(config) == 'raw' else 'mlp'
 
 
+def any_width(config: Config) -> bool:
+  """Whether the run's learner takes rows of any width."""
+  return specs.parse(config.learner)[0] in learners.TABLES
+
+
 def load_data(config: Config, data_dir: str | None) -> Data:
   """Reads the source, splits it by entity, and computes the features."""
-  source, options = sources.get(config.source)
   everyone = sources.load(config.source, data_dir)
   raw = episodes.split(
     everyone, fold=config.fold, folds=config.folds, seed=config.seed
   )
-  layout = Layout(
-    everyone[0].normal.shape[1:],
-    options.get('rate', source.rate),
-    source.channels,
-  )
+  layout = layout_of(config.source, everyone)
+  if any_width(config) and len(layout.shape) == 1:
+    layout = Layout((None,), None, ())
   feature = make_feature(config, layout)
   done = {
-    side: episodes.featurize(members, feature.apply)
-    for side, members in raw.items()
+    side: featurize(config, layout, members) for side, members in raw.items()
   }
   return Data(done, raw, feature, layout)
+
+
+def layout_of(spec: str, entities: list[Entity]) -> Layout:
+  """What the rows of a source look like."""
+  source, options = sources.get(spec)
+  if source.tables:
+    return Layout((None,), None, ())
+  shape = entities[0].normal.shape[1:]
+  return Layout(shape, options.get('rate', source.rate), source.channels)
+
+
+def featurize(
+  config: Config, layout: Layout, entities: list[Entity]
+) -> list[Entity]:
+  """The entities with features in place of rows; tables stay as they are."""
+  if layout.shape == (None,):
+    return list(entities)
+  return episodes.featurize(entities, make_feature(config, layout).apply)
 
 
 def fold_names(config: Config, data_dir: str | None) -> list[str]:
@@ -180,7 +230,9 @@ def fold_names(config: Config, data_dir: str | None) -> list[str]:
 
 @functools.lru_cache  # one compilation for all that share it
 def make_feature(config: Config, layout: Layout) -> features.Feature:
-  """The features of one row."""
+  """The features of one row; those of any width stay as they are."""
+  if layout.shape == (None,):
+    return features.Feature(lambda row: row, ())
   return features.make(
     _features(config),
     layout.shape,
@@ -256,7 +308,8 @@ def samplers(config: Config, data: Data | None):
     side: episodes.pool(data.entities[side]) for side in ('train', 'validation')
   }
   sample = lambda pools, key: episodes.from_pools(pools, episode)(key)
-  train = partial(sample, pools['train'])
+  augmented = lambda pools, key: _training_tasks(pools, episode)(key)
+  train = partial(augmented if any_width(config) else sample, pools['train'])
   if config.stream:
     if source.generate is None:
       raise DataError(
@@ -269,6 +322,11 @@ def samplers(config: Config, data: Data | None):
       episodes.from_simulator(generate, data.feature.apply, episode)
     )
   return train, partial(sample, pools['validation'])
+
+
+def _training_tasks(pools, episode):
+  """The sampler that a learner of any width is trained with."""
+  return episodes.from_pools(pools, episode)
 
 
 def negative_error(scores, y, mask):
@@ -307,7 +365,9 @@ def train(
   regress = regression(config)
   if data is None and not regress:
     data = load_data(config, data_dir)
-  prior = None if data is None else prior_of(data.entities['train'])
+  prior = None
+  if data is not None and not any_width(config):
+    prior = prior_of(data.entities['train'])
   learner = make_learner(config, prior)
   sample, sample_validation = samplers(config, data)
   keys = jax.random.split(
@@ -430,7 +490,8 @@ def restore(run_dir: str, **overrides: Any) -> Run:
   """Rebuilds a run from its folder, with its best meta-parameters.
 
   Args:
-    run_dir: of a run that has at least one checkpoint.
+    run_dir: of a run that has at least one checkpoint; or a model file that
+      `export` wrote (.npz); or 'shipped', the model file of this package.
     **overrides: options of the learner in place of the run's, such as
       `adapt_steps`.
 
@@ -438,9 +499,31 @@ def restore(run_dir: str, **overrides: Any) -> Run:
     The run.
 
   Raises:
-    DataError: if the folder is no run, is damaged, or has no checkpoint yet.
+    DataError: if the folder is no run, is damaged, or has no checkpoint yet;
+      if the file is missing, damaged or of another version.
   """
-  content = _read(os.path.join(run_dir, 'config.json'))
+  file = _SHIPPED if run_dir == SHIPPED else run_dir
+  if file.endswith('.npz') and not os.path.isdir(file):
+    arrays, content = model_files.load(file)
+    config, layout, columns = _settings(content, file)
+    learner, prior = _learner(config, columns, **overrides)
+    like = jax.eval_shape(
+      lambda: learner.init(jax.random.key(0), _example(columns))
+    )
+    params, step = _unflatten(arrays, like, file), content.get('step', 0)
+  else:
+    path = os.path.join(run_dir, 'config.json')
+    config, layout, columns = _settings(_read(path), path)
+    learner, prior = _learner(config, columns, **overrides)
+    params, step = _best(run_dir, config, learner, columns)
+  if prior is not None:
+    prior = params['prior']
+  name = specs.parse(config.learner)[0]
+  return Run(name, config, layout, learner, params, int(step), prior)
+
+
+def _settings(content, path):
+  """The config, the layout, and the shape of a featurized row."""
   try:
     fields: dict[str, Any] = {
       key: tuple(value) if isinstance(value, list) else value
@@ -453,17 +536,25 @@ def restore(run_dir: str, **overrides: Any) -> Run:
       content['layout']['rate'],
       tuple(content['layout']['channels']),
     )
-    columns = row_columns(config, layout)
+    return config, layout, row_columns(config, layout)
   except DataError as error:
-    raise DataError(f'{run_dir}/config.json: {error}') from error
+    raise DataError(f'{path}: {error}') from error
   except (KeyError, TypeError, AttributeError, ValueError) as error:
     raise DataError(
-      f'{run_dir}/config.json is damaged or of another version: {error!r}'
+      f'{path} is damaged or of another version: {error!r}'
     ) from error
+
+
+def _learner(config, columns, **overrides):
+  """The learner of a run, and a prior of the right shape if it has one."""
   prior = None
-  if not regression(config):
+  if not (regression(config) or any_width(config)):
     prior = standardized.Prior(*[jnp.ones(columns[-1])] * 3)
-  learner = make_learner(config, prior, **overrides)
+  return make_learner(config, prior, **overrides), prior
+
+
+def _best(run_dir, config, learner, columns):
+  """The best meta-parameters of a run folder, and their step."""
   like = jax.eval_shape(
     lambda: training.initial_state(
       learner, _example(columns), outer(config), config.seed
@@ -481,19 +572,55 @@ def restore(run_dir: str, **overrides: Any) -> Run:
     raise DataError(
       f'{run_dir} has no checkpoint yet: let the training run go on'
     )
-  state = found[1]
-  params = state.best
-  if prior is not None:
-    prior = params['prior']
-  return Run(
-    specs.parse(config.learner)[0],
-    config,
-    layout,
-    learner,
-    params,
-    int(state.best_step),
-    prior,
-  )
+  return found[1].best, found[1].best_step
+
+
+def _flatten(params):
+  """{'params/network/kernel': leaf, ...}."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+  name = lambda path: jax.tree_util.keystr(path, simple=True, separator='/')
+  return {f'params/{name(path)}': leaf for path, leaf in leaves}
+
+
+def _unflatten(arrays, like, path):
+  wanted = _flatten(like)
+  form = lambda array: (array.shape, array.dtype)
+  for name in sorted(wanted.keys() | arrays.keys()):
+    held = form(arrays[name]) if name in arrays else 'nothing'
+    asked = form(wanted[name]) if name in wanted else 'nothing'
+    if held != asked:
+      raise DataError(
+        f'{path}: {name} is {held}, this version of the learner has {asked}: '
+        'export the run anew, with the version that trained it'
+      )
+  leaves = [jnp.asarray(arrays[name]) for name in wanted]
+  return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def export(run_dir: str, path: str) -> None:
+  """Writes a run's best meta-parameters as a model file.
+
+  Args:
+    run_dir: see `restore`.
+    path: of the file, ending in .npz.
+
+  Raises:
+    DataError: if the run cannot be restored or the file not be written.
+  """
+  if not path.endswith('.npz'):
+    raise DataError(f'{path}: a model file ends in .npz')
+  run = restore(run_dir)
+  meta = {
+    'name': run.name,
+    'config': dataclasses.asdict(run.config),
+    'layout': run.layout._asdict(),
+    'step': run.step,
+    'trained_on': run.config.source,
+    'versions': versions(),
+    'code': code_version(),
+  }
+  arrays = jax.tree.map(np.asarray, _flatten(run.params))
+  model_files.save(path, arrays, meta)
 
 
 def adapt(
@@ -502,7 +629,9 @@ def adapt(
   """Adapts a run to one entity.
 
   Args:
-    run: see `restore`.
+    run: see `restore`. Of any width (`layout.shape` is (None,)): rows of F
+      numbers, NaN where a value is missing. Such a run pads rows and columns
+      to few sizes, so that other tables compile nothing new.
     x: [n, *run.layout.shape] support rows.
     y: [n] 0 = normal, 1 = anomaly.
     seed: for learners that draw.
@@ -514,20 +643,27 @@ def adapt(
     DataError: if a row has another shape or is not finite, or the labels do not
       fit or hold no normal.
   """
-  apply = make_feature(run.config, run.layout).apply
+  shape, apply = run.layout.shape, make_feature(run.config, run.layout).apply
+  if tables := shape == (None,):
+    shape = np.shape(x)[1:]
+    if len(shape) != 1 or not shape[0]:
+      raise DataError(f'rows of shape {shape}: give a table, [n, F]')
 
   def check(rows):
-    if rows.shape[1:] != run.layout.shape or not len(rows):
+    if rows.shape[1:] != shape or not len(rows):
       raise DataError(
-        f'rows of shape {rows.shape[1:]}: the run was trained on '
-        f'{run.layout.shape}'
+        f'rows of shape {rows.shape[1:]}: the run was '
+        f'{"adapted to" if tables else "trained on"} {shape}'
       )
-    if not np.isfinite(rows).all():
-      place = np.argwhere(~np.isfinite(rows))[0]
+    with np.errstate(over='ignore'):
+      rows = rows.astype(np.float32)
+    bad = np.isinf(rows) if tables else ~np.isfinite(rows)
+    if bad.any():
+      place = np.argwhere(bad)[0]
       raise DataError(f'row {place[0]} is not finite: mend it or leave it out')
-    return episodes.transform_rows(apply, rows)
+    return rows if tables else episodes.transform_rows(apply, rows)
 
-  known = jnp.asarray(check(np.asarray(x)))
+  known = check(np.asarray(x))
   labels = np.asarray(y)
   if (
     labels.shape != (len(known),)
@@ -538,16 +674,48 @@ def adapt(
       f'labels {labels.shape} for {len(known)} rows: give each 0 = normal or '
       '1 = anomaly, and at least one 0'
     )
-  rows = base.Rows(known, jnp.asarray(y, jnp.float32), jnp.ones(len(known)))
+  rows: Any = (known, labels.astype(np.float32), np.ones(len(known), 'f4'))
+  columns = np.ones(known.shape[-1], np.float32)
+  if any_width(run.config):
+    size = episodes.padded_size(len(known))
+    width = episodes.padded_size(len(columns))
+    rows = _pad(known, size, width), *(_pad(part, size) for part in rows[1:])
+    columns = _pad(columns, width)
   adapted = jax.jit(run.learner.adapt)(
-    jax.random.key(seed), run.params, rows, jnp.ones(known.shape[-1])
+    jax.random.key(seed), run.params, base.Rows(*rows), columns
   )
   score = jax.jit(run.learner.score)
-  return lambda rows: np.asarray(score(adapted, check(np.asarray(rows))))
+  if not any_width(run.config):
+    return lambda rows: np.asarray(score(adapted, check(np.asarray(rows))))
+  many = max(_FEW, min(_MANY, _ELEMENTS // (size * width)))
+
+  def in_chunks(rows):
+    rows = check(np.asarray(rows))
+    chunk = _FEW if len(rows) <= _FEW else many
+    done = []
+    for start in range(0, len(rows), chunk):
+      part = rows[start : start + chunk]
+      done.append(np.asarray(score(adapted, _pad(part, chunk, width))))
+    return np.concatenate(done)[: len(rows)]
+
+  return in_chunks
 
 
-def row_columns(config: Config, layout: Layout) -> tuple[int, ...]:
-  """Shape of a row after its features: (F,) or (L, C)."""
+def _pad(array, *shape):
+  """Zeros behind the values, up to a shape."""
+  return np.pad(
+    array, [(0, n - m) for m, n in zip(array.shape, shape, strict=True)]
+  )
+
+
+def row_columns(config: Config, layout: Layout) -> tuple[int | None, ...]:
+  """Shape of a row after its features: (F,), (L, C), or (None,)."""
+  if layout.shape == (None,):
+    if not any_width(config):
+      raise DataError(
+        f'rows of any width, and learner {config.learner!r} needs one width'
+      )
+    return layout.shape
   if regression(config):
     return layout.shape
   apply = make_feature(config, layout).apply
@@ -555,8 +723,9 @@ def row_columns(config: Config, layout: Layout) -> tuple[int, ...]:
 
 
 def _example(columns):
-  rows = base.Rows(jnp.zeros((1, *columns)), jnp.zeros(1), jnp.ones(1))
-  return base.Task(rows, rows, jnp.ones(columns[-1]))
+  shape = [4 if size is None else size for size in columns]
+  rows = base.Rows(jnp.zeros((1, *shape)), jnp.zeros(1), jnp.ones(1))
+  return base.Task(rows, rows, jnp.ones(shape[-1]))
 
 
 def curves(run_dir: str) -> dict[str, list[float]]:

@@ -28,6 +28,9 @@ REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
 # Not meta-learning: what it has to beat, with the same network.
 BASELINES = frozenset({'pooled', 'scratch'})
 
+# They take rows of any width, raw, with NaN where a value is missing.
+TABLES = frozenset({'tables'})
+
 # Without meta-parameters: there is nothing to meta-train.
 UNTRAINED = frozenset({'scratch'})
 
