@@ -209,10 +209,12 @@ def _squashed(case, squash):
 
 def _quality(cells, squash):
   """Mean recall over the cells."""
-  return np.mean([
-    _moments([_squashed(case, squash) for case in members])[1]
-    for members in cells.values()
-  ])
+  return np.mean(
+    [
+      _moments([_squashed(case, squash) for case in members])[1]
+      for members in cells.values()
+    ]
+  )
 
 
 def _weights(cases):
@@ -255,9 +257,9 @@ def _moments(cases):
 def _grid(values, weights):
   """[512] the value above which p <= LEVELS[g]; weights sum to entities."""
   pooled = np.concatenate(values)
-  mass = np.concatenate([
-    np.full(len(v), w / len(v)) for v, w in zip(values, weights, strict=True)
-  ])
+  mass = np.concatenate(
+    [np.full(len(v), w / len(v)) for v, w in zip(values, weights, strict=True)]
+  )
   order = np.argsort(-pooled, kind='stable')
   pooled, total = pooled[order], np.sum(weights) + 1
   # p of a value just above pooled[i] is before[i]; with it, after[i].
@@ -366,7 +368,9 @@ def p_values(
     cell = (i, j, int(evidence.unlabelled))
     values = standardize(scores, support, calibration.moments[cell])
     across = _look_up(calibration.grid[cell], values)
-    found += share * part * _transition(calibration.mixed[i], across, scores, own)
+    found += (
+      share * part * _transition(calibration.mixed[i], across, scores, own)
+    )
   return found
 
 
@@ -398,7 +402,7 @@ def _between(known, wanted):
 def threshold(
   calibration: Calibration, evidence: Evidence, rate: float
 ) -> float:
-  """The least score with a p-value of at most `rate`.
+  """The score above which p-values are at most `rate`.
 
   Args:
     calibration: see `fit`.
@@ -406,7 +410,7 @@ def threshold(
     rate: false-alarm rate.
 
   Returns:
-    The threshold: score >= threshold is an alarm.
+    The threshold: a score above it is an alarm.
 
   Raises:
     DataError: if no score can have so small a p-value.
@@ -430,7 +434,7 @@ def threshold(
     ladder = np.linspace(low, high, 257)
     first = max(1, int(np.argmax(judge(ladder))))
     low, high = ladder[first - 1], ladder[first]
-  return float(high)
+  return float(np.nextafter(high, -np.inf))
 
 
 def smallest_rate(calibration: Calibration) -> float:
