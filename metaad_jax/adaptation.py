@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaad_jax import base, episodes, runs
-from metaad_jax.base import DataError, MetaLearner, Params
+from metaad_jax.base import DataError, MetaLearner
 
 # A support is scored in this many parts, each with the others' help.
 _PARTS = 8
@@ -58,9 +58,10 @@ def _padded(run, x, y):
     shape = (*shape[:-1], episodes.padded_size(x.shape[-1]))
   features = np.zeros(shape[-1], np.float32)
   features[: x.shape[-1]] = 1
-  fill = lambda a, s: np.pad(
-    a, [(0, n - m) for m, n in zip(a.shape, s, strict=True)]
-  )
+
+  def fill(a, s) -> Any:
+    return np.pad(a, [(0, n - m) for m, n in zip(a.shape, s, strict=True)])
+
   rows = base.Rows(
     fill(x, shape), fill(y, shape[:1]), fill(np.ones_like(y), shape[:1])
   )
@@ -118,6 +119,38 @@ def score(run: runs.Run, adapted: Adapted, x: np.ndarray) -> np.ndarray:
   return scores
 
 
+def _split(normal):
+  """The normals dealt out at random to at most eight parts."""
+  order = np.random.default_rng(0).permutation(normal)
+  return np.array_split(order, min(_PARTS, len(normal)))
+
+
+def without(
+  run: runs.Run, x: np.ndarray, y: np.ndarray
+) -> list[tuple[Adapted, np.ndarray]]:
+  """The detectors of `support_scores`, each with the normals it has not seen.
+
+  A single normal is not left out.
+
+  Args:
+    run: see `runs.restore`.
+    x: [n, ...] featurized support rows.
+    y: [n] 1 = anomaly, 0 = normal.
+
+  Returns:
+    Adapted detectors, and positions in x.
+  """
+  y = np.asarray(y)
+  normal = np.flatnonzero(y != 1)
+  if len(normal) < 2:
+    return [(adapt(run, x, y), normal)]
+  found = []
+  for members in _split(normal):
+    rest = np.setdiff1d(np.arange(len(y)), members)
+    found.append((adapt(run, x[rest], y[rest]), members))
+  return found
+
+
 def support_scores(run: runs.Run, x: np.ndarray, y: np.ndarray) -> np.ndarray:
   """Scores [k] of the support's normals, each adapted without itself.
 
@@ -134,9 +167,8 @@ def support_scores(run: runs.Run, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.zeros(0)
   rows, features = _padded(run, x, y)
   room = episodes.padded_size(-(-len(normal) // _PARTS), 1)
-  order = np.random.default_rng(0).permutation(normal)
   parts = np.full((_PARTS, room), -1, np.int32)
-  for i, members in enumerate(np.array_split(order, _PARTS)):
+  for i, members in enumerate(_split(normal)):
     parts[i, : len(members)] = members
   found = np.asarray(
     _compiled(run.learner)[2](

@@ -178,10 +178,10 @@ def fit(cases: Sequence[Case]) -> Calibration:
   ):
     members = cells[shots[i], anomalies[j], unlabelled and both]
     members = [_squashed(case, squash) for case in members]
-    moments[i, j, int(unlabelled)] = best = _moments(members)[0]
-    values = [standardize(c.normal, c.support, best) for c in members]
-    weights = _weights(members)
-    grid[i, j, int(unlabelled)] = _grid(values, weights)
+    cell = (i, j, int(unlabelled))
+    moments[cell] = _moments(members)[0]
+    values = [standardize(c.normal, c.support, moments[cell]) for c in members]
+    grid[cell] = _grid(values, _weights(members))
     if not j and not unlabelled:
       mixed[i] = _mixed(members, values)
   least = min(len({c.entity for c in members}) for members in cells.values())
@@ -189,7 +189,7 @@ def fit(cases: Sequence[Case]) -> Calibration:
   return Calibration(
     as_int(shots),
     as_int(anomalies),
-    np.float32(squash),
+    np.asarray(squash, np.float32),
     moments,
     grid,
     mixed,
@@ -235,7 +235,7 @@ def _moments(cases):
   mean = lambda values: np.average(values, weights=weights)
   location = mean([case.normal.mean() for case in cases])
   scale = np.sqrt(mean([case.normal.var() for case in cases])) + 1e-3
-  best, quality = None, -np.inf
+  best, quality = np.zeros(4), -np.inf
   for strengths in itertools.product(_STRENGTHS, _STRENGTHS):
     moments = np.array([location, scale, *strengths])
     values = [standardize(c.normal, c.support, moments) for c in cases]
@@ -335,8 +335,8 @@ def p_values(
   """The p-value of each score: how likely a normal row scores as much.
 
   Without own normals it is the share of the calibration entities' normals that
-  score at least as high, after standardization, and with the new entity
-  counted among them, as one half of which scores at least as high. With m own normals, that share and the share of the own
+  score at least as high, after standardization; the new entity counts among
+  them, with one half. With m own normals, that share and the share of the own
   normals are averaged, with weights 20 and m; and since an average of p-values
   is none, its place among those of the calibration entities is taken, each
   with m own normals. Beyond 100 own normals, the p-value within the entity,

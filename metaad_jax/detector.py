@@ -20,8 +20,16 @@ from scipy.special import expit
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from metaad_jax import adaptation, calibration, episodes, explain, features
-from metaad_jax import metrics, model_files, runs
+from metaad_jax import (
+  adaptation,
+  calibration,
+  episodes,
+  explain,
+  features,
+  metrics,
+  model_files,
+  runs,
+)
 from metaad_jax.base import DataError
 
 _WINDOW_FEATURES = 'logspec+statistics'
@@ -77,6 +85,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     >>> detector = MetaAnomalyDetector().fit(normals)
     >>> detector.p_values(new_rows)
   """
+
+  n_features_in_: int
 
   def __init__(
     self,
@@ -241,34 +251,37 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     """Why each row scores what it scores; see `explain` and `fit` for X."""
     check_is_fitted(self, '_x')
     rows = self._encode(X)
-    normal = self.support_ & (self._y != 1)
-    normals = self._x[normal]
+    support = self.support_
+    x, y = self._features(self._x[support]), self._y[support] == 1
+    judges = [
+      (functools.partial(adaptation.score, self._run(), adapted), who)
+      for adapted, who in adaptation.without(self._run(), x, y)
+    ]
     scores = self._score(self._features(rows))
     p = calibration.p_values(self._calibration(), self._evidence, scores)
     return [
-      self._explain(*each, normals)
+      self._explain(*each, self._x[support], y, judges)
       for each in zip(rows, scores, p, strict=True)
     ]
 
-  def _explain(self, row, score, p, normals):
+  def _explain(self, row, score, p, support, bad, judges):
     names = self._column_names()
-    known, values = self._features(normals), self._features(row[None])[0]
+    seen, values = self._features(support), self._features(row[None])[0]
+    known = seen[~bad]
     times, seconds = np.zeros(0), np.zeros(0)
     gains, mend = np.zeros(0), None
-    reference = float(self._score(known).mean())
+    reference = float(np.mean(self.decision_scores_[self._normal_support()]))
     if known.ndim == 2:
-      gains = explain.shapley(
-        self._score, values, known, np.arange(known.shape[1])
-      )
-      # The mean of the normals that were drawn, not of all.
+      unseen = [(judge, seen[who]) for judge, who in judges]
+      gains = explain.attributions(unseen, values, np.arange(len(values)))
       reference = float(score - gains.sum())
       mend = explain.change(self._score, values, known, gains, self.threshold_)
     if row.ndim == 2:
       part = explain.segments(len(row))
       players = np.repeat(part[:, None], row.shape[1], 1)
-      times = explain.shapley(
-        lambda rows: self._score(self._features(rows)), row, normals, players
-      )
+      through = lambda judge: lambda rows: judge(self._features(rows))
+      unseen = [(through(judge), support[who]) for judge, who in judges]
+      times = explain.attributions(unseen, row, players)
       starts = np.flatnonzero(np.diff(part, prepend=-1))
       rate = self._sampling() or 1.0
       seconds = np.append(starts, len(row)) / rate
@@ -383,7 +396,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     support, own = self.support_, ~self.support_ & (self._y == 0)
     y = (self._y == 1).astype(np.float32)
     self._adapted = adaptation.adapt(run, x[support], y[support])
-    normal = support & (self._y != 1)
+    normal = self._normal_support()
     scores = np.empty(len(x))
     known = adaptation.support_scores(run, x[support], y[support])
     rest = ~normal if len(known) else np.ones(len(x), bool)
@@ -405,6 +418,9 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     self.decision_scores_ = scores
     self.labels_ = (scores > self.threshold_).astype(int)
     return self
+
+  def _normal_support(self):
+    return self.support_ & (self._y != 1)
 
   def _abnormality(self, X):
     check_is_fitted(self, '_x')
@@ -523,7 +539,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
         f'X has {x.ndim} dimensions: give rows [n, d] or windows [n, length, '
         'channels]'
       )
-    wanted = self._run().layout.shape
+    wanted: Any = self._run().layout.shape
     if wanted == (None,):
       wanted = None if fitting else self._x.shape[1:]
     if wanted is not None and x.shape[1:] != tuple(wanted):
@@ -536,7 +552,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     names = [str(name) for name in X.columns]
     if len(set(names)) < len(names):
       raise DataError('X has two columns of one name: rename one')
-    known = names if fitting else getattr(self, '_names', None)
+    known: Any = names if fitting else getattr(self, '_names', None)
     if not fitting and known is None:
       if len(names) != self.n_features_in_:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Why a row is abnormal: by column, by time, by example, and what would mend it.
+"""Why a row is abnormal: columns, times, examples, and what would mend it.
 
 An attribution is a Shapley value: the mean, over orders of the columns and
 over normals of the support, of what the score gains when a column of the
@@ -54,7 +54,8 @@ class Explanation(NamedTuple):
     attributions: [F], or [0] of a run that learns its own features; they add
       up to `score` - `reference`.
     score: of the row, higher = more abnormal.
-    reference: mean score of the support's normals.
+    reference: mean score of the support's normals, each unseen by the
+      detector that scores it.
     threshold: a score above is an alarm.
     p_value: of the score.
     normals: [n, F] the support's normals.
@@ -81,12 +82,48 @@ class Explanation(NamedTuple):
   seconds: np.ndarray
 
 
+def attributions(
+  judges: Sequence[tuple[Score, np.ndarray]],
+  row: np.ndarray,
+  players: np.ndarray,
+) -> np.ndarray:
+  """Shapley values, with normals that the detector has not seen.
+
+  A detector scores the rows that it was adapted to far too low; a step away
+  from one of them would look like a reason, in whichever column it is. So the
+  normals are dealt out in parts, and each part is compared with by a detector
+  that was adapted to the others.
+
+  Args:
+    judges: scores [n, ...] -> [n], and the normals [m, ...] unseen by each.
+    row: [...] to explain.
+    players: [...] int, which of P groups an entry belongs to.
+
+  Returns:
+    [P] float64; the sum is the mean of score(row) minus the mean score of the
+    normals that were drawn.
+  """
+  count = int(players.max()) + 1
+  total = sum(len(normals) for _, normals in judges)
+  found = np.zeros(count)
+  for i, (score, normals) in enumerate(judges):
+    found += (
+      len(normals)
+      / total
+      * shapley(
+        score, row, normals, players, budget=_BUDGET // len(judges), seed=i
+      )
+    )
+  return found
+
+
 def shapley(
   score: Score,
   row: np.ndarray,
   normals: np.ndarray,
   players: np.ndarray,
   *,
+  budget: int = _BUDGET,
   seed: int = 0,
 ) -> np.ndarray:
   """Attributions to groups of entries of a row; see the module.
@@ -96,6 +133,7 @@ def shapley(
     row: [...] the row to explain.
     normals: [n, ...] rows to compare with; a sample is drawn of many.
     players: [...] int, which of P groups an entry belongs to.
+    budget: about how many rows to score.
     seed: of the orders and the sample.
 
   Returns:
@@ -104,8 +142,8 @@ def shapley(
   """
   draw = np.random.default_rng(seed)
   count = int(players.max()) + 1
-  pairs = max(1, min(len(normals), _BUDGET // (2 * count + 2)))
-  chosen = draw.permutation(len(normals))[:pairs]
+  pairs = max(1, budget // (2 * count + 2))
+  chosen = np.resize(draw.permutation(len(normals)), min(pairs, 32))
   rows, orders = [], []
   for base in chosen:
     order = draw.permutation(count)
