@@ -176,14 +176,16 @@ def fit(cases: Sequence[Case]) -> Calibration:
   for i, j, unlabelled in itertools.product(
     range(len(shots)), range(len(anomalies)), (False, True)
   ):
-    members = cells[shots[i], anomalies[j], unlabelled and both]
-    members = [_squashed(case, squash) for case in members]
+    members = [
+      _squashed(case, squash)
+      for case in cells[shots[i], anomalies[j], unlabelled and both]
+    ]
     cell = (i, j, int(unlabelled))
     moments[cell] = _moments(members)[0]
-    values = [standardize(c.normal, c.support, moments[cell]) for c in members]
-    grid[cell] = _grid(values, _weights(members))
+    each = [standardize(c.normal, c.support, moments[cell]) for c in members]
+    grid[cell] = _grid(each, _weights(members))
     if not j and not unlabelled:
-      mixed[i] = _mixed(members, values)
+      mixed[i] = _mixed(members, each)
   least = min(len({c.entity for c in members}) for members in cells.values())
   as_int = lambda values: np.asarray(values, np.int32)
   return Calibration(

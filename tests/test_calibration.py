@@ -1,6 +1,7 @@
 """Validity by simulation with known distributions, and what p-values obey."""
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
