@@ -253,8 +253,8 @@ def check(
           np.mean(values, 0).tolist()
         )
   found = []
-  for (k, a, share, rule, rate), values in held.items():
-    alarms, recalls = np.array(values).T
+  for (k, a, share, rule, rate), pairs in held.items():
+    alarms, recalls = np.array(pairs).T
     recalls = recalls[np.isfinite(recalls)]
     record: dict[str, Any] = {
       'shots': k,
@@ -262,7 +262,7 @@ def check(
       'contamination': share,
       'rule': rule,
       'rate': rate,
-      'entities': len(values),
+      'entities': len(pairs),
       'false_alarms': float(alarms.mean()),
       'standard_error': float(alarms.std() / np.sqrt(len(alarms))),
     }

@@ -238,7 +238,9 @@ def _moments(cases):
   location = mean([case.normal.mean() for case in cases])
   scale = np.sqrt(mean([case.normal.var() for case in cases])) + 1e-3
   best, quality = np.zeros(4), -np.inf
-  for strengths in itertools.product(_STRENGTHS, _STRENGTHS):
+  known = any(len(case.support) for case in cases)
+  choices = _STRENGTHS if known else _STRENGTHS[:1]
+  for strengths in itertools.product(choices, choices):
     moments = np.array([location, scale, *strengths])
     values = [standardize(c.normal, c.support, moments) for c in cases]
     others = [standardize(c.anomaly, c.support, moments) for c in cases]
@@ -363,24 +365,30 @@ def p_values(
   scores, support, own = (_squash(part, squash) for part in parts)
   if not all(np.isfinite(part).all() for part in (scores, support, own)):
     raise DataError('a score is not finite: look at the rows it came from')
-  found = np.zeros(len(scores))
   few = _between(calibration.shots, evidence.shots)
   labelled = _between(calibration.anomalies, evidence.anomalies)
-  for (i, share), (j, part) in itertools.product(few, labelled):
-    cell = (i, j, int(evidence.unlabelled))
-    values = standardize(scores, support, calibration.moments[cell])
-    across = _look_up(calibration.grid[cell], values)
-    found += (
-      share * part * _transition(calibration.mixed[i], across, scores, own)
-    )
+  cells = [
+    ((i, j, int(evidence.unlabelled)), share * part)
+    for (i, share), (j, part) in itertools.product(few, labelled)
+  ]
+  moments = sum(
+    share * calibration.moments[cell].astype('f8') for cell, share in cells
+  )
+  values = standardize(scores, support, np.asarray(moments))
+  across = np.zeros(len(scores))
+  for cell, share in cells:
+    across += share * _look_up(calibration.grid[cell], values)
+  if not len(own):
+    return across
+  found = np.zeros(len(scores))
+  for i, share in few:
+    found += share * _transition(calibration.mixed[i], across, scores, own)
   return found
 
 
 def _transition(grids, across, scores, own):
   """From p-values across tasks to those within one, as own normals arrive."""
   m = len(own)
-  if not m:
-    return across
   mixture = -_mixture(across, scores, own)
   found = np.zeros(len(scores))
   for place, share in _between(np.array([0, *OWN]), m):
