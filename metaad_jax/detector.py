@@ -76,7 +76,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     decision_scores_: [n] abnormality of the rows of `fit` and `partial_fit`,
       the support's normals each scored without itself.
     labels_: [n] decision_scores_ > threshold_, as 0 and 1.
-    n_features_in_: number of columns, or of channels.
+    n_features_in_: number of columns, or of samples in a window.
     feature_names_in_: names of the columns, where a frame gave them.
     support_: [n] bool, which rows the detector is adapted to; the other
       normals only calibrate it.
@@ -478,7 +478,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       )
       size = np.nan_to_num(np.nanmax(np.abs(x - centre), 0))
     odd = (size > _LARGE) | ((size < 1 / _LARGE) & (size > 0))
-    unit = np.where(odd, np.exp2(-np.frexp(np.where(odd, size, 1.0))[1]), 1.0)
+    exponent = np.frexp(np.where(odd, size, 0.0))[1]
+    unit = np.exp2(np.clip(-exponent, -1000, 1000).astype(np.float64))
     return centre, unit
 
   def _labels(self, y, n):
@@ -666,7 +667,7 @@ def _missing(value):
     return True
 
 
-class PyODAdapter:
+class PyODAdapter(BaseEstimator):
   """`MetaAnomalyDetector` in PyOD's convention: 1 = outlier, higher = worse.
 
   Args:
@@ -690,20 +691,6 @@ class PyODAdapter:
     self.run_dir = run_dir
     self.contamination = contamination
     self.false_alarm_rate = false_alarm_rate
-
-  def get_params(self, deep: bool = True) -> dict[str, Any]:
-    """The arguments of the constructor."""
-    del deep
-    names = ('run_dir', 'contamination', 'false_alarm_rate')
-    return {name: getattr(self, name) for name in names}
-
-  def set_params(self, **params: Any) -> Self:
-    """Sets arguments of the constructor."""
-    for name, value in params.items():
-      if name not in self.get_params():
-        raise DataError(f'there is no parameter {name!r}')
-      setattr(self, name, value)
-    return self
 
   def fit(self, X, y=None) -> Self:
     """See `MetaAnomalyDetector.fit`."""
@@ -755,6 +742,3 @@ class PyODAdapter:
   def fit_predict(self, X, y=None) -> np.ndarray:
     """Labels of the rows that were fitted."""
     return self.fit(X, y).labels_
-
-  def __sklearn_is_fitted__(self) -> bool:
-    return hasattr(self, 'detector_')
