@@ -22,6 +22,7 @@ import optax
 
 from metaad_jax import (
   __version__,
+  audits,
   base,
   calibration,
   checkpoints,
@@ -368,6 +369,11 @@ def train(
   regress = regression(config)
   if data is None and not regress:
     data = load_data(config, data_dir)
+  if data is not None:
+    audits.sides(data.raw)
+    audits.shared_rows(data.raw['train'] + data.raw['validation'])
+    for side in ('train', 'validation'):
+      audits.enough_anomalies(data.raw[side], config.anomalies, side)
   prior = None
   if data is not None and not any_width(config):
     prior = prior_of(data.entities['train'])
@@ -382,7 +388,7 @@ def train(
   )
   if run_dir is not None:
     layout = data.layout if data is not None else Layout((1,), None, ())
-    _open(run_dir, config, layout)
+    _open(run_dir, config, layout, _seen(data))
   return training.train(
     learner,
     sample,
@@ -425,7 +431,15 @@ def code_version() -> str:
   return told.stdout.strip()
 
 
-def _open(run_dir, config, layout):
+def _seen(data):
+  """Digests of the entities that training or validation looks at."""
+  if data is None:
+    return []
+  members = data.raw['train'] + data.raw['validation']
+  return sorted(audits.digest(entity) for entity in members)
+
+
+def _open(run_dir, config, layout, seen):
   """Writes config.json, or checks that it is this run's."""
   path = os.path.join(run_dir, 'config.json')
   wanted = json.loads(json.dumps(dataclasses.asdict(config)))
@@ -448,6 +462,7 @@ def _open(run_dir, config, layout):
     'schema': SCHEMA,
     'config': wanted,
     'layout': layout._asdict(),
+    'seen': seen,
     'versions': versions(),
     'code': code_version(),
     'devices': [str(device) for device in jax.devices()],
@@ -487,6 +502,7 @@ class Run(NamedTuple):
   params: Params
   step: int
   prior: standardized.Prior | None
+  seen: frozenset[str] = frozenset()  # digests of what it was trained on
   calibration: Calibration | None = None
 
 
@@ -517,7 +533,8 @@ def restore(run_dir: str, **overrides: Any) -> Run:
     params, step = _unflatten(arrays, like, file), content.get('step', 0)
   else:
     path = os.path.join(run_dir, 'config.json')
-    config, layout, columns = _settings(_read(path), path)
+    content = _read(path)
+    config, layout, columns = _settings(content, path)
     learner, prior = _learner(config, columns, **overrides)
     params, step = _best(run_dir, config, learner, columns)
     file, arrays = os.path.join(run_dir, _CALIBRATION), {}
@@ -530,8 +547,9 @@ def restore(run_dir: str, **overrides: Any) -> Run:
   if prior is not None:
     prior = params['prior']
   name = specs.parse(config.learner)[0]
+  seen = frozenset(content.get('seen', ()))
   return Run(
-    name, config, layout, learner, params, int(step), prior, calibrated
+    name, config, layout, learner, params, int(step), prior, seen, calibrated
   )
 
 
@@ -549,6 +567,8 @@ def _settings(content, path):
       content['layout']['rate'],
       tuple(content['layout']['channels']),
     )
+    if not isinstance(content.get('step', 0), int):
+      raise DataError(f'step {content["step"]!r} is no number')
     return config, layout, row_columns(config, layout)
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
@@ -585,7 +605,7 @@ def _best(run_dir, config, learner, columns):
     raise DataError(
       f'{run_dir} has no checkpoint yet: let the training run go on'
     )
-  return found[1].best, found[1].best_step
+  return found[1].best, int(found[1].best_step)
 
 
 def _flatten(params):
@@ -634,6 +654,7 @@ def pack(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     'layout': run.layout._asdict(),
     'step': run.step,
     'trained_on': run.config.source,
+    'seen': sorted(run.seen),
     'versions': versions(),
     'code': code_version(),
   }

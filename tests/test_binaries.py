@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import adapt, cli, download, evaluate, study, train
+from experiments import adapt, cli, download, evaluate, export, study, train
 from metaad_jax import baselines, results
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -23,7 +23,7 @@ TINY = [
 ]  # fmt: skip
 PROGRAMS = {
   'train': train, 'evaluate': evaluate, 'adapt': adapt, 'study': study,
-  'download': download,
+  'download': download, 'export': export,
 }  # fmt: skip
 
 

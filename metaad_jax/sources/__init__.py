@@ -8,18 +8,39 @@ import numpy as np
 from metaad_jax import specs
 from metaad_jax.base import DataError, Entity, Source
 from metaad_jax.sources import (
+  adbench,
+  cnc_mill,
+  creditcard,
   cwru,
+  folder,
+  mitbih,
+  nsl_kdd,
+  oddbench,
+  omniglot,
+  sales_fraud,
   server_machines,
   sinusoid,
   skab,
+  smap_msl,
   vibration,
 )
 
 REGISTRY: dict[str, Source] = {
+  'adbench': adbench.SOURCE,
   'asd': server_machines.ASD,
+  'cnc_mill': cnc_mill.SOURCE,
+  'creditcard': creditcard.SOURCE,
   'cwru': cwru.SOURCE,
+  'folder': folder.TABLES,
+  'folder_series': folder.SERIES,
+  'mitbih': mitbih.SOURCE,
+  'nsl_kdd': nsl_kdd.SOURCE,
+  'oddbench': oddbench.SOURCE,
+  'omniglot': omniglot.SOURCE,
+  'sales_fraud': sales_fraud.SOURCE,
   'sinusoid': sinusoid.SOURCE,
   'skab': skab.SOURCE,
+  'smap_msl': smap_msl.SOURCE,
   'smd': server_machines.SMD,
   'vibration': vibration.SOURCE,
 }

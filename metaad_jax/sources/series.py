@@ -39,6 +39,26 @@ def thin(index: np.ndarray, limit: int) -> np.ndarray:
   return index[np.linspace(0, len(index) - 1, limit).astype(int)]
 
 
+def choose(anomalous: np.ndarray, limit: int) -> np.ndarray:
+  """Thins a query evenly, its normals and its anomalies in proportion.
+
+  Anomalies keep a tenth of the places while there are enough of them.
+
+  Args:
+    anomalous: [N] bool.
+    limit: how many to keep at most.
+
+  Returns:
+    Indices, in order.
+  """
+  bad, good = np.flatnonzero(anomalous), np.flatnonzero(~anomalous)
+  if len(anomalous) <= limit:
+    return np.arange(len(anomalous))
+  share = max(round(limit * len(bad) / len(anomalous)), limit // 10)
+  kept = thin(bad, max(1, share))
+  return np.sort(np.concatenate([kept, thin(good, limit - len(kept))]))
+
+
 def gather(series: np.ndarray, first: np.ndarray, window: int) -> np.ndarray:
   """Windows of a series.
 

@@ -11,7 +11,7 @@ import re
 import numpy as np
 
 from metaad_jax.base import DataError, Entity, Source
-from metaad_jax.sources import files, series
+from metaad_jax.sources import files, rows, series
 
 
 def _load(
@@ -46,11 +46,7 @@ def _load(
   Raises:
     DataError: for missing or broken files and for options out of range.
   """
-  if max_rows < 1 or max_queries < 2:
-    raise DataError(
-      f'{source}: max_rows={max_rows}, max_queries={max_queries}: choose '
-      'max_rows >= 1 and max_queries >= 2'
-    )
+  rows.check_limits(source, max_rows, max_queries)
   root = files.folder(data_dir, source)
   top = 'ServerMachineDataset/' if source == 'smd' else ''
   prefix = 'machine' if source == 'smd' else 'omi'
@@ -69,10 +65,10 @@ def _load(
   for name in sorted(names, key=order):
     read = lambda part, name=name: files.table(root, f'{top}{part}/{name}.txt')
     train, test, labels = read('train'), read('test'), read('test_label')
-    for part, rows in (('train', train), ('test', test)):
-      if rows.shape[1] != metrics:
+    for part, table in (('train', train), ('test', test)):
+      if table.shape[1] != metrics:
         raise DataError(
-          f'{files.find(root, f"{top}{part}/{name}.txt")} has {rows.shape[1]} '
+          f'{files.find(root, f"{top}{part}/{name}.txt")} has {table.shape[1]} '
           f'columns, expected {metrics}: {files.fetching(root)}'
         )
     if labels.shape != (len(test), 1) or not np.isin(labels, (0, 1)).all():
@@ -83,8 +79,8 @@ def _load(
     segments = _segments(root, top, name, source)
     kinds = np.where(labels[:, 0] == 1, 'anomaly', '').astype(object)
     for first, last, kind in segments:
-      rows = np.arange(first, min(last + 1, len(test)))
-      kinds[rows[labels[rows, 0] == 1]] = kind
+      spanned = np.arange(first, min(last + 1, len(test)))
+      kinds[spanned[labels[spanned, 0] == 1]] = kind
     pool = series.starts(0, len(train), window, stride, source)
     scored = series.starts(0, len(test), window, stride, source)
     if not len(pool) or not len(scored):
@@ -93,7 +89,7 @@ def _load(
         f'({len(train)} and {len(test)} rows): choose a shorter window'
       )
     spans = scored[:, None] + np.arange(window)
-    chosen = _choose(labels[spans, 0].max(1) == 1, max_queries)
+    chosen = series.choose(labels[spans, 0].max(1) == 1, max_queries)
     spans = spans[chosen]
     anomalous = labels[spans, 0].max(1).astype(np.int32)
     worst = spans[np.arange(len(spans)), labels[spans, 0].argmax(1)]
@@ -109,16 +105,6 @@ def _load(
       )
     )
   return entities
-
-
-def _choose(anomalous, limit):
-  """Indices of at most `limit` windows, in order of time."""
-  bad, good = np.flatnonzero(anomalous), np.flatnonzero(~anomalous)
-  if len(anomalous) <= limit:
-    return np.arange(len(anomalous))
-  share = max(round(limit * len(bad) / len(anomalous)), limit // 10)
-  kept = series.thin(bad, max(1, share))
-  return np.sort(np.concatenate([kept, series.thin(good, limit - len(kept))]))
 
 
 def _segments(

@@ -1,0 +1,35 @@
+r"""Writes a run's best meta-parameters as one file, without its history.
+
+  python -m experiments.export --run_dir=runs/tables --output=tables.npz
+
+The file can be given wherever a run's folder can: --run_dir=tables.npz. It
+holds arrays and JSON, no pickle, and a checksum.
+"""
+
+import os
+
+from absl import flags
+
+from experiments import cli
+from metaad_jax import runs
+
+FLAGS = flags.FlagValues()
+_RUN_DIR = flags.DEFINE_string(
+  'run_dir', None, 'folder of a trained run', flag_values=FLAGS
+)
+_OUTPUT = flags.DEFINE_string(
+  'output', 'model.npz', 'the file, ending in .npz', flag_values=FLAGS
+)
+
+
+def main() -> None:
+  """Writes the file, and says how large it is."""
+  if not _RUN_DIR.value:
+    raise cli.UsageError('--run_dir is missing: name a run')
+  path = str(_OUTPUT.value)
+  runs.export(_RUN_DIR.value, path)
+  print(f'{path}: {os.path.getsize(path):,} bytes')
+
+
+if __name__ == '__main__':
+  cli.run(main, FLAGS)
