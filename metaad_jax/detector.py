@@ -40,15 +40,21 @@ _UNCALIBRATED = 50  # normals that a support holds, where nobody measured
 
 def load_run(run_dir: str) -> runs.Run:
   """A run by its folder, file or name, read once."""
-  path = run_dir
-  if os.path.isdir(run_dir):
-    path = os.path.join(run_dir, 'config.json')
-  changed = os.stat(path).st_mtime_ns if os.path.exists(path) else 0
-  return _load_run(run_dir, changed)
+  parts = ('', 'config.json', 'calibration.npz', 'checkpoints')
+  return _load_run(
+    run_dir, *[_changed(os.path.join(run_dir, p)) for p in parts]
+  )
+
+
+def _changed(path):
+  try:
+    return os.stat(path.rstrip(os.sep)).st_mtime_ns
+  except OSError:
+    return None
 
 
 @functools.lru_cache(maxsize=8)
-def _load_run(run_dir, changed):
+def _load_run(run_dir, *changed):
   del changed
   run = runs.restore(run_dir)
   if runs.regression(run.config):

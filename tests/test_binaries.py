@@ -11,7 +11,16 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import adapt, cli, download, evaluate, export, study, train
+from experiments import (
+  adapt,
+  calibrate,
+  cli,
+  download,
+  evaluate,
+  export,
+  study,
+  train,
+)
 from metaad_jax import baselines, results
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -23,7 +32,7 @@ TINY = [
 ]  # fmt: skip
 PROGRAMS = {
   'train': train, 'evaluate': evaluate, 'adapt': adapt, 'study': study,
-  'download': download, 'export': export,
+  'download': download, 'export': export, 'calibrate': calibrate,
 }  # fmt: skip
 
 
