@@ -17,12 +17,15 @@ by side if each defines them on a FlagValues of its own, passed to `run`.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 import contextlib
+import pathlib
+import shlex
 import sys
 import textwrap
 from typing import Any, NoReturn
 
 from absl import flags, logging
 
+from metaad_jax import results
 from metaad_jax.base import DataError
 
 
@@ -107,6 +110,13 @@ def _describe(flag):
 def _fail(message: object, code: int) -> NoReturn:
   print('error:', ' '.join(str(message).split()), file=sys.stderr)
   sys.exit(code)
+
+
+def command() -> str:
+  """The command line of this program, for the results; absolute paths cut."""
+  program = pathlib.Path(sys.argv[0]).stem
+  line = shlex.join(['python', '-m', f'experiments.{program}', *sys.argv[1:]])
+  return results.portable(line)
 
 
 def numbers(name: str, values: Sequence[str], kind: type = int) -> tuple:

@@ -3,8 +3,9 @@ r"""Evaluates runs and baselines on the same few-shot tasks of unseen entities.
   python -m experiments.evaluate --run_dir=runs/maml --run_dir=runs/protonet \
     --shots=1,5,10,20 --anomalies=0,1,5 --output=results
 
-Prints a table, and writes results.json (a row per entity, learner, shots,
-anomalies and draw, and the summary), report.html and the figures as PNG files.
+Prints a table and, with --compare, which algorithm to use; writes results.json
+(a row per entity, learner, shots, anomalies and draw, and the summary),
+report.html and the figures as PNG files.
 Runs of different folds are put together: each is evaluated on its own unseen
 entities. With --source a run is evaluated on another source than its own, as
 long as its features fit. Runs on a regression source print mean squared errors.
@@ -15,7 +16,16 @@ import os
 from absl import flags
 
 from experiments import cli
-from metaad_jax import baselines, evaluation, report, runs, sources
+from metaad_jax import (
+  baselines,
+  costs,
+  evaluation,
+  recommendation,
+  report,
+  results,
+  runs,
+  sources,
+)
 
 FLAGS = flags.FlagValues()
 
@@ -94,6 +104,19 @@ _WORKERS = flags.DEFINE_integer(
   'processes for the baselines',
   flag_values=FLAGS,
 )
+_COMPARE = flags.DEFINE_bool(
+  'compare',
+  False,
+  'end with which algorithm to use, in words, with its evidence; measures what '
+  'each costs',
+  flag_values=FLAGS,
+)
+_ROWS_PER_DAY = flags.DEFINE_float(
+  'rows_per_day',
+  None,
+  'rows that an entity scores in a day: the report turns rates into alarms',
+  flag_values=FLAGS,
+)
 _OUTPUT = flags.DEFINE_string(
   'output', 'results', 'folder for the results', flag_values=FLAGS
 )
@@ -119,6 +142,8 @@ def main() -> None:
       sources.get(_SOURCE.value)
   if not steps or min(steps) < 1 or _TASKS.value < 1 or _WORKERS.value < 1:
     raise cli.UsageError('--steps, --tasks and --workers must be at least 1')
+  if _ROWS_PER_DAY.value is not None and not 0 < _ROWS_PER_DAY.value < 1e12:
+    raise cli.UsageError('--rows_per_day must be positive')
   regression = [
     runs.regression(runs.restore(path).config) for path in _RUN_DIR.value
   ]
@@ -145,7 +170,20 @@ def main() -> None:
       baseline_names=names,
       workers=_WORKERS.value,
     )
+    if _COMPARE.value:
+      found['costs'] = costs.measure(
+        _RUN_DIR.value,
+        names,
+        shots=max(grid.shots),
+        anomalies=max(grid.anomalies),
+        queries=grid.queries,
+      )
+  found['meta']['command'] = cli.command()
+  if _ROWS_PER_DAY.value is not None:
+    found['meta']['flags']['rows_per_day'] = _ROWS_PER_DAY.value
   print(report.write(found, _OUTPUT.value))
+  if _COMPARE.value and found['rows']:
+    print(f'\n{recommendation.text(results.validate(found))}')
 
 
 if __name__ == '__main__':

@@ -114,6 +114,7 @@ def main() -> None:
     baseline_names=names,
     workers=os.cpu_count() or 1,
   )
+  found['meta']['command'] = cli.command()
   print(report.write(found, _OUTPUT.value))
 
 

@@ -531,7 +531,7 @@ def evaluate(
     'meta': _meta(grid, run_dirs, source, split, started),
     'rows': rows,
     'summary': statistics.summarise(rows),
-    'tests': statistics.compare(rows, metric='auroc'),
+    'tests': statistics.compare(rows),
     'curves': {
       _unique(path, run, list(zip(run_dirs, loaded, strict=True))): runs.curves(
         path

@@ -14,7 +14,9 @@ from metaad_jax import base, specs
 MODES = ('reverse', 'remat', 'mixed', 'first_order')
 
 
-def optimizer(name: str, rate: float) -> optax.GradientTransformation:
+def optimizer(
+  name: str, rate: Any, **options: float
+) -> optax.GradientTransformation:
   """Any optax optimizer by its name, safe to differentiate through.
 
   Adam and its kin take the root of a second moment that is exactly zero where
@@ -23,7 +25,8 @@ def optimizer(name: str, rate: float) -> optax.GradientTransformation:
 
   Args:
     name: such as 'sgd', 'adam', 'rmsprop'.
-    rate: learning rate.
+    rate: learning rate, or a schedule of it.
+    **options: others of that optimizer, such as weight_decay.
 
   Returns:
     The transformation.
@@ -42,15 +45,17 @@ def optimizer(name: str, rate: float) -> optax.GradientTransformation:
       f'unknown optimizer {name!r}: use the name of one in optax, such as sgd'
     )
   try:
-    made = make(rate, eps_root=1e-8)
+    made = make(rate, eps_root=1e-8, **options)
   except TypeError:
     made = None
   try:
-    made = made or make(rate)
+    made = made or make(rate, **options)
     jax.eval_shape(lambda p: made.update(p, made.init(p), p), jnp.ones(2))
   except (TypeError, AttributeError, ValueError) as error:
+    told = ''.join(f' and {key}' for key in options)
     raise base.DataError(
-      f'{name!r} is no optax optimizer of one learning rate: try sgd or adam'
+      f'{name!r} is no optax optimizer of one learning rate{told}: try sgd or '
+      'adam'
     ) from error
   return made
 

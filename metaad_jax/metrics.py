@@ -91,6 +91,25 @@ def all_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
   }
 
 
+def alarms_per_day(false_alarms: float, rows_per_day: float) -> float:
+  """Returns the false alarms of a day.
+
+  Args:
+    false_alarms: rate at which normal rows raise an alarm, in [0, 1].
+    rows_per_day: rows scored in a day, nearly all of them normal.
+
+  Raises:
+    DataError: if the rate is not in [0, 1], or the rows are not a positive
+      number.
+  """
+  if not 0 <= false_alarms <= 1 or not 0 < rows_per_day < np.inf:
+    raise base.DataError(
+      f'{false_alarms!r} false alarms at {rows_per_day!r} rows a day: give a '
+      'rate in [0, 1] and a positive number of rows'
+    )
+  return false_alarms * rows_per_day
+
+
 def masked_auroc(
   scores: jax.Array, labels: jax.Array, mask: jax.Array
 ) -> jax.Array:

@@ -39,3 +39,19 @@ def squared_error(
   """Mean squared error over the real rows: outputs [N, 1] against y [N]."""
   errors = mask * (outputs[:, 0] - y) ** 2
   return errors.sum() / jnp.maximum(mask.sum(), 1)
+
+
+def ranking(outputs: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
+  """Pairwise logistic loss, a smooth 1 - AUROC (Burges et al., RankNet, 2005).
+
+  Args:
+    outputs: [N, 1] logits of "anomaly".
+    y: [N] 1 = anomaly, 0 = normal.
+    mask: [N] 1 = a real row.
+
+  Returns:
+    Mean over pairs of an anomaly and a normal; 0 if there is no pair.
+  """
+  pairs = (mask * y)[:, None] * (mask * (1 - y))
+  losses = jax.nn.softplus(outputs[:, 0] - outputs)
+  return (pairs * losses).sum() / jnp.maximum(pairs.sum(), 1)

@@ -30,7 +30,7 @@ import pywt
 import scipy.signal
 import sklearn.metrics
 
-from metaad_jax import base
+from metaad_jax import base, metrics, recommendation, statistics
 from metaad_jax import results as results_lib
 
 _METRICS = {
@@ -75,7 +75,7 @@ class Picture(NamedTuple):
   figure: mpl_figure.Figure
 
 
-def _clean(text: str, width: int = 60) -> str:
+def clean(text: str, width: int = 60) -> str:
   """One printable line of at most `width` characters."""
   text = ''.join(c if c.isprintable() else '?' for c in text)
   return text if len(text) <= width else text[: width - 1] + '…'
@@ -85,36 +85,36 @@ def _float(value: Any) -> float:
   return math.nan if value is None else value
 
 
-def _metric_name(metric: str) -> str:
+def metric_name(metric: str) -> str:
   return _METRICS.get(metric, metric)
 
 
-def _fixed(value: float | None, short: bool = False) -> str:
+def fixed(value: float | None, short: bool = False) -> str:
   if value is None:
     return '-'
   text = f'{value:.3f}'
   return re.sub(r'^(-?)0(?=\.)', r'\1', text) if short else text
 
 
-def _interval(entry: Entry, short: bool = False) -> str:
+def interval_text(entry: Entry, short: bool = False) -> str:
   if entry['low'] is None or entry['high'] is None:
     return '[-]'
-  return f'[{_fixed(entry["low"], short)}, {_fixed(entry["high"], short)}]'
+  return f'[{fixed(entry["low"], short)}, {fixed(entry["high"], short)}]'
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
   if value is None:
     return 'not known'
   return '< 0.001' if value < 0.001 else f'= {value:.3f}'
 
 
-def _support_name(contamination: float) -> str:
+def support_name(contamination: float) -> str:
   if not contamination:
     return 'clean support'
   return f'support {100 * contamination:g}% contaminated'
 
 
-def _blocks(
+def blocks_of(
   results: dict[str, Any], metric: str
 ) -> dict[tuple[str, float], Cells]:
   """(source, contamination) -> cells, in the order of the file and of A, K."""
@@ -127,7 +127,7 @@ def _blocks(
   return {key: dict(sorted(block.items())) for key, block in blocks.items()}
 
 
-def _ranked(cells: Cells, kind: str) -> list[str]:
+def ranked(cells: Cells, kind: str) -> list[str]:
   """Methods of a kind, the best first, those without a value last.
 
   By the mean over cells of the lead on the average method of the cell, so that
@@ -146,7 +146,7 @@ def _ranked(cells: Cells, kind: str) -> list[str]:
   return sorted(values, key=mean, reverse=True)
 
 
-def _valued(cell: dict[str, Entry], kind: str) -> list[Entry]:
+def valued(cell: dict[str, Entry], kind: str) -> list[Entry]:
   """The lines of a kind that have a mean, the best first."""
   entries = [
     entry
@@ -169,16 +169,16 @@ def _judge(
   Returns:
     See `Verdict`.
   """
-  learners, baselines = _valued(cell, 'learner'), _valued(cell, 'baseline')
+  learners, baselines = valued(cell, 'learner'), valued(cell, 'baseline')
   if not learners or not baselines:
     missing = 'baseline' if learners else 'meta-learner'
     return 'unknown', f'no verdict: no {missing} has a value.'
   best, rival = learners[0], baselines[0]
   tell = lambda entry: (
-    f'{_clean(entry["learner"])} {_fixed(entry["mean"])} {_interval(entry)}'
+    f'{clean(entry["learner"])} {fixed(entry["mean"])} {interval_text(entry)}'
   )
   bare = [
-    _clean(entry['learner'])
+    clean(entry['learner'])
     for entry in (best, *baselines)
     if entry['low'] is None or entry['high'] is None
   ]
@@ -200,7 +200,7 @@ def _judge(
     outcome = 'overlap' if over else 'win'
     if over:
       place = 'above' if best['mean'] > rival['mean'] else 'level with'
-      reaching = ', '.join(_clean(b['learner']) for b in over)
+      reaching = ', '.join(clean(b['learner']) for b in over)
       sentence = (
         f'no: the best meta-learner {tell(best)} is {place} the best baseline '
         f'{tell(rival)}, but its interval overlaps that of {reaching}'
@@ -215,11 +215,11 @@ def _judge(
     sentence += '; no paired test of the two.'
   else:
     sentence += (
-      f'; paired difference {test["difference"]:+.3f} {_interval(test)}, '
-      f'Holm-corrected p {_p(test["p_holm"])}.'
+      f'; paired difference {test["difference"]:+.3f} {interval_text(test)}, '
+      f'Holm-corrected p {p_text(test["p_holm"])}.'
     )
   known = {entry['learner'] for entry in baselines}
-  silent = [_clean(name) for name in names if name not in known]
+  silent = [clean(name) for name in names if name not in known]
   if silent:
     sentence += f' Without a value: {", ".join(silent)}.'
   if best['entities'] != rival['entities']:
@@ -230,7 +230,7 @@ def _judge(
   return outcome, sentence
 
 
-def _tests(results: dict[str, Any], metric: str) -> dict[tuple, Entry]:
+def tests_of(results: dict[str, Any], metric: str) -> dict[tuple, Entry]:
   return {
     (
       test['source'],
@@ -262,16 +262,19 @@ def verdicts(results: dict[str, Any], metric: str = 'auroc') -> list[Verdict]:
   Raises:
     DataError: if the results break the schema.
   """
-  results = results_lib.validate(results)
-  tests = _tests(results, metric)
+  return _verdicts(results_lib.validate(results), metric)
+
+
+def _verdicts(results: dict[str, Any], metric: str) -> list[Verdict]:
+  tests = tests_of(results, metric)
   found = []
-  for (source, contamination), cells in _blocks(results, metric).items():
-    names = _ranked(cells, 'baseline')
+  for (source, contamination), cells in blocks_of(results, metric).items():
+    names = ranked(cells, 'baseline')
     for (anomalies, shots), cell in cells.items():
       pair = [
-        _valued(cell, kind)[0]['learner']
+        valued(cell, kind)[0]['learner']
         for kind in ('learner', 'baseline')
-        if _valued(cell, kind)
+        if valued(cell, kind)
       ]
       test = tests.get((source, contamination, anomalies, shots, *pair))
       judged = _judge(cell, test, names)
@@ -279,7 +282,7 @@ def verdicts(results: dict[str, Any], metric: str = 'auroc') -> list[Verdict]:
   return found
 
 
-def _entities(cells: Cells) -> str:
+def count_text(cells: Cells) -> str:
   counts = {e['entities'] for cell in cells.values() for e in cell.values()}
   if counts == {1}:
     return '1 entity'
@@ -303,9 +306,9 @@ def _cell_text(cell: dict[str, Entry], name: str) -> str:
   entry = cell.get(name)
   if entry is None or entry['mean'] is None:
     return '-'
-  best = _valued(cell, entry['kind'])[0]['mean'] == entry['mean']
+  best = valued(cell, entry['kind'])[0]['mean'] == entry['mean']
   mark = '*' if best else ''
-  return f'{mark}{_fixed(entry["mean"], True)} {_interval(entry, True)}'
+  return f'{mark}{fixed(entry["mean"], True)} {interval_text(entry, True)}'
 
 
 def _regression_lines(results: dict[str, Any]) -> list[str]:
@@ -319,7 +322,7 @@ def _regression_lines(results: dict[str, Any]) -> list[str]:
       header,
       (
         (
-          _clean(entry['learner'], 24),
+          clean(entry['learner'], 24),
           str(entry['steps']),
           general(entry['mse']),
           f'[{general(entry["low"])}, {general(entry["high"])}]',
@@ -352,23 +355,26 @@ def table(
   Raises:
     DataError: if the results break the schema or lack the metric.
   """
-  results = results_lib.validate(results)
-  blocks = _blocks(results, metric)
+  return _table(results_lib.validate(results), metric, width)
+
+
+def _table(results: dict[str, Any], metric: str, width: int) -> str:
+  blocks = blocks_of(results, metric)
   if results['summary'] and not blocks:
     known = sorted({entry['metric'] for entry in results['summary']})
     raise base.DataError(
       f'no metric {metric!r} in the results: choose one of {", ".join(known)}'
     )
   lines = []
-  judged = verdicts(results, metric)
+  judged = _verdicts(results, metric)
   for (source, contamination), cells in blocks.items():
     lines += [
-      f'{_clean(source)}, {_support_name(contamination)}: '
-      f'{_metric_name(metric)}, mean [95% interval] over {_entities(cells)}'
+      f'{clean(source)}, {support_name(contamination)}: '
+      f'{metric_name(metric)}, mean [95% interval] over {count_text(cells)}'
     ]
-    groups = {kind: _ranked(cells, kind) for kind in ('learner', 'baseline')}
+    groups = {kind: ranked(cells, kind) for kind in ('learner', 'baseline')}
     groups = {kind: group for kind, group in groups.items() if group}
-    longest = max(len(_clean(n, 24)) for g in groups.values() for n in g) + 2
+    longest = max(len(clean(n, 24)) for g in groups.values() for n in g) + 2
     keys = list(cells)
     texts = {
       key: {
@@ -390,7 +396,7 @@ def table(
       for kind, group in groups.items():
         body.append([f'{kind}s', *[''] * len(taken)])
         body += [
-          [f'  {_clean(name, 24)}', *(texts[key][name] for key in taken)]
+          [f'  {clean(name, 24)}', *(texts[key][name] for key in taken)]
           for name in group
         ]
       header = ['', *(f'A={a} K={k}' for a, k in taken)]
@@ -589,7 +595,7 @@ def _shots_picture(
   block: tuple[str, float], cells: Cells, metric: str, styles: Styles
 ) -> Picture:
   """The metric against K, one panel per A."""
-  learners, baselines = _ranked(cells, 'learner'), _ranked(cells, 'baseline')
+  learners, baselines = ranked(cells, 'learner'), ranked(cells, 'baseline')
   named, others = baselines[:3], baselines[3:]
   counts = sorted({a for a, _ in cells})
   shots = sorted({k for _, k in cells})
@@ -632,7 +638,7 @@ def _shots_picture(
     axis.set_title(f'labelled anomalies: A = {anomalies}')
     axis.set_xlabel('normal samples in the support, K')
   for axis in axes[::3]:
-    axis.set_ylabel(f'{_metric_name(metric)}, mean and 95% interval')
+    axis.set_ylabel(f'{metric_name(metric)}, mean and 95% interval')
   _limit(axes[0].get_ylim, axes[0].set_ylim)
   line = lambda **style: mpl_lines.Line2D([], [], **style)
   handles = [line(**styles[n], linewidth=1.4, markersize=5) for n in learners]
@@ -640,7 +646,7 @@ def _shots_picture(
     line(color=_GREY, linestyle=dash, marker='d', markersize=3.5)
     for _, dash in zip(named, _DASHES, strict=False)
   ]
-  labels = [_clean(name, 24) for name in learners + named]
+  labels = [clean(name, 24) for name in learners + named]
   if others:
     handles.append(line(color='#bbbbbb', linewidth=0.8))
     labels.append(f'{len(others)} other baselines')
@@ -648,13 +654,13 @@ def _shots_picture(
   source, contamination = block
   _title(
     figure,
-    f'{_clean(source)}, {_support_name(contamination)}: does a colour lie '
+    f'{clean(source)}, {support_name(contamination)}: does a colour lie '
     'above every grey?',
   )
   return Picture(
     f'{metric}-{source}-{contamination:g}',
-    f'{_clean(source)}, {_support_name(contamination)}, '
-    f'{_entities(cells)}: {_metric_name(metric)} against the number of normal '
+    f'{clean(source)}, {support_name(contamination)}, '
+    f'{count_text(cells)}: {metric_name(metric)} against the number of normal '
     'samples. Meta-learners are coloured; baselines are grey, and the three '
     'with the best mean are named. Points are set apart sideways to be '
     'legible.',
@@ -672,7 +678,7 @@ def _ladder_picture(
   block: tuple[str, float], cells: Cells, metric: str, styles: Styles
 ) -> Picture:
   """The metric of every method at the only K, one panel per A."""
-  names = [*_ranked(cells, 'baseline')[::-1], *_ranked(cells, 'learner')[::-1]]
+  names = [*ranked(cells, 'baseline')[::-1], *ranked(cells, 'learner')[::-1]]
   grey = {'color': _GREY, 'marker': 'd'}
   figure, axes = _panels(len(cells), 3, 9, 0.6 + 0.22 * len(names), sharey=True)
   for axis, ((anomalies, shots), cell) in zip(axes, cells.items(), strict=True):
@@ -680,7 +686,7 @@ def _ladder_picture(
       if name in cell and cell[name]['mean'] is not None:
         style = {**styles.get(name, grey), 'linestyle': ''}
         _draw_entry(axis, [place], [cell[name]], True, **style, markersize=5)
-    best = _valued(cell, 'learner')[:1]
+    best = valued(cell, 'learner')[:1]
     if best and best[0]['low'] is not None and best[0]['high'] is not None:
       axis.axvspan(
         best[0]['low'],
@@ -689,21 +695,298 @@ def _ladder_picture(
         alpha=0.12,
         linewidth=0,
       )
-    axis.set_yticks(range(len(names)), [_clean(name, 24) for name in names])
+    axis.set_yticks(range(len(names)), [clean(name, 24) for name in names])
     axis.set_title(f'labelled anomalies: A = {anomalies}; K = {shots}')
-    axis.set_xlabel(f'{_metric_name(metric)}, 95% interval')
+    axis.set_xlabel(f'{metric_name(metric)}, 95% interval')
     _limit(axis.get_xlim, axis.set_xlim)
   source, contamination = block
   _title(
     figure,
-    f'{_clean(source)}, {_support_name(contamination)}: does a baseline (grey) '
+    f'{clean(source)}, {support_name(contamination)}: does a baseline (grey) '
     'reach into the band?',
   )
   return Picture(
     f'{metric}-{source}-{contamination:g}',
-    f'{_clean(source)}, {_support_name(contamination)}, '
-    f'{_entities(cells)}: {_metric_name(metric)} of every method. The band is '
+    f'{clean(source)}, {support_name(contamination)}, '
+    f'{count_text(cells)}: {metric_name(metric)} of every method. The band is '
     "the best meta-learner's 95% interval.",
+    figure,
+  )
+
+
+_BUDGET = 3  # numbers of shots that make a curve
+
+
+def _budget_picture(
+  block: tuple[str, float], results: dict[str, Any], styles: Styles
+) -> Picture | None:
+  """The best learner and the best baseline against K, on a logarithmic axis.
+
+  The learner is the best one over all cells of a panel, the baseline the best
+  one of each K, whichever that is; a line marks what it reaches at the most
+  shots. Only entities that serve every K count, so that a curve is over the
+  same ones from end to end.
+  """
+  shown = ('auroc', 'ap')
+  own = [
+    row
+    for row in results['rows']
+    if (row['source'], row['contamination']) == block
+    and all(row[metric] is not None for metric in shown)
+  ]
+  panels = []
+  for anomalies in sorted({row['anomalies'] for row in own}):
+    serving: dict[int, set[str]] = {}
+    for row in own:
+      if row['anomalies'] == anomalies:
+        serving.setdefault(row['shots'], set()).add(row['entity'])
+    everywhere = set.intersection(*serving.values())
+    if len(serving) < _BUDGET or len(everywhere) < 2:
+      continue
+    rows = [
+      row
+      for row in own
+      if row['anomalies'] == anomalies and row['entity'] in everywhere
+    ]
+    summary = statistics.summarise(rows, names=shown)
+    for metric in shown:
+      cells = blocks_of({'summary': summary}, metric)[block]
+      if ranked(cells, 'baseline'):
+        panels.append((metric, anomalies, cells))
+  if not panels:
+    return None
+  figure, axes = _panels(len(panels), 2, 9.5, 3.2)
+  for axis, (metric, anomalies, cells) in zip(axes, panels, strict=True):
+    shots = [k for _, k in cells]
+    rivals = [
+      next(iter(valued(cell, 'baseline')), None) for cell in cells.values()
+    ]
+    _draw_entry(
+      axis,
+      np.array(shots, float),
+      rivals,
+      color=_GREY,
+      linestyle=_DASHES[0],
+      marker='d',
+      markersize=5,
+      label='the best baseline of each K',
+    )
+    before = None
+    for k, rival in zip(shots, rivals, strict=True):
+      if rival is not None and rival['learner'] != before:
+        before = rival['learner']
+        axis.annotate(
+          clean(before, 20),
+          (k, rival['low'] if rival['low'] is not None else rival['mean']),
+          (0, -4),
+          textcoords='offset points',
+          ha='center',
+          va='top',
+          fontsize=7.5,
+          color=_GREY,
+        )
+    if rivals[-1] is not None:
+      axis.axhline(
+        rivals[-1]['mean'],
+        color=_GREY,
+        linewidth=0.9,
+        linestyle=':',
+        label=f'the same at K = {shots[-1]}',
+      )
+    for name in ranked(cells, 'learner')[:1]:
+      found = [cell.get(name) for cell in cells.values()]
+      _draw_entry(
+        axis,
+        np.array(shots, float) * 1.05,
+        found,
+        **styles[name],
+        markersize=6,
+        label=clean(name, 24),
+      )
+    axis.set_xscale('log')
+    axis.set_xticks(shots, [str(k) for k in shots])
+    axis.xaxis.set_minor_locator(mpl_ticker.NullLocator())
+    axis.set_title(f'labelled anomalies: A = {anomalies}; {count_text(cells)}')
+    axis.set_xlabel('normal samples in the support, K')
+    axis.set_ylabel(f'{metric_name(metric)}, 95% interval')
+    axis.margins(y=0.15)
+    axis.legend(loc='lower right')
+  _title(
+    figure,
+    f'{clean(block[0])}, {support_name(block[1])}: how many samples does a '
+    'baseline need to keep up?',
+  )
+  return Picture(
+    f'budget-{block[0]}-{block[1]:g}',
+    f'{clean(block[0])}, {support_name(block[1])}: the best meta-learner '
+    'of each panel and the best baseline of each K, named where it changes, '
+    'with 95% intervals over the entities that have enough rows for every K. '
+    'Dotted: the best baseline at the most samples.',
+    figure,
+  )
+
+
+FEWEST = 5  # entities that a ranking needs
+
+
+def rankings_of(
+  results: dict[str, Any], metric: str
+) -> dict[tuple[str, float], dict[int, tuple[list[int], statistics.Ranking]]]:
+  """(source, contamination) -> A -> the shots and the ranking over them.
+
+  An entity's value is its mean over the shots that the most methods serve, so
+  that every method is ranked on the same cells.
+  """
+  groups: dict[tuple[str, float], dict[int, list[Entry]]] = {}
+  for row in recommendation.known_rows(results, metric):
+    block = groups.setdefault((row['source'], row['contamination']), {})
+    block.setdefault(row['anomalies'], []).append(row)
+  found = {}
+  for key, block in groups.items():
+    rankings = {}
+    for anomalies, rows in sorted(block.items()):
+      serving: dict[int, set[str]] = {}
+      for row in rows:
+        serving.setdefault(row['shots'], set()).add(row['learner'])
+      most = max(serving.values(), key=len)
+      shots = sorted(k for k, names in serving.items() if names >= most)
+      kept = [
+        row for row in rows if row['shots'] in shots and row['learner'] in most
+      ]
+      if len({row['entity'] for row in kept}) < FEWEST or len(most) < 2:
+        continue
+      try:
+        ranking = statistics.ranking(kept, metric)
+      except base.DataError:  # no method on every entity: folds of other runs
+        continue
+      if len(ranking.names) > 1:
+        rankings[anomalies] = shots, ranking
+    if rankings:
+      found[key] = rankings
+  return found
+
+
+def _levels(ranking: statistics.Ranking) -> list[int]:
+  """The row of each clique's bar: the first whose last bar has ended."""
+  ends: list[float] = []
+  levels = []
+  gap = 0.03 * len(ranking.names)
+  for first, last in ranking.cliques:
+    start = ranking.ranks[first]
+    free = [level for level, end in enumerate(ends) if end + gap < start]
+    levels.append(free[0] if free else len(ends))
+    ends[levels[-1] : levels[-1] + 1] = [ranking.ranks[last]]
+  return levels
+
+
+def _draw_ranks(
+  axis: mpl_axes.Axes, ranking: statistics.Ranking, styles: Styles
+) -> None:
+  """A critical-difference diagram: names at their mean ranks, cliques as bars.
+
+  The better half of the names hangs to the left of the scale, the other half
+  to the right, one below the other; bars join those who cannot be told apart.
+  """
+  count = len(ranking.names)
+  left = (count + 1) // 2
+  step, bar = 1.0, 0.42
+  levels = _levels(ranking)
+  top = 1.0 + bar * max(levels, default=0)
+  low, high = 1, count
+  span = max(high - low, 1)
+  for place, (name, rank) in enumerate(
+    zip(ranking.names, ranking.ranks, strict=True)
+  ):
+    better = place < left
+    depth = top + step * (place if better else count - 1 - place)
+    edge = low - 0.03 * span if better else high + 0.03 * span
+    style = styles.get(name)
+    colour = style['color'] if style else _GREY
+    axis.plot([rank, rank, edge], [0, depth, depth], color=colour, linewidth=1)
+    axis.plot(
+      [rank],
+      [0],
+      color=colour,
+      marker=style['marker'] if style else 'd',
+      markersize=5,
+      clip_on=False,
+      zorder=3,
+    )
+    text = clean(name, 24)
+    axis.text(
+      edge + (-0.01 if better else 0.01) * span,
+      depth,
+      f'{text}  {rank:.2f}' if better else f'{rank:.2f}  {text}',
+      ha='right' if better else 'left',
+      va='center',
+      color=colour if style else 'black',
+      fontsize=8.5,
+      fontweight='bold' if style else 'normal',
+    )
+  for level, (first, last) in zip(levels, ranking.cliques, strict=True):
+    margin = 0.006 * span
+    axis.plot(
+      [ranking.ranks[first] - margin, ranking.ranks[last] + margin],
+      [0.4 + bar * level] * 2,
+      color='black',
+      linewidth=3.2,
+      solid_capstyle='butt',
+      zorder=2,
+    )
+  axis.set_xlim(low - 0.45 * span, high + 0.45 * span)
+  axis.set_ylim(top + step * (left - 1) + 0.6, -0.3)
+  axis.spines['bottom'].set_visible(False)
+  axis.spines['left'].set_visible(False)
+  axis.spines['top'].set_visible(True)
+  axis.spines['top'].set_bounds(low, high)
+  axis.spines['top'].set_position(('data', 0))
+  axis.xaxis.tick_top()
+  step_of_ticks = 1 if count <= 12 else 2
+  axis.set_xticks(range(1, count + 1, step_of_ticks))
+  axis.set_yticks([])
+  axis.grid(False)
+
+
+def _ranks_picture(
+  block: tuple[str, float],
+  rankings: dict[int, tuple[list[int], statistics.Ranking]],
+  metric: str,
+  styles: Styles,
+) -> Picture:
+  """Critical-difference diagrams of one source, one for each A."""
+  heights = [
+    1.3 + 0.22 * ((len(ranking.names) + 1) // 2) + 0.1 * len(ranking.cliques)
+    for _, ranking in rankings.values()
+  ]
+  figure = mpl_figure.Figure(
+    figsize=(9, sum(heights) + 0.5), layout='constrained'
+  )
+  axes = figure.subplots(len(rankings), 1, squeeze=False, height_ratios=heights)
+  for axis, (anomalies, (shots, ranking)) in zip(
+    axes.flat, rankings.items(), strict=True
+  ):
+    _draw_ranks(axis, ranking, styles)
+    chance = p_text(ranking.p)
+    axis.set_title(
+      f'A = {anomalies}, K = {", ".join(map(str, shots))}; '
+      f'{ranking.entities} entities; Friedman p {chance}; mean rank, 1 = best',
+      loc='left',
+      pad=14,
+    )
+  source, contamination = block
+  _title(
+    figure,
+    f'{clean(source)}, {support_name(contamination)}: whom does no bar join '
+    'with the leftmost?',
+  )
+  out = sorted({n for _, r in rankings.values() for n in r.left_out})
+  return Picture(
+    f'ranks-{source}-{contamination:g}',
+    f'{clean(source)}, {support_name(contamination)}: mean ranks over '
+    f'entities by {metric_name(metric)}, averaged over K. A bar joins methods '
+    'of which no pair differs at 5% (Wilcoxon signed-rank tests, corrected '
+    'after Holm over all pairs). Meta-learners are coloured.'
+    + (f' Not on every entity: {", ".join(map(clean, out))}.' if out else ''),
     figure,
   )
 
@@ -728,7 +1011,7 @@ def _histogram_pictures(results: dict[str, Any]) -> list[Picture]:
         )
         axis.stairs(counts / max(counts.sum(), 1), entry['edges'], color=colour)
       axis.set_title(
-        f'{_clean(entry["learner"], 24)}\n{sum(entry["normal"])} normal, '
+        f'{clean(entry["learner"], 24)}\n{sum(entry["normal"])} normal, '
         f'{sum(entry["anomaly"])} anomalous'
       )
       axis.set_ylim(bottom=0)
@@ -743,13 +1026,13 @@ def _histogram_pictures(results: dict[str, Any]) -> list[Picture]:
     )
     _title(
       figure,
-      f'{_clean(source)}, K = {shots}, A = {anomalies}: the less the two '
+      f'{clean(source)}, K = {shots}, A = {anomalies}: the less the two '
       'overlap, the better',
     )
     pictures.append(
       Picture(
         f'scores-{source}-A{anomalies}-K{shots}',
-        f'{_clean(source)}, K = {shots}, A = {anomalies}: scores of all query '
+        f'{clean(source)}, K = {shots}, A = {anomalies}: scores of all query '
         'rows, pooled over entities. Each learner has its own scale.',
         figure,
       )
@@ -758,7 +1041,7 @@ def _histogram_pictures(results: dict[str, Any]) -> list[Picture]:
 
 
 def _example_name(example: dict[str, Any]) -> str:
-  return f'{_clean(example["source"])}, {_clean(example["entity"])}'
+  return f'{clean(example["source"])}, {clean(example["entity"])}'
 
 
 def _thin(values: np.ndarray, columns: int = 600) -> np.ndarray:
@@ -773,8 +1056,8 @@ def _window_picture(example: dict[str, Any]) -> Picture:
   rate = example['rate'] if known else 1.0
   when = 'time (s)' if known else 'sample'
   how_often = 'frequency (Hz)' if known else 'frequency (cycles a sample)'
-  unit = _clean(example['units'], 20) or 'recorded unit'
-  kind = _clean(example['kind'], 24) or 'anomaly'
+  unit = clean(example['units'], 20) or 'recorded unit'
+  kind = clean(example['kind'], 24) or 'anomaly'
   sides = {
     side: np.array(list(map(_float, example[side])), float)
     for side in ('normal', 'anomaly')
@@ -791,7 +1074,7 @@ def _window_picture(example: dict[str, Any]) -> Picture:
     axis.plot(time, signal, color=colours[side], linewidth=0.9)
     axis.set_title(titles[side])
     axis.set_xlabel(when)
-    axis.set_ylabel(f'{_clean(example["channel"], 24) or "signal"}\n({unit})')
+    axis.set_ylabel(f'{clean(example["channel"], 24) or "signal"}\n({unit})')
     axis.margins(x=0)
     frequencies, amplitude = spectrum(np.nan_to_num(signal), rate)
     wide.plot(
@@ -878,14 +1161,14 @@ def _row_picture(example: dict[str, Any], most: int = 20) -> Picture:
     )
   for offset, values, colour, label in (
     (-0.18, normal, _NORMAL, 'normal'),
-    (0.18, anomaly, _ANOMALY, f'anomaly: {_clean(example["kind"], 24)}'),
+    (0.18, anomaly, _ANOMALY, f'anomaly: {clean(example["kind"], 24)}'),
   ):
     axis.barh(places + offset, values[order], 0.34, color=colour, label=label)
-  axis.set_yticks(places, [_clean(names[i], 32) for i in order])
+  axis.set_yticks(places, [clean(names[i], 32) for i in order])
   axis.invert_yaxis()
   axis.grid(False, axis='y')
   axis.axvline(0, color='black', linewidth=0.8)
-  unit = _clean(example['units'], 40)
+  unit = clean(example['units'], 40)
   axis.set_xlabel(f'value ({unit})' if unit else 'standardised value')
   figure.legend(loc='outside right upper')
   _title(
@@ -895,7 +1178,7 @@ def _row_picture(example: dict[str, Any], most: int = 20) -> Picture:
   return Picture(
     'example-features',
     f'{_example_name(example)}: one normal and one anomalous query row '
-    f'({_clean(example["kind"], 24) or "anomaly"}); {len(order)} of '
+    f'({clean(example["kind"], 24) or "anomaly"}); {len(order)} of '
     f'{len(names)} features.',
     figure,
   )
@@ -907,7 +1190,7 @@ def _query_picture(example: dict[str, Any]) -> Picture | None:
   if not names:
     return None
   figure, (axis,) = _panels(1, 1, 9, 0.6 + 0.42 * len(names))
-  labels = [_clean(name, 24) for name in names]
+  labels = [clean(name, 24) for name in names]
   for place, name in enumerate(names):
     normal, anomaly = (
       np.array([s for s in example['scores'][name][side] if s is not None])
@@ -999,7 +1282,7 @@ def _curves_picture(results: dict[str, Any], styles: Styles) -> Picture | None:
       list(map(_float, curve['validation_auroc'])),
       **styles[learner],
       markersize=4,
-      label=None if learner in labelled else _clean(learner, 24),
+      label=None if learner in labelled else clean(learner, 24),
     )
     labelled.add(learner)
   if positive:
@@ -1038,7 +1321,7 @@ def _regression_picture(
   for name, entries in groups.items():
     entries = sorted(entries, key=lambda entry: entry['steps'])
     steps = np.array([entry['steps'] for entry in entries], float)
-    _draw_entry(axis, steps, entries, **styles[name], label=_clean(name, 24))
+    _draw_entry(axis, steps, entries, **styles[name], label=clean(name, 24))
   means = [entry['mse'] for group in groups.values() for entry in group]
   if all(mean is None or mean > 0 for mean in means):
     _log_scale(axis)
@@ -1063,21 +1346,31 @@ def figures(results: dict[str, Any]) -> list[Picture]:
 
   Returns:
     The pictures, in the order of the report: AUROC against shots for each
-    source and contamination, score histograms, the example, learning curves,
-    regression.
+    source and contamination, the best of both kinds against shots where there
+    are three or more, critical-difference diagrams, score histograms, the
+    example, learning curves, regression.
 
   Raises:
     DataError: if the results break the schema.
   """
-  results = results_lib.validate(results)
+  return _figures(results_lib.validate(results))
+
+
+def _figures(results: dict[str, Any]) -> list[Picture]:
   styles = _styles(results)
   with matplotlib.rc_context(_STYLE):
     pictures: list[Picture | None] = []
-    for block, cells in _blocks(results, 'auroc').items():
+    for block, cells in blocks_of(results, 'auroc').items():
       draw = (
         _ladder_picture if len({k for _, k in cells}) == 1 else _shots_picture
       )
       pictures.append(draw(block, cells, 'auroc', styles))
+    for block in blocks_of(results, 'auroc'):
+      pictures.append(_budget_picture(block, results, styles))
+    pictures += [
+      _ranks_picture(block, rankings, 'auroc', styles)
+      for block, rankings in rankings_of(results, 'auroc').items()
+    ]
     pictures += _histogram_pictures(results)
     example = results['example']
     if example is not None:
@@ -1090,7 +1383,7 @@ def figures(results: dict[str, Any]) -> list[Picture]:
   return [picture for picture in pictures if picture is not None]
 
 
-def _png(figure: mpl_figure.Figure, transparent: bool = False) -> bytes:
+def png(figure: mpl_figure.Figure, transparent: bool = False) -> bytes:
   file = io.BytesIO()
   with matplotlib.rc_context(_STYLE):
     backend_agg.FigureCanvasAgg(figure)
@@ -1113,12 +1406,17 @@ def save_figures(
   Raises:
     DataError: if the results break the schema or the folder cannot be written.
   """
-  folder = pathlib.Path(folder)
+  return _save_figures(figures(results), pathlib.Path(folder))
+
+
+def _save_figures(
+  pictures: Sequence[Picture], folder: pathlib.Path
+) -> list[pathlib.Path]:
   paths = []
-  for i, picture in enumerate(figures(results), 1):
+  for i, picture in enumerate(pictures, 1):
     slug = re.sub(r'[^A-Za-z0-9.]+', '-', picture.name).strip('-.')[:80]
     paths.append(folder / f'{i:02d}-{slug}.png')
-    results_lib.write_bytes(paths[-1], _png(picture.figure))
+    results_lib.write_bytes(paths[-1], png(picture.figure))
   return paths
 
 
@@ -1162,7 +1460,7 @@ def adapted_png(
       'scores after adapting; the band spans the known normals, each scored '
       'after adapting on the others',
     )
-  return _png(figure)
+  return png(figure)
 
 
 # ---- The page ----
@@ -1230,7 +1528,7 @@ _BADGES = {
 
 
 def _e(text: Any) -> str:
-  return html.escape(_clean(str(text), 400))
+  return html.escape(clean(str(text), 400))
 
 
 def _table_html(
@@ -1263,32 +1561,32 @@ def _metric_html(block: tuple[str, float], cells: Cells, metric: str) -> str:
   rows = []
   for kind in ('learner', 'baseline'):
     title = 'meta-learners' if kind == 'learner' else 'baselines'
-    if not _ranked(cells, kind):
+    if not ranked(cells, kind):
       continue
     rows.append(
       f'<tr class="kind"><th>{title}</th><td colspan="{len(cells)}"></td></tr>'
     )
-    for name in _ranked(cells, kind):
-      line = [f'<tr><th>{_e(_clean(name))}</th>']
+    for name in ranked(cells, kind):
+      line = [f'<tr><th>{_e(clean(name))}</th>']
       for cell in cells.values():
         entry = cell.get(name)
         if entry is None or entry['mean'] is None:
           line.append('<td>-</td>')
           continue
-        best = _valued(cell, kind)[0]['mean'] == entry['mean']
-        mean = _fixed(entry['mean'])
+        best = valued(cell, kind)[0]['mean'] == entry['mean']
+        mean = fixed(entry['mean'])
         line.append(
           f'<td>{f"<b>{mean}</b>" if best else mean}'
-          f'<small>{_interval(entry)}</small></td>'
+          f'<small>{interval_text(entry)}</small></td>'
         )
       rows.append(''.join([*line, '</tr>']))
   source, contamination = block
   return _table_html(
     header,
     rows,
-    f'{_e(source)}, {_e(_support_name(contamination))}: '
-    f'{_e(_metric_name(metric))}, mean and 95% interval over '
-    f'{_entities(cells)}',
+    f'{_e(source)}, {_e(support_name(contamination))}: '
+    f'{_e(metric_name(metric))}, mean and 95% interval over '
+    f'{count_text(cells)}',
   )
 
 
@@ -1305,7 +1603,7 @@ def _verdicts_html(found: Sequence[Verdict]) -> str:
   for (source, contamination), group in groups.items():
     wins = sum(verdict.outcome == 'win' for verdict in group)
     parts.append(
-      f'<h3>{_e(source)}, {_e(_support_name(contamination))}: above every '
+      f'<h3>{_e(source)}, {_e(support_name(contamination))}: above every '
       f'baseline in {wins} of {len(group)} cells</h3>'
     )
     parts.append(
@@ -1322,15 +1620,117 @@ def _verdicts_html(found: Sequence[Verdict]) -> str:
   return ''.join(parts)
 
 
+def _choices_html(results: dict[str, Any]) -> str:
+  found = recommendation.choices(results)
+  groups: dict[tuple[str, float], list[recommendation.Choice]] = {}
+  for choice in found:
+    key = (choice.contest.source, choice.contest.contamination)
+    groups.setdefault(key, []).append(choice)
+  parts = [
+    f'<p><b>{html.escape(recommendation.advice(found))}</b></p>',
+    f'<p>The best method of a cell, of either kind, by AUROC, against every '
+    'other on the same entities: Wilcoxon signed-rank tests, corrected after '
+    'Holm. The best is chosen with the rows that it is tested on. '
+    f'{html.escape(recommendation.price(results))}</p>',
+  ]
+  for (source, contamination), group in groups.items():
+    parts.append(
+      f'<details><summary>{_e(source)}, {_e(support_name(contamination))}'
+      '</summary>'
+    )
+    parts.append(
+      _table_html(
+        [_header('A', 'K', 'entities', '')],
+        (
+          f'<tr><th>{c.contest.anomalies}</th><td>{c.contest.shots}</td>'
+          f'<td>{c.contest.entities}</td>'
+          f'<td class="long">{html.escape(c.sentence)}</td></tr>'
+          for c in group
+        ),
+      )
+    )
+    parts.append('</details>')
+  return ''.join(parts)
+
+
+def operation(results: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
+  """What the metrics mean in operation: recalls at fixed false-alarm rates.
+
+  Args:
+    results: validated; `meta.flags.rows_per_day` is looked at.
+
+  Returns:
+    A title and lines for each source and contamination; the first line is a
+    header. Of every cell the best learner and the best baseline by recall at
+    1% false alarms, with 95% intervals; the false alarms of a day where the
+    rows per day are known.
+  """
+  rows_per_day = results['meta']['flags'].get('rows_per_day')
+  found = []
+  for block, cells in blocks_of(results, 'recall_at_far_1').items():
+    wider = blocks_of(results, 'recall_at_far_5').get(block, {})
+    header = ['A', 'K', 'method', 'found at 1%', 'found at 5%']
+    if rows_per_day:
+      header += ['alarms a day at 1%', 'at 5%']
+    lines = [header]
+    for key, cell in cells.items():
+      for kind in ('learner', 'baseline'):
+        for best in valued(cell, kind)[:1]:
+          other = wider.get(key, {}).get(best['learner'])
+          lines.append(
+            [
+              *map(str, key),
+              clean(best['learner'], 24),
+              f'{fixed(best["mean"])} {interval_text(best)}',
+              '-'
+              if other is None
+              else f'{fixed(other["mean"])} {interval_text(other)}',
+            ]
+          )
+          if rows_per_day:
+            lines[-1] += [
+              f'{metrics.alarms_per_day(rate, rows_per_day):.3g}'
+              for rate in (0.01, 0.05)
+            ]
+    title = f'{clean(block[0])}, {support_name(block[1])}'
+    found.append((title, lines))
+  return found
+
+
+def _operation_html(results: dict[str, Any]) -> str:
+  rows_per_day = results['meta']['flags'].get('rows_per_day')
+  parts = [
+    '<p>Share of the anomalies found where the threshold lets 1% or 5% of the '
+    "entity's normal rows through: the best meta-learner and the best baseline "
+    'by the recall at 1%. The threshold is that of the query itself; one that '
+    'is set beforehand, from few rows, is less exact.'
+    + (
+      f' At {rows_per_day:g} rows a day, nearly all of them normal, so many '
+      'false alarms come with it.</p>'
+      if rows_per_day
+      else ' --rows_per_day turns rates into alarms a day.</p>'
+    )
+  ]
+  for title, (header, *lines) in operation(results):
+    rows = (
+      f'<tr><th>{_e(line[0])}</th>'
+      + ''.join(f'<td>{_e(text)}</td>' for text in line[1:])
+      + '</tr>'
+      for line in lines
+    )
+    parts.append(_table_html([_header(*header)], rows, _e(title)))
+  return ''.join(parts)
+
+
 def _tests_html(results: dict[str, Any], metric: str) -> str:
   """The best learner of every cell against each baseline."""
-  tests = _tests(results, metric)
+  tests = tests_of(results, metric)
   parts = []
-  for (source, contamination), cells in _blocks(results, metric).items():
+  for (source, contamination), cells in blocks_of(results, metric).items():
     rows = []
     for (anomalies, shots), cell in cells.items():
-      for best in _valued(cell, 'learner')[:1]:
-        for rival in _valued(cell, 'baseline'):
+      for best in valued(cell, 'learner')[:1]:
+        for rival in valued(cell, 'baseline'):
           names = best['learner'], rival['learner']
           test = tests.get((source, contamination, anomalies, shots, *names))
           if test is None or test['difference'] is None:
@@ -1342,11 +1742,11 @@ def _tests_html(results: dict[str, Any], metric: str) -> str:
           )
           rows.append(
             f'<tr><th>{anomalies}</th><td>{shots}</td>'
-            f'<td class="text">{_e(_clean(names[0]))}</td>'
-            f'<td class="text">{_e(_clean(names[1]))}</td>'
-            f'<td>{test["difference"]:+.3f}</td><td>{_interval(test)}</td>'
-            f'<td>{_e(_p(test["p"]).removeprefix("= "))}</td>'
-            f'<td>{_e(_p(test["p_holm"]).removeprefix("= "))}</td>'
+            f'<td class="text">{_e(clean(names[0]))}</td>'
+            f'<td class="text">{_e(clean(names[1]))}</td>'
+            f'<td>{test["difference"]:+.3f}</td><td>{interval_text(test)}</td>'
+            f'<td>{_e(p_text(test["p"]).removeprefix("= "))}</td>'
+            f'<td>{_e(p_text(test["p_holm"]).removeprefix("= "))}</td>'
             f'<td class="text"><span class="badge {colour}">'
             f'{side if sure else "not shown"}</span></td></tr>'
           )
@@ -1357,7 +1757,7 @@ def _tests_html(results: dict[str, Any], metric: str) -> str:
         '<th>p</th><th>p (Holm)</th><th class="text">at 5%</th></tr>'
       )
       parts.append(
-        f'<details><summary>{_e(source)}, {_support_name(contamination)}: '
+        f'<details><summary>{_e(source)}, {support_name(contamination)}: '
         f'{len(rows)} pairs</summary>{_table_html([header], rows)}</details>'
       )
   return ''.join(parts) or '<p>No paired tests in the results.</p>'
@@ -1366,7 +1766,7 @@ def _tests_html(results: dict[str, Any], metric: str) -> str:
 def _regression_html(results: dict[str, Any]) -> str:
   general = lambda value: '-' if value is None else f'{value:.4g}'
   rows = (
-    f'<tr><th>{_e(_clean(e["learner"]))}</th><td>{e["steps"]}</td>'
+    f'<tr><th>{_e(clean(e["learner"]))}</th><td>{e["steps"]}</td>'
     f'<td>{general(e["mse"])}<small>[{general(e["low"])}, '
     f'{general(e["high"])}]</small></td><td>{general(e["median"])}</td>'
     f'<td>{e["diverged"]} of {e["tasks"]}</td></tr>'
@@ -1377,7 +1777,7 @@ def _regression_html(results: dict[str, Any]) -> str:
 
 
 def _picture_html(picture: Picture) -> str:
-  data = base64.b64encode(_png(picture.figure, transparent=True)).decode()
+  data = base64.b64encode(png(picture.figure, transparent=True)).decode()
   width = round(picture.figure.get_figwidth() * 96)
   return (
     f'<figure><img width="{width}" alt="{_e(picture.caption)}" '
@@ -1424,17 +1824,17 @@ def _meta_html(results: dict[str, Any]) -> str:
   return f'<dl>{listed}</dl>{settings}'
 
 
-def _page(results: dict[str, Any]) -> str:
+def _page(results: dict[str, Any], drawn: Sequence[Picture]) -> str:
   pictures: dict[str, list[str]] = {}
-  for picture in figures(results):
+  for picture in drawn:
     section = picture.name.partition('-')[0]
     pictures.setdefault(section, []).append(_picture_html(picture))
-  metrics = sorted(
+  metric_names = sorted(
     {entry['metric'] for entry in results['summary']},
     key=lambda m: (list(_METRICS).index(m) if m in _METRICS else 99, m),
   )
   parts: list[tuple[str, str, str]] = []
-  if 'auroc' in metrics:
+  if 'auroc' in metric_names:
     parts.append(
       (
         'verdict',
@@ -1445,13 +1845,26 @@ def _page(results: dict[str, Any]) -> str:
         'baseline. Best means the highest mean in this same evaluation, which '
         'favours the side with more methods. The paired differences use that '
         'all methods saw the same entities, and so may tell methods apart '
-        'whose intervals overlap.</p>' + _verdicts_html(verdicts(results)),
+        'whose intervals overlap.</p>'
+        + _verdicts_html(_verdicts(results, 'auroc')),
       )
     )
+    if results['rows']:
+      parts.append(
+        ('choice', 'Which algorithm should I use?', _choices_html(results))
+      )
     parts.append(
-      ('shots', 'AUROC against shots', ''.join(pictures.get('auroc', [])))
+      (
+        'shots',
+        'AUROC against shots',
+        ''.join(pictures.get('auroc', []) + pictures.get('budget', [])),
+      )
     )
-  if metrics:
+    if 'ranks' in pictures:
+      parts.append(
+        ('ranks', 'Critical differences', ''.join(pictures['ranks']))
+      )
+  if metric_names:
     parts.append(
       (
         'tables',
@@ -1460,21 +1873,23 @@ def _page(results: dict[str, Any]) -> str:
         '"-": no value; some baselines need labelled anomalies.</p>'
         + ''.join(
           f'<details{" open" if metric == "auroc" else ""}><summary>'
-          f'{_e(_metric_name(metric))}</summary>'
+          f'{_e(metric_name(metric))}</summary>'
           + ''.join(
             _metric_html(block, cells, metric)
-            for block, cells in _blocks(results, metric).items()
+            for block, cells in blocks_of(results, metric).items()
           )
           + (
             ''
             if metric == 'auroc'
-            else _verdicts_html(verdicts(results, metric))
+            else _verdicts_html(_verdicts(results, metric))
           )
           + '</details>'
-          for metric in metrics
+          for metric in metric_names
         ),
       )
     )
+  if 'recall_at_far_1' in metric_names:
+    parts.append(('alarms', 'Alarms', _operation_html(results)))
   for key, title in (
     ('scores', 'Scores of normal and anomalous rows'),
     ('example', 'One task'),
@@ -1482,7 +1897,7 @@ def _page(results: dict[str, Any]) -> str:
   ):
     if key in pictures:
       parts.append((key, title, ''.join(pictures[key])))
-  if 'auroc' in metrics:
+  if 'auroc' in metric_names:
     parts.append(
       (
         'tests',
@@ -1530,7 +1945,8 @@ def write_html(results: dict[str, Any], path: str | os.PathLike[str]) -> None:
   Raises:
     DataError: if the results break the schema or the file cannot be written.
   """
-  page = _page(results_lib.validate(results))
+  results = results_lib.validate(results)
+  page = _page(results, _figures(results))
   results_lib.write_bytes(path, page.encode())
 
 
@@ -1548,10 +1964,13 @@ def write(results: dict[str, Any], folder: str | os.PathLike[str]) -> str:
     DataError: if the results break the schema or a file cannot be written.
   """
   folder = pathlib.Path(folder)
-  results_lib.save(folder / 'results.json', results)
-  write_html(results, folder / 'report.html')
-  paths = save_figures(results, folder / 'figures')
+  results = results_lib.save(folder / 'results.json', results)
+  pictures = _figures(results)
+  page = _page(results, pictures)
+  results_lib.write_bytes(folder / 'report.html', page.encode())
+  paths = _save_figures(pictures, folder / 'figures')
   return (
-    f'{table(results)}\n{folder / "results.json"}, {folder / "report.html"} '
+    f'{_table(results, "auroc", 100)}\n'
+    f'{folder / "results.json"}, {folder / "report.html"} '
     f'and {len(paths)} figures in {folder / "figures"} written'
   )

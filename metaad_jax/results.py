@@ -4,9 +4,11 @@
 """
 
 import json
+import lzma
 import math
 import os
 import pathlib
+import re
 from typing import Any, NoReturn
 
 import numpy as np
@@ -51,6 +53,7 @@ _CHECKS = {
   'a list of numbers': _list_of(_number),
   'an object': lambda value: isinstance(value, dict),
   'a list': lambda value: isinstance(value, list),
+  'true or false': lambda value: isinstance(value, bool),
 }
 
 _CELL = {
@@ -138,11 +141,30 @@ FIELDS: dict[str, dict[str, str]] = {
     'diverged': 'a count',
     'tasks': 'a count',
   },
+  'costs': {
+    'learner': 'a text',
+    'kind': "'learner' or 'baseline'",
+    'shots': 'a count',
+    'anomalies': 'a count',
+    'columns': 'a count',
+    'queries': 'a count',
+    'seconds': 'a positive number or null',
+  },
 }
 
-_LISTS = ('rows', 'summary', 'tests', 'histograms', 'regression')
+# Checked where they are there; files of earlier versions lack them.
+OPTIONAL: dict[str, dict[str, str]] = {
+  'meta': {'command': 'a text'},
+  'tests': {'entities': 'a count', 'best': 'true or false'},
+}
+
+_LISTS = ('rows', 'summary', 'tests', 'histograms', 'regression', 'costs')
+_DECIMALS = 4  # of a metric in a compact file
 _SUMMARY_KEY = (*_CELL, 'learner', 'metric')
 _TESTS_KEY = (*_SUMMARY_KEY, 'baseline')
+
+
+_AS_IS = {str, int, bool, type(None)}  # most of what a large file holds
 
 
 def _plain(value: Any) -> Any:
@@ -152,7 +174,12 @@ def _plain(value: Any) -> Any:
   if isinstance(value, float):
     return float(value) if math.isfinite(value) else None
   if isinstance(value, dict):
-    return {str(key): _plain(item) for key, item in value.items()}
+    return {
+      str(key): item
+      if type(item) in _AS_IS or (type(item) is float and math.isfinite(item))
+      else _plain(item)
+      for key, item in value.items()
+    }
   if isinstance(value, list | tuple):
     return [_plain(item) for item in value]
   if hasattr(value, '__array__') and np.asarray(value).dtype.kind in 'biufU':
@@ -167,7 +194,12 @@ def _refuse(where: str, what: str) -> NoReturn:
   raise base.DataError(f'results: {where} {what}: {_MEND}')
 
 
-def _check(item: Any, fields: dict[str, str], where: str) -> None:
+def _check(
+  item: Any,
+  fields: dict[str, str],
+  where: str,
+  optional: dict[str, str] | None = None,
+) -> None:
   if not isinstance(item, dict):
     _refuse(where, f'is {repr(item)[:60]}, not an object')
   for key, kind in fields.items():
@@ -175,6 +207,8 @@ def _check(item: Any, fields: dict[str, str], where: str) -> None:
       _refuse(where, f'has no {key!r}')
     if not _CHECKS[kind](item[key]):
       _refuse(f'{where}.{key}', f'is {repr(item[key])[:60]}, not {kind}')
+  if optional:
+    _check(item, {k: v for k, v in optional.items() if k in item}, where)
 
 
 def _check_example(example: dict[str, Any]) -> None:
@@ -223,14 +257,15 @@ def validate(results: dict[str, Any]) -> dict[str, Any]:
     'curves': 'an object',
     'notes': 'a list of texts',
   }
-  if 'regression' in results:
-    top['regression'] = 'a list'
+  for section in ('regression', 'costs'):
+    if section in results:
+      top[section] = 'a list'
   _check(results, top, 'the file')
 
-  _check(results['meta'], FIELDS['meta'], 'meta')
+  _check(results['meta'], FIELDS['meta'], 'meta', OPTIONAL['meta'])
   for section in _LISTS:
     for i, item in enumerate(results.get(section, [])):
-      _check(item, FIELDS[section], f'{section}[{i}]')
+      _check(item, FIELDS[section], f'{section}[{i}]', OPTIONAL.get(section))
   for name, curve in results['curves'].items():
     where = f'curves[{name!r}]'
     _check(curve, FIELDS['curves'], where)
@@ -257,6 +292,67 @@ def validate(results: dict[str, Any]) -> dict[str, Any]:
   if results['example'] is not None:
     _check_example(results['example'])
   return results
+
+
+def portable(text: str) -> str:
+  """Cuts the absolute paths in a command line or a flag to their last part.
+
+  They say where a file lay on one machine, which no other machine has.
+
+  Args:
+    text: such as `--data_dir=/home/me/data --output=results`.
+  """
+  return re.sub(
+    r"(?<![^\s='\",])/(?:[^/\s'\",]+/)*([^/\s'\",]+)/?", r'\1', text
+  )
+
+
+def _portable(value: Any) -> Any:
+  if isinstance(value, str):
+    return portable(value)
+  if isinstance(value, list):
+    return [_portable(item) for item in value]
+  if isinstance(value, dict):
+    return {key: _portable(item) for key, item in value.items()}
+  return value
+
+
+def compact(results: dict[str, Any]) -> dict[str, Any]:
+  """Returns what a results page needs, small enough to be kept in git.
+
+  The draws of an entity are put together into one row, their mean to four
+  decimals, which weighs every draw as the statistics do. `draw` is then 0 and
+  `queries` and `query_anomalies` are those of the first draw. The curves, the
+  histograms and the example (which shows rows of the data, whose licence may
+  forbid that) are left out, and absolute paths cut (see `portable`).
+
+  Args:
+    results: see `validate`.
+
+  Returns:
+    Results of the same schema; what was compact already stays as it is.
+
+  Raises:
+    DataError: as `validate`.
+  """
+  results = validate(results)
+  groups: dict[tuple, list[dict[str, Any]]] = {}
+  for row in results['rows']:
+    key = (*(row[k] for k in _CELL), row['learner'], row['entity'])
+    groups.setdefault(key, []).append(row)
+  rows = []
+  for draws in groups.values():
+    means: dict[str, float | None] = {}
+    for metric in METRICS:
+      values = [row[metric] for row in draws if row[metric] is not None]
+      means[metric] = (
+        round(sum(values) / len(values), _DECIMALS) if values else None
+      )
+    rows.append({**draws[0], **means, 'draw': 0})
+  empty: dict[str, Any] = {'curves': {}, 'histograms': [], 'example': None}
+  meta = _portable(results['meta'])
+  notes = _portable(results['notes'])
+  return {**results, **empty, 'meta': meta, 'rows': rows, 'notes': notes}
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -287,19 +383,29 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     ) from None
 
 
-def save(path: str | os.PathLike[str], results: dict[str, Any]) -> None:
+def save(
+  path: str | os.PathLike[str], results: dict[str, Any]
+) -> dict[str, Any]:
   """Checks the results and writes them as strict JSON, whole or not at all.
 
   Args:
-    path: the file, `results.json` by custom.
+    path: the file, `results.json` by custom; compressed if it ends in `.xz`.
     results: see `validate`.
+
+  Returns:
+    What was written, as `validate` returns it.
 
   Raises:
     DataError: if the results break the schema or cannot be written; nothing
       is written then.
   """
-  text = json.dumps(validate(results), allow_nan=False) + '\n'
-  write_bytes(path, text.encode())
+  results = validate(results)
+  text = json.dumps(results, allow_nan=False) + '\n'
+  content = text.encode()
+  if str(path).endswith('.xz'):
+    content = lzma.compress(content)
+  write_bytes(path, content)
+  return results
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -320,7 +426,14 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
       otherwise not what `save` writes.
   """
   try:
-    text = pathlib.Path(path).read_text(encoding='utf-8')
+    content = pathlib.Path(path).read_bytes()
+    if str(path).endswith('.xz'):
+      content = lzma.decompress(content)
+    text = content.decode()
+  except lzma.LZMAError as error:
+    raise base.DataError(
+      f'{path}: truncated or not xz ({error}): {_MEND}'
+    ) from None
   except OSError as error:
     raise base.DataError(
       f'{path}: {error.strerror}: give the results.json of an evaluation'

@@ -36,6 +36,7 @@ from metaad_jax import (
   objectives,
   sources,
   specs,
+  table_tasks,
   training,
 )
 from metaad_jax.base import DataError, Entity, MetaLearner, Params
@@ -287,11 +288,12 @@ def outer(config: Config) -> optax.GradientTransformation:
   """The outer optimizer: gradient clipping, then any of optax's."""
   name, options = specs.parse(config.outer)
 
-  def make(*, rate: float = 1e-3):
+  def make(*, rate: float = 1e-3, weight_decay: float = 0.0):
     schedule: Any = rate
     if config.schedule == 'cosine':
       schedule = optax.cosine_decay_schedule(rate, config.steps)
-    return inner_loop.optimizer(name, schedule)
+    more = {'weight_decay': weight_decay} if weight_decay else {}
+    return inner_loop.optimizer(name, schedule, **more)
 
   made = specs.call(f'optimizer {name!r}', make, **options)
   return optax.chain(optax.clip_by_global_norm(config.clip), made)
@@ -312,7 +314,7 @@ def samplers(config: Config, data: Data | None):
     side: episodes.pool(data.entities[side]) for side in ('train', 'validation')
   }
   sample = lambda pools, key: episodes.from_pools(pools, episode)(key)
-  augmented = lambda pools, key: _training_tasks(pools, episode)(key)
+  augmented = lambda pools, key: table_tasks.sampler(pools, episode)(key)
   train = partial(augmented if any_width(config) else sample, pools['train'])
   if config.stream:
     if source.generate is None:
@@ -326,11 +328,6 @@ def samplers(config: Config, data: Data | None):
       episodes.from_simulator(generate, data.feature.apply, episode)
     )
   return train, partial(sample, pools['validation'])
-
-
-def _training_tasks(pools, episode):
-  """The sampler that a learner of any width is trained with."""
-  return episodes.from_pools(pools, episode)
 
 
 def negative_error(scores, y, mask):

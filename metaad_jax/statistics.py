@@ -5,7 +5,8 @@ entity are not. So draws are averaged first, and only then do entities vary.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import itertools
+from typing import Any, NamedTuple
 import warnings
 
 import numpy as np
@@ -19,6 +20,7 @@ _METHOD = ('learner', 'kind')
 _DECIMALS = 12  # values that agree to these differ by rounding only
 _EXACT = 50  # pairs up to which a signed-rank test is exact, as in SciPy
 _BLOCK = 256  # samples bootstrapped at once
+_FEW = 10  # entities below which an interval is Student's
 
 
 def bootstrap(
@@ -28,12 +30,14 @@ def bootstrap(
   resamples: int = 4999,
   seed: int = 0,
 ) -> tuple[float, float, float]:
-  """Returns the mean and a bootstrap confidence interval of it.
+  """Returns the mean and a confidence interval of it.
 
-  The interval is bias-corrected and accelerated (BCa); where that is not
-  defined (equal values), it is the percentile interval. It is too narrow for
-  few entities: of nominal 95%, normal values give 84% at n = 5, 90% at n = 10
-  and 92% at n = 20.
+  From ten values on the interval is the bias-corrected and accelerated (BCa)
+  bootstrap; where that is not defined (equal values), the percentile interval.
+  Of nominal 95% it covers 90% at n = 10 and 92% at n = 20 for normal values.
+  Below ten values, where the bootstrap would be far too narrow (84% at n = 5),
+  it is Student's t interval: 95% for normal values whatever their number, wide
+  where there are two or three.
 
   Args:
     values: [n] one per entity.
@@ -48,6 +52,7 @@ def bootstrap(
     DataError: if there is no value, or one is not finite.
 
   References:
+    Student, The probable error of a mean, 1908.
     Efron, Better bootstrap confidence intervals, 1987.
   """
   values = np.asarray(values, float)
@@ -160,7 +165,7 @@ def summarise(
   Returns:
     Dicts with source, learner, kind, shots, anomalies, contamination, metric,
     mean, low, high, entities (their number), in the order of first appearance;
-    low and high are NaN for one entity.
+    low and high are NaN for one entity, and cut at 0 and 1, as metrics are.
 
   Raises:
     DataError: if a row lacks a key, or a metric in it is not finite.
@@ -171,7 +176,7 @@ def summarise(
     for means in groups.values()
     for column in range(len(names))
   ]
-  intervals = _intervals(samples, level, resamples, seed)
+  intervals = _intervals(samples, level, resamples, seed, 0.0)
   keys = [(key, name) for key in groups for name in names]
   return [
     {
@@ -190,7 +195,7 @@ def summarise(
 
 def compare(
   rows: Sequence[Row],
-  metric: str = 'auroc',
+  names: Sequence[str] = ('auroc', 'ap'),
   *,
   level: float = 0.95,
   resamples: int = 4999,
@@ -200,25 +205,30 @@ def compare(
 
   Only entities that both have been evaluated on count; pairs without any are
   left out. The family of Holm's correction is all learner-baseline pairs of
-  one source, shots, anomalies and contamination.
+  one metric, source, shots, anomalies and contamination.
+
+  The best baseline of such a family is marked: that with the highest mean over
+  its entities, chosen with the same rows that it is then compared on, which
+  favours it over the learner.
 
   Args:
     rows: as in `summarise`.
-    metric: the metric to compare.
+    names: the metrics to compare.
     level: coverage of the interval of the mean difference.
     resamples: as in `bootstrap`.
     seed: as in `bootstrap`.
 
   Returns:
     Dicts with source, shots, anomalies, contamination, metric, learner,
-    baseline, difference (learner - baseline, mean over entities), low, high,
-    p (Wilcoxon, see `paired`), p_holm and entities (their number).
+    baseline, difference (learner - baseline, mean over entities), low, high
+    (cut at -1 and 1), p (Wilcoxon, see `paired`), p_holm, entities (their
+    number) and best (whether the baseline is the best one).
 
   Raises:
     DataError: as in `summarise`.
   """
   settings: dict[tuple, dict[str, dict[str, dict]]] = {}
-  for key, means in _entity_means(rows, [metric]).items():
+  for key, entities in _entity_means(rows, names).items():
     name, kind = key[len(_SETTING) :]
     kinds = settings.setdefault(
       key[: len(_SETTING)], {'learner': {}, 'baseline': {}}
@@ -227,25 +237,38 @@ def compare(
       raise base.DataError(
         f"{name} has kind {kind!r}: it must be 'learner' or 'baseline'"
       )
-    kinds[kind][name] = means
+    kinds[kind][name] = entities
   keys, samples = [], []
   p_values: list[float] = []
   adjusted: list[float] = []
-  for setting, kinds in settings.items():
-    family = []
-    for learner, ours in kinds['learner'].items():
-      for baseline, theirs in kinds['baseline'].items():
-        shared = [entity for entity in ours if entity in theirs]
-        if not shared:
-          continue
-        a = np.array([ours[entity][0] for entity in shared])
-        b = np.array([theirs[entity][0] for entity in shared])
-        keys.append((*setting, metric, learner, baseline))
-        samples.append(a - b)
-        family.append(paired(a, b))
-    p_values.extend(family)
-    adjusted.extend(holm(np.array(family)).tolist())
-  intervals = _intervals(samples, level, resamples, seed)
+  for column, metric in enumerate(names):
+    for setting, kinds in settings.items():
+      values = {
+        kind: {
+          name: {entity: mean[column] for entity, mean in own.items()}
+          for name, own in methods.items()
+        }
+        for kind, methods in kinds.items()
+      }
+      means = {
+        name: np.mean(list(own.values()))
+        for name, own in values['baseline'].items()
+      }
+      best = max(means, key=means.__getitem__, default=None)
+      family = []
+      for learner, ours in values['learner'].items():
+        for baseline, theirs in values['baseline'].items():
+          shared = [entity for entity in ours if entity in theirs]
+          if not shared:
+            continue
+          a = np.array([ours[entity] for entity in shared])
+          b = np.array([theirs[entity] for entity in shared])
+          keys.append((*setting, metric, learner, baseline, baseline == best))
+          samples.append(a - b)
+          family.append(paired(a, b))
+      p_values.extend(family)
+      adjusted.extend(holm(np.array(family)).tolist())
+  intervals = _intervals(samples, level, resamples, seed, -1.0)
   columns = (*_SETTING, 'metric', 'learner', 'baseline')
   return [
     {
@@ -256,11 +279,214 @@ def compare(
       'p': p,
       'p_holm': p_holm,
       'entities': len(sample),
+      'best': best,
     }
-    for key, sample, (mean, low, high), p, p_holm in zip(
+    for (*key, best), sample, (mean, low, high), p, p_holm in zip(
       keys, samples, intervals, p_values, adjusted, strict=True
     )
   ]
+
+
+class Contest(NamedTuple):
+  """The best method of a cell against every other, on the same entities.
+
+  Attributes:
+    source: name of the source.
+    contamination: share of unlabelled anomalies in the support.
+    anomalies: A.
+    shots: K.
+    best: the method with the highest mean.
+    entities: that all methods here were scored on.
+    rivals: the others, the highest mean first: dicts with learner, kind, mean,
+      difference (best - this one), low, high, p and p_holm (Holm's family: the
+      rivals). The best comes first, with a difference of 0 and p None.
+    left_out: methods that were not scored on every entity of the cell.
+  """
+
+  source: str
+  contamination: float
+  anomalies: int
+  shots: int
+  best: str
+  entities: int
+  rivals: tuple[dict[str, Any], ...]
+  left_out: tuple[str, ...]
+
+
+def contests(
+  rows: Sequence[Row],
+  metric: str = 'auroc',
+  *,
+  resamples: int = 4999,
+  seed: int = 0,
+) -> list[Contest]:
+  """Tests the best method of every cell against the others, of either kind.
+
+  The best is chosen with the rows that it is then tested on. Where several
+  methods are truly alike, one of them is thus found better more often than
+  the p-values say.
+
+  Args:
+    rows: as in `summarise`.
+    metric: higher is better.
+    resamples: as in `bootstrap`.
+    seed: as in `bootstrap`.
+
+  Returns:
+    One for each cell, ordered as the rows, then by A and K.
+
+  Raises:
+    DataError: as in `summarise`.
+  """
+  cells: dict[tuple, dict[tuple[str, str], dict[str, float]]] = {}
+  for key, entity_means in _entity_means(rows, [metric]).items():
+    own = {entity: mean[0] for entity, mean in entity_means.items()}
+    cells.setdefault(key[: len(_SETTING)], {})[key[len(_SETTING) :]] = own
+  found: list[tuple] = []
+  samples: list[np.ndarray] = []
+  for setting, methods in cells.items():
+    entities = list(dict.fromkeys(e for own in methods.values() for e in own))
+    most = max(map(len, methods.values()))
+    values = {
+      method: np.array([own[entity] for entity in entities])
+      for method, own in methods.items()
+      if len(own) == most == len(entities)
+    }
+    out = tuple(name for name, kind in methods if (name, kind) not in values)
+    if not values:
+      continue
+    means = {method: own.mean() for method, own in values.items()}
+    order = sorted(means, key=means.__getitem__, reverse=True)
+    best = values[order[0]]
+    gaps = [best - values[method] for method in order]
+    p_values = [paired(best, values[method]) for method in order[1:]]
+    adjusted = [None, *holm(np.array(p_values)).tolist()]
+    lines = [
+      {
+        'learner': method[0],
+        'kind': method[1],
+        'mean': float(values[method].mean()),
+        'p': p,
+        'p_holm': p_holm,
+      }
+      for method, p, p_holm in zip(
+        order, [None, *p_values], adjusted, strict=True
+      )
+    ]
+    found.append((setting, order[0][0], len(entities), lines, out))
+    samples += gaps
+  intervals = iter(_intervals(samples, 0.95, resamples, seed, -1.0))
+  contests = []
+  for (source, shots, anomalies, dirt), best, count, lines, out in found:
+    for line in lines:
+      mean, low, high = next(intervals)
+      line |= {'difference': mean, 'low': low, 'high': high}
+    contests.append(
+      Contest(source, dirt, anomalies, shots, best, count, tuple(lines), out)
+    )
+  blocks = list(dict.fromkeys((c.source, c.contamination) for c in contests))
+  return sorted(
+    contests,
+    key=lambda c: (
+      blocks.index((c.source, c.contamination)),
+      c.anomalies,
+      c.shots,
+    ),
+  )
+
+
+class Ranking(NamedTuple):
+  """Methods in the order of their mean ranks over entities.
+
+  Attributes:
+    names: the methods, the best first.
+    ranks: of each, the mean over entities; 1 = the best, ties share.
+    entities: number of entities.
+    p: of Friedman's test that all methods are alike; 1 where there are fewer
+      than three methods or two entities.
+    cliques: (first, last) positions in `names` of the longest runs of methods
+      within which no pair differs (Wilcoxon, Holm over all pairs).
+    left_out: methods that were not scored on every entity.
+  """
+
+  names: tuple[str, ...]
+  ranks: tuple[float, ...]
+  entities: int
+  p: float
+  cliques: tuple[tuple[int, int], ...]
+  left_out: tuple[str, ...]
+
+
+def ranking(
+  rows: Sequence[Row], metric: str = 'auroc', *, alpha: float = 0.05
+) -> Ranking:
+  """Ranks methods over entities, for a critical-difference diagram.
+
+  An entity's value is its mean over the rows of a method, so give rows in
+  which all methods have served the same cells. Pairs are told apart by signed
+  rank tests rather than by Nemenyi's distance of mean ranks, which would let
+  the presence of a third method decide about two.
+
+  Args:
+    rows: as in `summarise`, of one source.
+    metric: the metric to rank by; higher is better.
+    alpha: the chance of any false difference between two methods.
+
+  Returns:
+    See `Ranking`.
+
+  Raises:
+    DataError: as in `summarise`, or if there is no row.
+
+  References:
+    Friedman, The use of ranks to avoid the assumption of normality, 1937.
+    Demsar, Statistical comparisons of classifiers over multiple data sets,
+    2006.
+    Benavoli, Corani and Mangili, Should we really use post-hoc tests based on
+    mean-ranks?, 2016.
+  """
+  values: dict[str, dict[str, float]] = {}
+  one_cell = [{**row, **dict.fromkeys(_SETTING)} for row in rows]
+  for key, means in _entity_means(one_cell, [metric]).items():
+    values[key[-2]] = {entity: mean[0] for entity, mean in means.items()}
+  if not values:
+    raise base.DataError('no rows to rank: give those of an evaluation')
+  entities = dict.fromkeys(entity for own in values.values() for entity in own)
+  names = [name for name, own in values.items() if len(own) == len(entities)]
+  if not names:
+    raise base.DataError(
+      'no method was scored on every entity: give rows of one fold or cell'
+    )
+  table = np.array([[values[name][e] for name in names] for e in entities])
+  ranks = stats.rankdata(-table.round(_DECIMALS), axis=1).mean(0)
+  order = np.argsort(ranks, kind='stable')
+  table, ranks = table[:, order], ranks[order]
+  count = len(names)
+  pairs = list(itertools.combinations(range(count), 2))
+  p_values = holm(
+    np.array([paired(table[:, i], table[:, j]) for i, j in pairs])
+  )
+  differ = np.zeros((count, count), bool)
+  for (i, j), p in zip(pairs, p_values, strict=True):
+    differ[i, j] = differ[j, i] = p < alpha
+  cliques: list[tuple[int, int]] = []
+  for first in range(count):
+    last = first
+    while last + 1 < count and not differ[first : last + 2, last + 1].any():
+      last += 1
+    if last > first and (not cliques or last > cliques[-1][1]):
+      cliques.append((first, last))
+  friedman = 1.0
+  if count > 2 and len(table) > 1 and np.ptp(ranks) > 0:
+    friedman = float(stats.friedmanchisquare(*table.T.round(_DECIMALS)).pvalue)
+  return Ranking(
+    tuple(names[i] for i in order),
+    tuple(ranks.tolist()),
+    len(table),
+    friedman,
+    tuple(cliques),
+    tuple(name for name in values if name not in names),
+  )
 
 
 def _entity_means(
@@ -303,9 +529,16 @@ def _entity_means(
 
 
 def _intervals(
-  samples: Sequence[np.ndarray], level: float, resamples: int, seed: int
+  samples: Sequence[np.ndarray],
+  level: float,
+  resamples: int,
+  seed: int,
+  least: float,
 ) -> list[tuple[float, float, float]]:
-  """Runs `bootstrap` on many samples; those of one size share resamples."""
+  """Runs `bootstrap` on many samples of numbers from `least` to 1.
+
+  Samples of one size share resamples.
+  """
   sizes: dict[int, list[int]] = {}
   for position, sample in enumerate(samples):
     sizes.setdefault(len(sample), []).append(position)
@@ -315,6 +548,7 @@ def _intervals(
     results[positions] = np.stack(
       _bootstrap_many(stacked, level, resamples, seed), axis=1
     )
+  results[:, 1:] = results[:, 1:].clip(least, 1.0)
   return [(mean, low, high) for mean, low, high in results.tolist()]
 
 
@@ -325,6 +559,10 @@ def _bootstrap_many(
   values = np.sort(values)  # the order of the entities must not matter
   mean, n = values.mean(1), values.shape[1]
   low, high = np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+  if 1 < n < _FEW:
+    error = values.std(1, ddof=1) / np.sqrt(n)
+    half = stats.t.ppf((1 + level) / 2, n - 1) * error
+    return mean, mean - half, mean + half
   for start in range(0, len(values) if n > 1 else 0, _BLOCK):
     block = slice(start, start + _BLOCK)
     low[block], high[block] = _interval(values[block], level, resamples, seed)

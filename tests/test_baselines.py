@@ -13,6 +13,18 @@ from metaad_jax import base, baselines
 
 SUPERVISED = [n for n, b in baselines.REGISTRY.items() if b.needs_anomalies]
 UNSUPERVISED = [n for n in baselines.REGISTRY if n not in SUPERVISED]
+DRAWN = {
+  'random',
+  'isolation_forest',
+  'random_forest',
+  'extra_trees',
+  'gradient_boosting',
+  'deep_svdd',
+  'deep_sad',
+  'devnet',
+}
+# Forests draw rows by their place; the others promise not to look at it.
+PLACELESS = sorted(set(baselines.REGISTRY) - DRAWN)
 EVERY = pytest.mark.parametrize('name', baselines.REGISTRY)
 
 
@@ -55,12 +67,16 @@ def test_registry():
     'ocsvm',
     'isolation_forest',
     'ecod',
+    'deep_svdd',
   }
   assert set(SUPERVISED) == {
     'random_forest',
     'extra_trees',
     'logistic_regression',
     'svm',
+    'gradient_boosting',
+    'deep_sad',
+    'devnet',
   }
 
 
@@ -149,16 +165,8 @@ def test_the_seed_decides(name):
   arguments = task()[:3]
   first = score(name, *arguments, seed=1)
   np.testing.assert_array_equal(first, score(name, *arguments, seed=1))
-  drawn = {'random', 'isolation_forest', 'random_forest', 'extra_trees'}
   differs = np.any(first != score(name, *arguments, seed=2))
-  assert differs == (name in drawn)
-
-
-# Forests draw rows by their place; the others promise this.
-PLACELESS = sorted(
-  set(baselines.REGISTRY)
-  - {'random', 'isolation_forest', 'random_forest', 'extra_trees'}
-)
+  assert differs == (name in DRAWN)
 
 
 @pytest.mark.parametrize('name', PLACELESS)
@@ -433,3 +441,89 @@ def test_score_many_refuses(names, change, match):
 def test_workers_need_not_import_jax():
   code = "import sys, metaad_jax.baselines; sys.exit('jax' in sys.modules)"
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+@pytest.mark.parametrize('name', ['deep_svdd', 'deep_sad', 'devnet'])
+def test_the_written_out_gradients_are_those_of_the_objective(
+  name, monkeypatch
+):
+  support_x, support_y, _, _ = task(7, 3, 4, shift=1.0)
+  if name == 'deep_svdd':
+    support_x, support_y = support_x[:7], support_y[:7]
+  anomalous = support_y == 1
+
+  def objective(change):
+    """Of the untrained network, after `change(weights, gradients)`."""
+    patched = lambda weights, gradients, **_: change(weights, gradients())
+    monkeypatch.setattr(baselines, '_adam', patched)
+    scores = score(name, support_x, support_y, support_x)
+    if name == 'devnet':
+      missing = np.maximum(5 - scores[anomalous], 0)
+      return np.abs(scores[~anomalous]).mean() / 2 + missing.mean() / 2
+    squares = scores + 1e-6
+    return np.where(anomalous, 1 / squares, squares).mean()
+
+  found = []
+  objective(lambda weights, gradients: found.extend(gradients))
+  rng = np.random.default_rng(0)
+  directions = [rng.normal(size=g.shape) for g in found]
+
+  def moved(size):
+    def change(weights, gradients):
+      for weight, direction in zip(weights, directions, strict=True):
+        weight += size * direction
+
+    return objective(change)
+
+  numeric = (moved(1e-6) - moved(-1e-6)) / 2e-6
+  exact = sum(np.sum(g * d) for g, d in zip(found, directions, strict=True))
+  assert numeric == pytest.approx(exact, rel=1e-5)
+  assert abs(exact) > 1e-3
+
+
+def test_adam_is_optaxs():
+  import jax.numpy as jnp
+  import optax
+
+  start = np.array([1.0, -2.0, 0.5])
+  ours = start.copy()
+  baselines._adam([ours], lambda: [ours**3], rate=0.01, decay=0.1)
+  chain = optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.01))
+  theirs = jnp.array(start)
+  state = chain.init(theirs)
+  for _ in range(200):
+    updates, state = chain.update(theirs**3, state, theirs)
+    theirs = optax.apply_updates(theirs, updates)
+  np.testing.assert_allclose(ours, theirs, atol=1e-4)
+  assert np.abs(ours - start).max() > 0.3
+
+
+def test_deep_networks_learn_what_they_say(monkeypatch):
+  support_x, support_y, _, _ = task(20, 5, 6, shift=2.0)
+  support_x -= support_x.mean(0)
+  normal = support_y == 0
+  fitted = {
+    name: score(name, support_x, support_y, support_x)
+    for name in ('deep_svdd', 'deep_sad', 'devnet')
+  }
+  assert np.abs(fitted['devnet'][normal]).mean() < 0.5
+  assert fitted['devnet'][~normal].min() > 3.5
+  monkeypatch.setattr(baselines, '_STEPS', 0)
+  for name in ('deep_svdd', 'deep_sad'):
+    before = score(name, support_x, support_y, support_x)
+    assert fitted[name][normal].mean() < before[normal].mean()
+  ratio = lambda d: d[~normal].mean() / d[normal].mean()
+  assert ratio(fitted['deep_sad']) > 2 * ratio(fitted['deep_svdd'])
+
+
+def test_gradient_boosting_is_scikit_learns():
+  support_x, support_y, query_x, _ = task(shift=1.0)
+  weights = np.where(support_y == 1, 12 / 4, 12 / 20)
+  model = ensemble.GradientBoostingClassifier(
+    max_features='sqrt', random_state=3
+  ).fit(support_x, support_y, weights)
+  np.testing.assert_allclose(
+    score('gradient_boosting', support_x, support_y, query_x, seed=3),
+    model.decision_function(query_x),
+    rtol=1e-9,
+  )

@@ -18,6 +18,7 @@ from experiments import (
   download,
   evaluate,
   export,
+  page,
   study,
   train,
 )
@@ -33,6 +34,7 @@ TINY = [
 PROGRAMS = {
   'train': train, 'evaluate': evaluate, 'adapt': adapt, 'study': study,
   'download': download, 'export': export, 'calibrate': calibrate,
+  'page': page,
 }  # fmt: skip
 
 
@@ -124,6 +126,34 @@ def test_evaluate_writes_results_report_and_figures(folder, tmp_path):
   assert not any('.part' in name or '.tmp' in name for name in written)
   page = (tmp_path / 'found' / 'report.html').read_text()
   assert page.rstrip().endswith('</html>') and 'protonet' in page
+
+
+def test_evaluate_compares_and_a_page_is_made_of_it(folder, tmp_path):
+  out = succeed(
+    evaluate, f'--run_dir={folder}', '--shots=2,4', '--anomalies=0,1',
+    '--draws=1', '--baselines=knn,svm', '--workers=1', '--output=found',
+    '--compare', '--rows_per_day=1000',
+  )  # fmt: skip
+  assert 'Which algorithm should I use?' in out
+  assert out.rstrip().splitlines()[-1].endswith('.')
+  assert ' ms)' in out and 'use ' in out.rpartition('In brackets')[2]
+  found = results.load(tmp_path / 'found' / 'results.json')
+  costs = {line['learner']: line for line in found['costs']}
+  assert set(costs) == {'protonet', 'knn', 'svm'}
+  assert all(0 < line['seconds'] < 60 for line in costs.values())
+  assert found['meta']['flags']['rows_per_day'] == 1000
+  assert {test['metric'] for test in found['tests']} == {'auroc', 'ap'}
+  assert [t['best'] for t in found['tests'] if not t['anomalies']] == [True] * 4
+  report = (tmp_path / 'found' / 'report.html').read_text()
+  assert 'Which algorithm should I use?' in report
+  assert '1000 rows a day' in report
+  told = succeed(
+    page, '--results=found/results.json', '--output=docs/rig.md'
+  ).split()
+  assert told[0] == 'docs/rig.md'
+  assert all((tmp_path / name).is_file() for name in told)
+  text = (tmp_path / 'docs' / 'rig.md').read_text()
+  assert '1000 rows a day' in text and 'protonet' in text
 
 
 def support_file(path, rows=6, labels=None, seed=0):
@@ -246,6 +276,11 @@ def test_regression_runs_get_a_table_and_no_scores(
     ('train', '--speed=1', 'speed'),
     ('train', 'stray', 'stray'),
     ('evaluate', '--draws=1', '--run_dir'),
+    ('evaluate', '--run_dir=x --rows_per_day=0', 'rows_per_day'),
+    ('evaluate', '--run_dir=x --rows_per_day=nan', 'rows_per_day'),
+    ('page', '--output=x.md', '--results'),
+    ('page', '--results=x.json', '--output'),
+    ('page', '--results=x --output=x.md --rows_per_day=-1', 'rows_per_day'),
     ('evaluate', '--run_dir=x --shots=a', 'shots'),
     ('evaluate', '--run_dir=x --shots=0', 'shots'),
     ('evaluate', '--run_dir=x --shots=', 'shots'),

@@ -183,3 +183,12 @@ def test_a_nan_score_loses_every_comparison():
 def test_masked_auroc_of_ties_is_one_half():
   labels = jnp.array([0.0, 1.0, 1.0])
   assert metrics.masked_auroc(jnp.zeros(3), labels, jnp.ones(3)) == 0.5
+
+
+def test_alarms_per_day_by_hand():
+  # One row every ten seconds, one false alarm in a hundred.
+  assert metrics.alarms_per_day(0.01, 8640) == pytest.approx(86.4)
+  assert metrics.alarms_per_day(0.0, 5) == 0
+  for rate, rows in ((1.1, 5), (-0.1, 5), (0.1, 0), (0.1, np.inf)):
+    with pytest.raises(base.DataError, match='rows a day'):
+      metrics.alarms_per_day(rate, rows)

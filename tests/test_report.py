@@ -222,10 +222,20 @@ def regression() -> list[dict]:
   ]
 
 
+def costs() -> list[dict]:
+  """What two methods take for one entity."""
+  size = {'shots': 20, 'anomalies': 1, 'columns': 30, 'queries': 200}
+  return [
+    {'learner': 'maml', 'kind': 'learner', 'seconds': 0.0123, **size},
+    {'learner': 'knn', 'kind': 'baseline', 'seconds': 0.00045, **size},
+  ]
+
+
 @pytest.fixture(scope='module')
 def results() -> dict:
   made = full(sources=('rig',), shots=(1, 5, 20), anomalies=(0, 1))
   made['regression'] = regression()
+  made['costs'] = costs()
   return results_lib.validate(made)
 
 
@@ -247,6 +257,7 @@ def strict(path: pathlib.Path):
 def test_what_is_saved_is_what_is_loaded(tmp_path, results):
   made = full(sources=('rig',), shots=(1, 5, 20), anomalies=(0, 1))
   made['regression'] = regression()
+  made['costs'] = costs()
   path = tmp_path / 'folder' / 'results.json'
   results_lib.save(path, made)
   assert results_lib.load(path) == results == strict(path)
@@ -409,8 +420,11 @@ def test_the_documentation_has_every_key():
     for section in sections
   }
   for section, fields in results_lib.FIELDS.items():
-    assert documented[section] == set(fields)
-  assert documented['file'] == {*minimal(), 'regression'}
+    assert documented[section] == {
+      *fields,
+      *results_lib.OPTIONAL.get(section, {}),
+    }
+  assert documented['file'] == {*minimal(), 'regression', 'costs'}
 
 
 # ---- The tables ----
@@ -697,7 +711,7 @@ def inside(box, frame, slack=3.0) -> bool:
 def check_layout(picture: report.Picture) -> None:
   """Nothing is cut off; the legend and the title cover nothing."""
   figure = picture.figure
-  report._png(figure)
+  report.png(figure)
   renderer = figure.canvas.get_renderer()
   panels = [axis.get_tightbbox(renderer) for axis in figure.axes]
   extra = [legend.get_window_extent(renderer) for legend in figure.legends]

@@ -12,6 +12,7 @@ from metaad_jax.learners import (
   relation,
   reptile,
   scratch,
+  tables,
 )
 
 REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
@@ -23,6 +24,7 @@ REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
   'relation': relation.relation,
   'reptile': reptile.reptile,
   'scratch': scratch.scratch,
+  'tables': tables.tables,
 }
 
 # Not meta-learning: what it has to beat, with the same network.
@@ -58,7 +60,11 @@ def make(
   factory = specs.look_up('learner', REGISTRY, name)
   what = f'learner {name!r}'
   known = inspect.signature(factory).parameters
-  for key, least in (('steps', 1), ('adapt_steps', 0), ('embedding', 1)):
+  for key, least in (
+    ('steps', name not in TABLES),
+    ('adapt_steps', 0),
+    ('embedding', 1),
+  ):
     value = options.get(key, least)
     if key in known and (not isinstance(value, int) or value < least):
       raise base.DataError(

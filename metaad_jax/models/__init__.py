@@ -7,13 +7,14 @@ A model is made for a number of outputs by the learner that needs it:
 from collections.abc import Callable
 
 from metaad_jax import base, specs
-from metaad_jax.models import conv1d, mlp
+from metaad_jax.models import conv1d, mlp, tables
 
 Model = Callable[[int], base.Network]
 
 REGISTRY: dict[str, Callable[..., Model]] = {
   'conv1d': conv1d.conv1d,
   'mlp': mlp.mlp,
+  'tables': tables.tables,
 }
 
 

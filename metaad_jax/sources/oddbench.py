@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import itertools
 import re
 from typing import Any
+import zlib
 
 import numpy as np
 
@@ -51,6 +52,7 @@ _GENERIC = re.compile(
   r'(|x|v|f|c|a|y|col|column|feature|attr|attribute|var|unnamed)\d*'
 )
 _SKETCH = 1000
+_PARTS = 5
 # 30_satellite and its kin, and 32_shuttle as it is and standardized.
 IN_ADBENCH = ('SatelliteAnomaly', 'ShuttleAnomaly', 'ShuttleOutlier')
 
@@ -81,7 +83,8 @@ def load(
 
   Returns:
     Entities of different width, by name. Near-duplicates share a group, see
-    `near_duplicates`. Kinds name the indicator.
+    `near_duplicates`. The fold, part0 to part4, is a hash of the group's name:
+    a table stays where it is when others come and go. Kinds name the indicator.
 
   Raises:
     DataError: for missing or broken files and for options out of range.
@@ -122,6 +125,7 @@ def load(
       labels=one['labels'],
       kinds=tuple(one['kind'] if label else '' for label in one['labels']),
       group=found[group]['name'],
+      fold=f'part{zlib.crc32(found[group]["name"].encode()) % _PARTS}',
       columns=one['columns'],
     )
     for one, group in zip(found, groups, strict=True)

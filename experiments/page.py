@@ -1,0 +1,55 @@
+r"""Makes a page of docs/results/ from the results of an evaluation.
+
+  python -m experiments.page --results=results/results.json \
+    --output=docs/results/oddbench.md
+
+Writes the page, its figures, and oddbench.json.xz, a compact copy of the
+results from which the same command makes the same page again. What
+docs/results/intro/oddbench.md says is put at the top; nothing else on the page
+is written by hand.
+"""
+
+from absl import flags
+
+from experiments import cli
+from metaad_jax import page, results
+
+FLAGS = flags.FlagValues()
+
+_RESULTS = flags.DEFINE_string(
+  'results', None, 'results.json, or a .json.xz', flag_values=FLAGS
+)
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'the page, a .md file', flag_values=FLAGS
+)
+_INTRO = flags.DEFINE_string(
+  'intro',
+  None,
+  'hand-written top of the page; intro/NAME.md beside it if not given',
+  flag_values=FLAGS,
+)
+_ROWS_PER_DAY = flags.DEFINE_float(
+  'rows_per_day',
+  None,
+  'rows that an entity scores in a day: rates become alarms a day',
+  flag_values=FLAGS,
+)
+
+
+def main() -> None:
+  """Writes the page and says which files."""
+  if not _RESULTS.value or not _OUTPUT.value:
+    raise cli.UsageError('--results and --output are needed: name both files')
+  if _ROWS_PER_DAY.value is not None and not 0 < _ROWS_PER_DAY.value < 1e12:
+    raise cli.UsageError('--rows_per_day must be positive')
+  written = page.write(
+    results.load(_RESULTS.value),
+    _OUTPUT.value,
+    intro=_INTRO.value,
+    rows_per_day=_ROWS_PER_DAY.value,
+  )
+  print('\n'.join(map(str, written)))
+
+
+if __name__ == '__main__':
+  cli.run(main, FLAGS)

@@ -1,0 +1,84 @@
+"""Tables of any width: a support is read once, rows are scored in its light.
+
+In-context: meta-training learns how anomalies look in hundreds of tables, and
+adaptation is one pass of the encoder over the support, without descent (Garnelo
+et al., "Conditional Neural Processes", 2018; Hollmann et al., "TabPFN", 2022).
+With `steps` it is also an initialisation: exact MAML (Finn et al., 2017) on the
+support's own rows, each scored in the light of the others.
+
+Supports of normals only are the ordinary case. NaN is a missing value. Scaling
+is the learner's own, from the support alone.
+"""
+
+import jax
+import optax
+
+from metaad_jax import inner_loop, objectives, table_features
+from metaad_jax.base import MetaLearner
+
+_SGD = optax.sgd(0.01)
+
+
+def tables(
+  model,
+  *,
+  loss: objectives.Objective = objectives.balanced_bce,
+  ranking: float = 0.5,
+  steps: int = 0,
+  adapt_steps: int = 0,
+  inner_optimizer: optax.GradientTransformation = _SGD,
+) -> MetaLearner:
+  """A learner for rows of any width; the score is the logit of "anomaly".
+
+  Args:
+    model: (outputs) -> network, such as `models.tables`.
+    loss: of the query, and of the support where there are steps.
+    ranking: weight of the pairwise ranking loss that is added for the query.
+    steps: inner steps on the support in meta-training.
+    adapt_steps: inner steps of `adapt`; 0 = as in meta-training.
+    inner_optimizer: any optax transformation.
+
+  Returns:
+    The learner.
+  """
+  network = model(1)
+
+  def init(key, task):
+    support = table_features.fit(task.support, task.features)
+    return network.init(key, support, task.support.x)
+
+  def summarise(params, support):
+    return network.apply(params, support, method='summarise')
+
+  def logits(params, summary, told):
+    return network.apply(params, summary, told, method='score')
+
+  def adapt(key, meta_params, support, features):
+    del key
+    read = table_features.fit(support, features)
+
+    def support_loss(params):
+      summary, told = summarise(params, read)
+      outputs = logits(params, summary, told)
+      return loss(outputs, summary.anomaly, summary.normal + summary.anomaly)
+
+    params = meta_params
+    if number := adapt_steps or steps:
+      params = inner_loop.descend(support_loss, params, inner_optimizer, number)
+    return params, read, summarise(params, read)[0]
+
+  def score(adapted, x):
+    params, read, summary = adapted
+    return logits(params, summary, table_features.describe(read, x))[:, 0]
+
+  def meta_grad(key, meta_params, task):
+    def query_loss(meta_params):
+      adapted = adapt(key, meta_params, task.support, task.features)
+      outputs = score(adapted, task.query.x)[:, None]
+      rows = task.query.y, task.query.mask
+      return loss(outputs, *rows) + ranking * objectives.ranking(outputs, *rows)
+
+    value, grads = jax.value_and_grad(query_loss)(meta_params)
+    return grads, {'loss': value}
+
+  return MetaLearner(init, adapt, score, meta_grad)

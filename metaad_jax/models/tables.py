@@ -1,0 +1,212 @@
+"""An encoder of rows of any table: deep sets over columns and support rows.
+
+Every cell comes described by `table_features`. Blocks mix a cell with its
+column (how the support's own rows look there), with its row (mean, maximum and
+attention over the columns) and with the row's distances; nothing depends on
+the order or the number of columns or rows. Zaheer et al., "Deep Sets", 2017;
+Kossen et al., "Self-Attention Between Datapoints", 2021.
+"""
+
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from metaad_jax import base
+from metaad_jax import table_features as tf
+
+_ROWS = 64  # of the support that are looked at one by one
+_ANOMALIES = 16  # of these, at most
+
+
+class Summary(NamedTuple):
+  """A support as the encoder sees it; what scoring a row needs of it.
+
+  Attributes:
+    real: [F] 1 = a real column.
+    counts: [3] logarithms of the numbers of normals, anomalies and columns.
+    rows: mean and spread of the normals' distances among themselves, [9] each.
+    columns: [F, width] of each block, and the last once more.
+    vectors: [R, width] of the rows that were looked at.
+    normal: [R] 1 = a normal among them.
+    anomaly: [R] 1 = a labelled anomaly among them.
+  """
+
+  real: jax.Array
+  counts: jax.Array
+  rows: tuple[jax.Array, jax.Array]
+  columns: tuple[jax.Array, ...]
+  vectors: jax.Array
+  normal: jax.Array
+  anomaly: jax.Array
+
+
+def _mean(values, weights):
+  weights = weights.reshape((-1,) + (1,) * (values.ndim - 1))
+  return (weights * values).sum(0) / jnp.maximum(weights.sum(), 1)
+
+
+def _pool(cells, real, gate):
+  """Mean, maximum and attention over the columns: [R, (2 + heads) width]."""
+  weight = real[:, None]
+  mean = (cells * weight).sum(1) / jnp.maximum(real.sum(), 1)
+  most = jnp.where(weight > 0, cells, -1e9).max(1)
+  attention = jax.nn.softmax(jnp.where(weight > 0, gate, -1e9), 1)
+  heads = [
+    (attention[..., i : i + 1] * cells).sum(1) for i in range(gate.shape[-1])
+  ]
+  return jnp.concatenate([mean, most, *heads], -1)
+
+
+class _Column(nn.Module):
+  """What a column is like, [F, width], from the support's cells in it."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, cells, normal, anomaly, shape, real, counts):
+    most = jnp.where(normal[:, None, None] > 0, cells, -1e9).max(0)
+    parts = [
+      _mean(cells, normal),
+      jnp.where(normal.sum() > 0, most, 0),
+      _mean(cells, anomaly),
+      shape,
+      jnp.broadcast_to(counts, (len(real), len(counts))),
+    ]
+    x = nn.relu(nn.Dense(self.width)(jnp.concatenate(parts, -1)))
+    x = nn.Dense(self.width)(x)
+    mean = (x * real[:, None]).sum(0) / jnp.maximum(real.sum(), 1)
+    mixed = nn.Dense(self.width)(x) + nn.Dense(self.width, use_bias=False)(mean)
+    return x + nn.Dense(self.width)(nn.relu(mixed))
+
+
+class _Block(nn.Module):
+  """Mixes every cell with its column, its row, and the row's distances."""
+
+  width: int
+  heads: int
+
+  @nn.compact
+  def __call__(self, cells, whole, column, real):
+    plain = lambda x: nn.Dense(self.width, use_bias=False)(x)
+    gate = nn.Dense(self.heads)(jnp.tanh(cells + column))
+    row = plain(_pool(cells, real, gate)) + plain(whole)
+    mixed = nn.Dense(self.width)(cells) + plain(column) + row[:, None]
+    return cells + nn.Dense(self.width)(nn.relu(nn.LayerNorm()(mixed)))
+
+
+class Tables(nn.Module):
+  """Two steps: `summarise` a support once, `score` rows against it."""
+
+  width: int
+  blocks: int
+  heads: int
+  outputs: int
+
+  def setup(self):
+    dense = lambda size=self.width: nn.Dense(size)
+    self.cell = nn.Sequential([dense(), nn.relu, dense()])
+    self.column = [_Column(self.width) for _ in range(self.blocks)]
+    self.block = [_Block(self.width, self.heads) for _ in range(self.blocks)]
+    self.gate = dense(self.heads)
+    self.row = dense()
+    self.head = nn.Sequential(
+      [dense(), nn.relu, dense(), nn.relu, dense(self.outputs)]
+    )
+
+  def __call__(self, support: tf.Support, x: jax.Array) -> jax.Array:
+    """[K, F] support and [R, F] rows -> [R, outputs]."""
+    summary, _ = self.summarise(support)
+    return self.score(summary, tf.describe(support, x))
+
+  def summarise(self, support: tf.Support) -> tuple[Summary, Any]:
+    """Reads a support.
+
+    Args:
+      support: of `table_features.fit`.
+
+    Returns:
+      Its summary, and the description of its own rows, each without itself.
+    """
+    chosen = _choose(support)
+    normal, anomaly = support.normal[chosen], support.anomaly[chosen]
+    told = tf.describe_support(support, chosen)
+    real = support.columns.real
+    sizes = [support.normal.sum(), support.anomaly.sum()]
+    counts = jnp.stack(
+      [*map(jnp.log1p, sizes), jnp.log(jnp.maximum(real.sum(), 1))]
+    )
+    centre = _mean(told.rows, normal)
+    spread = jnp.sqrt(_mean((told.rows - centre) ** 2, normal) + 1e-2)
+    whole = self._whole((centre, spread), counts, told)
+    cells, columns = self.cell(told.cells), []
+    for column, block in zip(self.column, self.block, strict=True):
+      columns.append(
+        column(cells, normal, anomaly, support.columns.shape, real, counts)
+      )
+      cells = block(cells, whole, columns[-1], real)
+    vectors = self._vectors(cells, whole, columns[-1], real)
+    summary = Summary(
+      real, counts, (centre, spread), tuple(columns), vectors, normal, anomaly
+    )
+    return summary, told
+
+  def score(self, summary: Summary, told: tf.Description) -> jax.Array:
+    """Scores described rows: [R, outputs]."""
+    whole = self._whole(summary.rows, summary.counts, told)
+    cells = self.cell(told.cells)
+    for block, column in zip(self.block, summary.columns, strict=True):
+      cells = block(cells, whole, column, summary.real)
+    z = self._vectors(cells, whole, summary.columns[-1], summary.real)
+    known, some = summary.vectors, summary.anomaly.sum() > 0
+    centre = _mean(known, summary.normal)
+    spread = jnp.sqrt(_mean((known - centre) ** 2, summary.normal) + 0.05)
+    rival = _mean(known, summary.anomaly)
+    distance = ((z[:, None] - known) ** 2).mean(-1)
+    nearest = lambda w: jnp.log(
+      jnp.where(w > 0, distance, 1e3).min(1, keepdims=True) + 1e-2
+    )
+    near, nearer = nearest(summary.normal), some * nearest(summary.anomaly)
+    parts = [
+      z, 0.3 * (z - centre) / spread, z - rival, (z - rival) ** 2, near,
+      nearer, some * near - nearer, whole,
+    ]  # fmt: skip
+    return self.head(jnp.concatenate(parts, -1))
+
+  def _whole(self, usual, counts, told):
+    """Distances of rows, and how unusual they are for this support: [R, 28]."""
+    centre, spread = usual
+    some = told.labels[:, 1:2]
+    parts = [
+      told.rows,
+      0.5 * (told.rows - centre) / spread,
+      told.labels,
+      told.rows[:, :1] * some - told.labels[:, :1],
+      jnp.broadcast_to(counts, (len(told.rows), len(counts))),
+    ]
+    return jnp.concatenate(parts, -1)
+
+  def _vectors(self, cells, whole, column, real):
+    pooled = _pool(cells, real, self.gate(jnp.tanh(cells + column)))
+    return self.row(nn.relu(jnp.concatenate([pooled, whole], -1)))
+
+
+def _choose(support):
+  """Indices of the rows to look at: all, or as many of both kinds as fit."""
+  if len(support.normal) <= _ROWS:
+    return jnp.arange(len(support.normal))
+  first = lambda w, n: jax.lax.top_k(w, n)[1]
+  return jnp.concatenate(
+    [
+      first(support.normal, _ROWS - _ANOMALIES),
+      first(support.anomaly, _ANOMALIES),
+    ]
+  )
+
+
+def tables(*, width: int = 32, blocks: int = 2, heads: int = 4):
+  """See `Tables`."""
+  if min(width, blocks, heads) < 1:
+    raise base.DataError('tables: every option must be at least 1')
+  return lambda outputs: Tables(width, blocks, heads, outputs)
