@@ -73,6 +73,7 @@ class Config:
   outer: str = 'adam:rate=0.001'
   schedule: str = 'constant'
   clip: float = 10.0
+  average: float = 0.0
   validation_tasks: int = 200
   validate_every: int = 500
 
@@ -142,6 +143,7 @@ def check(config: Config) -> None:
     require(getattr(config, name) >= 1, name, 'it must be at least 1')
   require(config.folds >= 2, 'folds', 'it must be at least 2')
   require(config.clip > 0, 'clip', 'it must be above 0')
+  require(0 <= config.average < 1, 'average', 'it must lie in [0, 1)')
   require(0 <= config.seed < 2**63, 'seed', 'it must lie in [0, 2^63)')
   require(
     config.schedule in ('constant', 'cosine'),
@@ -395,6 +397,7 @@ def train(
     steps=config.steps,
     tasks=config.tasks,
     seed=config.seed,
+    average=config.average,
     validate_every=config.validate_every,
     checkpoint_every=config.validate_every,
     report_every=min(config.validate_every, max(100, config.steps // 200)),

@@ -24,14 +24,16 @@ class State(NamedTuple):
   Attributes:
     step: int32, steps done.
     params: the meta-parameters.
+    average: their running mean over the steps, which is what is validated.
     optimizer: state of the outer optimizer, skipped steps counted in it.
-    best: the meta-parameters with the best validation score so far.
+    best: the running mean with the best validation score so far.
     best_score: float32, that score.
     best_step: int32, when it was reached.
   """
 
   step: jax.Array
   params: Params
+  average: Params
   optimizer: Any
   best: Params
   best_score: jax.Array
@@ -60,6 +62,7 @@ def initial_state(
   state = State(
     jnp.zeros((), jnp.int32),
     params,
+    params,
     guarded(optimizer).init(params),
     params,
     jnp.asarray(-jnp.inf, jnp.float32),
@@ -84,6 +87,7 @@ def make_scan(
   steps: int,
   tasks: int,
   length: int,
+  average: float = 0.0,
 ) -> Callable[[State, Callable], tuple[State, dict[str, jax.Array]]]:
   """Compiles `length` meta-steps into one call; steps past the last do nothing.
 
@@ -97,6 +101,8 @@ def make_scan(
     steps: the last step.
     tasks: tasks per step.
     length: steps per call.
+    average: weight of the past in the running mean of the meta-parameters
+      (Polyak and Juditsky, 1992); less in the first steps, 0 = no mean.
 
   Returns:
     (state, sample) -> (state, metrics [length]); `state` is donated. `sample`
@@ -113,8 +119,17 @@ def make_scan(
       grads, state.optimizer, state.params
     )
     params = optax.apply_updates(state.params, updates)
+    past = jnp.minimum(average, (1 + state.step) / (10 + state.step))
+    mean = jax.tree.map(
+      lambda old, new: (past * old + (1 - past) * new).astype(old.dtype),
+      state.average,
+      params,
+    )
     state = state._replace(
-      step=state.step + 1, params=params, optimizer=optimizer_state
+      step=state.step + 1,
+      params=params,
+      average=mean if average else params,
+      optimizer=optimizer_state,
     )
     return state, metrics
 
@@ -157,6 +172,7 @@ def train(
   steps: int,
   tasks: int,
   seed: int = 0,
+  average: float = 0.0,
   report_every: int = 100,
   validate_every: int = 500,
   checkpoint_every: int = 500,
@@ -177,6 +193,7 @@ def train(
     steps: meta-steps in all.
     tasks: tasks per meta-step.
     seed: of everything random.
+    average: see `make_scan`.
     report_every: meta-steps per call to the device, and per line of metrics.
     validate_every: meta-steps between validations; a multiple of the former.
     checkpoint_every: likewise.
@@ -201,6 +218,7 @@ def train(
     steps=steps,
     tasks=tasks,
     length=min(report_every, steps),
+    average=average,
   )
 
   @jax.jit
@@ -235,11 +253,11 @@ def train(
       }
       last = step >= steps
       if last or _due(before, step, validate_every):
-        score = validate(state.params, validation)
+        score = validate(state.average, validation)
         line['validation'] = float(score)
         if score > state.best_score:
           state = state._replace(
-            best=jax.tree.map(jnp.copy, state.params),
+            best=jax.tree.map(jnp.copy, state.average),
             best_score=score,
             best_step=jnp.copy(state.step),
           )
