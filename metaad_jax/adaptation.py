@@ -54,7 +54,7 @@ def _compiled(learner: MetaLearner):
 
 def _padded(run, x, y):
   x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
-  shape = (episodes.padded_size(len(x), 8), *x.shape[1:])
+  shape = (episodes.padded_size(len(x)), *x.shape[1:])
   if runs.any_width(run.config):
     shape = (*shape[:-1], episodes.padded_size(x.shape[-1]))
   features = np.zeros(shape[-1], np.float32)
