@@ -25,8 +25,7 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from metaad_jax import results
-from metaad_jax import compilation
+from metaad_jax import compilation, results
 from metaad_jax.base import DataError
 
 
