@@ -447,6 +447,31 @@ def threshold(
   return float(np.nextafter(high, -np.inf))
 
 
+def ladder(
+  calibration: Calibration, evidence: Evidence, steps: int = 4096
+) -> tuple[np.ndarray, np.ndarray]:
+  """The p-values of an entity as a table, for who cannot compute them.
+
+  Args:
+    calibration: see `fit`.
+    evidence: of the entity.
+    steps: of the table.
+
+  Returns:
+    Scores [steps], increasing, and their p-values [steps], not increasing. A
+    score between two has at most the p-value of the lower one.
+  """
+  least = p_values(calibration, evidence, np.array([1e30]))[0]
+  low, high = (
+    threshold(calibration, evidence, rate) for rate in (0.99, least * 1.001)
+  )
+  span = max(high - low, 1e-3 * abs(high), 1e-6)
+  below = low - span * np.geomspace(1e6, 1e-4, steps // 8)
+  above = np.linspace(low, low + 1.001 * span, steps - len(below))
+  scores = np.concatenate([below, above])
+  return scores, p_values(calibration, evidence, scores)
+
+
 def smallest_rate(calibration: Calibration) -> float:
   """The smallest false-alarm rate that can be promised without own normals."""
   return float(

@@ -15,6 +15,8 @@ import os
 from typing import Any, Self, cast
 import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit
 from sklearn.base import BaseEstimator, OutlierMixin
@@ -26,6 +28,7 @@ from metaad_jax import (
   compilation,
   episodes,
   explain,
+  exported,
   features,
   metrics,
   model_files,
@@ -363,6 +366,49 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       raise DataError(
         f'{path} holds no detector, or a damaged one ({e!r}): save it anew'
       ) from e
+
+  def export(self, path: str) -> None:
+    """Writes the fitted detector as compiled functions; see `exported`.
+
+    The file scores, decides and gives p-values with jax alone. It cannot be
+    fitted again, explains nothing, and takes arrays: its columns are those of
+    `fit`, in their order, text as the number of the category.
+
+    Args:
+      path: ends in .npz.
+
+    Raises:
+      DataError: if it cannot be written.
+    """
+    check_is_fitted(self, '_x')
+    if not path.endswith('.npz'):
+      raise DataError(f'{path}: a model file ends in .npz')
+    run, shape = self._run(), self._x.shape[1:]
+    width = self._adapted.width
+    if self._tables():
+      width = episodes.padded_size(width)
+    plain = self._tables() and len(shape) == 1
+    apply = None if plain else jax.vmap(self._feature().apply)
+
+    def score(state, x):
+      if apply is not None:
+        x = jnp.clip(apply(x), -1e18, 1e18)
+      padding = [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])]
+      return run.learner.score(state, jnp.pad(x, padding))
+
+    exported.save(
+      path,
+      score,
+      self._adapted.state,
+      shape,
+      missing=plain,
+      scaling=(self._centre, self._unit),
+      threshold=self.threshold_,
+      false_alarm_rate=float(self.false_alarm_rate),
+      ladder=calibration.ladder(self._calibration(), self._evidence),
+      names=tuple(str(name) for name in self._column_names()) if plain else (),
+      meta={'run': run.name, 'categories': getattr(self, '_categories', {})},
+    )
 
   # What follows is the inside.
 
