@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from metaad_jax import results
+from metaad_jax import compilation, results
 from metaad_jax.base import DataError
 
 
@@ -68,6 +68,7 @@ def run(
     if extra:
       raise UsageError(f'unexpected argument {extra[0]!r}: flags start with --')
     logging.use_absl_handler()
+    compilation.persist()
     code = main()
     sys.stdout.flush()
     sys.exit(code)

@@ -292,7 +292,7 @@ def _alike(cells, entities, any_width):
     if any_width:
       support, query = _sizes([cell])
       key = (
-        episodes.padded_size(support, 8),
+        episodes.padded_size(support),
         min(episodes.padded_size(query, 64), largest[1]),
         episodes.padded_size(key[-1]),
       )

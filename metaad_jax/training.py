@@ -26,8 +26,9 @@ class State(NamedTuple):
     params: the meta-parameters.
     average: their running mean over the steps, which is what is validated.
     optimizer: state of the outer optimizer, skipped steps counted in it.
-    best: the running mean with the best validation score so far.
-    best_score: float32, that score.
+    best: the running mean to use: the one with the best validation score so
+      far, or the last one (see `train`).
+    best_score: float32, its score.
     best_step: int32, when it was reached.
   """
 
@@ -173,6 +174,7 @@ def train(
   tasks: int,
   seed: int = 0,
   average: float = 0.0,
+  keep: str = 'best',
   report_every: int = 100,
   validate_every: int = 500,
   checkpoint_every: int = 500,
@@ -194,6 +196,8 @@ def train(
     tasks: tasks per meta-step.
     seed: of everything random.
     average: see `make_scan`.
+    keep: 'best' keeps the meta-parameters with the best validation score,
+      'last' those of the last validation.
     report_every: meta-steps per call to the device, and per line of metrics.
     validate_every: meta-steps between validations; a multiple of the former.
     checkpoint_every: likewise.
@@ -255,7 +259,7 @@ def train(
       if last or _due(before, step, validate_every):
         score = validate(state.average, validation)
         line['validation'] = float(score)
-        if score > state.best_score:
+        if keep == 'last' or score > state.best_score:
           state = state._replace(
             best=jax.tree.map(jnp.copy, state.average),
             best_score=score,
