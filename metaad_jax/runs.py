@@ -24,6 +24,7 @@ from metaad_jax import (
   __version__,
   audits,
   base,
+  calibration,
   checkpoints,
   episodes,
   features,
@@ -39,11 +40,13 @@ from metaad_jax import (
   training,
 )
 from metaad_jax.base import DataError, Entity, MetaLearner, Params
+from metaad_jax.calibration import Calibration
 from metaad_jax.learners import standardized
 
 SCHEMA = 1
 SHIPPED = 'shipped'  # names the model file of the package, as a run directory
 _SHIPPED = os.path.join(os.path.dirname(__file__), 'shipped', 'tables.npz')
+_CALIBRATION = 'calibration.npz'  # in a run directory
 _FEW, _MANY = 64, 1024  # rows that a table run scores at once
 _ELEMENTS = 1 << 23  # of queries x support x columns: 32 MB in float32
 
@@ -497,6 +500,7 @@ class Run(NamedTuple):
   step: int
   prior: standardized.Prior | None
   seen: frozenset[str] = frozenset()  # digests of what it was trained on
+  calibration: Calibration | None = None
 
 
 def restore(run_dir: str, **overrides: Any) -> Run:
@@ -530,11 +534,20 @@ def restore(run_dir: str, **overrides: Any) -> Run:
     config, layout, columns = _settings(content, path)
     learner, prior = _learner(config, columns, **overrides)
     params, step = _best(run_dir, config, learner, columns)
+    file, arrays = os.path.join(run_dir, _CALIBRATION), {}
+    if os.path.exists(file):
+      arrays, _ = model_files.load(file)
+  try:
+    calibrated = calibration.from_arrays(arrays)
+  except DataError as error:
+    raise DataError(f'{file}: {error}') from error
   if prior is not None:
     prior = params['prior']
   name = specs.parse(config.learner)[0]
   seen = frozenset(content.get('seen', ()))
-  return Run(name, config, layout, learner, params, step, prior, seen)
+  return Run(
+    name, config, layout, learner, params, int(step), prior, seen, calibrated
+  )
 
 
 def _settings(content, path):
@@ -601,6 +614,7 @@ def _flatten(params):
 
 def _unflatten(arrays, like, path):
   wanted = _flatten(like)
+  arrays = {k: v for k, v in arrays.items() if k.startswith('params/')}
   form = lambda array: (array.shape, array.dtype)
   for name in sorted(wanted.keys() | arrays.keys()):
     held = form(arrays[name]) if name in arrays else 'nothing'
@@ -626,7 +640,11 @@ def export(run_dir: str, path: str) -> None:
   """
   if not path.endswith('.npz'):
     raise DataError(f'{path}: a model file ends in .npz')
-  run = restore(run_dir)
+  model_files.save(path, *pack(restore(run_dir)))
+
+
+def pack(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """The arrays and the meta data of a run's model file."""
   meta = {
     'name': run.name,
     'config': dataclasses.asdict(run.config),
@@ -638,7 +656,38 @@ def export(run_dir: str, path: str) -> None:
     'code': code_version(),
   }
   arrays = jax.tree.map(np.asarray, _flatten(run.params))
-  model_files.save(path, arrays, meta)
+  if run.calibration is not None:
+    arrays |= calibration.to_arrays(run.calibration)
+  return arrays, meta
+
+
+def calibrate(
+  run_dir: str, calibrated: Calibration, about: dict[str, Any]
+) -> str:
+  """Writes a calibration into a run's folder or model file.
+
+  Args:
+    run_dir: see `restore`.
+    calibrated: takes the place of the one that was there.
+    about: what it was fitted on, for the meta data.
+
+  Returns:
+    The path of the file.
+
+  Raises:
+    DataError: if there is no run, or the file cannot be written.
+  """
+  file = _SHIPPED if run_dir == SHIPPED else run_dir
+  arrays: dict[str, np.ndarray] = {}
+  meta: dict[str, Any] = {}
+  if file.endswith('.npz') and not os.path.isdir(file):
+    arrays, meta = model_files.load(file)
+  else:
+    _read(os.path.join(run_dir, 'config.json'))
+    file = os.path.join(run_dir, _CALIBRATION)
+  arrays |= calibration.to_arrays(calibrated)
+  model_files.save(file, arrays, meta | {'calibration': about})
+  return file
 
 
 def adapt(

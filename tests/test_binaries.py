@@ -13,6 +13,7 @@ import pytest
 
 from experiments import (
   adapt,
+  calibrate,
   cli,
   download,
   evaluate,
@@ -32,7 +33,8 @@ TINY = [
 ]  # fmt: skip
 PROGRAMS = {
   'train': train, 'evaluate': evaluate, 'adapt': adapt, 'study': study,
-  'download': download, 'export': export, 'page': page,
+  'download': download, 'export': export, 'calibrate': calibrate,
+  'page': page,
 }  # fmt: skip
 
 

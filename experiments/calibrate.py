@@ -1,0 +1,156 @@
+r"""Calibrates a trained run, so that its scores become p-values.
+
+  python -m experiments.calibrate --run_dir=runs/tables --data_dir=data \
+    --report=runs/calibration
+
+Adapts the run to supports of every entity of the training and the validation
+side, scores their held-out normals, and writes the calibration into the run's
+folder or model file; see docs/calibration.md. With --report it then counts, on
+entities of the test side and of --report_sources, how often each rule calls a
+normal row abnormal, and how many anomalies it finds; calibration.json, .md and
+one .png per source are written there.
+"""
+
+import json
+import os
+
+from absl import flags
+
+from experiments import cli
+from metaad_jax import calibrating, calibration, results, runs
+from metaad_jax.base import DataError
+
+FLAGS = flags.FlagValues()
+_RUN_DIR = flags.DEFINE_string(
+  'run_dir', None, 'a run folder, model file, or shipped', flag_values=FLAGS
+)
+_SOURCES = flags.DEFINE_string(
+  'sources',
+  None,
+  "to calibrate on, joined by '+'; the one of the training by default",
+  flag_values=FLAGS,
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', None, 'root of the data', flag_values=FLAGS
+)
+_SHOTS = flags.DEFINE_list(
+  'shots', ['1', '2', '5', '10', '20', '50'], 'support normals',
+  flag_values=FLAGS,
+)  # fmt: skip
+_ANOMALIES = flags.DEFINE_list(
+  'anomalies', ['0', '1', '5'], 'labelled anomalies', flag_values=FLAGS
+)
+_CONTAMINATION = flags.DEFINE_list(
+  'contamination',
+  ['0', '0.05', '0.1', '0.2'],
+  'shares of anomalies in unlabelled supports, one drawn for each',
+  flag_values=FLAGS,
+)
+_DRAWS = flags.DEFINE_integer(
+  'draws', 2, 'supports per entity', flag_values=FLAGS
+)
+_VALIDATION_ONLY = flags.DEFINE_bool(
+  'validation_only',
+  False,
+  'leave the training side out: fewer entities, none of which the run has seen',
+  flag_values=FLAGS,
+)
+_REPORT = flags.DEFINE_string(
+  'report', None, 'folder for the check on other entities', flag_values=FLAGS
+)
+_REPORT_SOURCES = flags.DEFINE_string(
+  'report_sources',
+  None,
+  "to check on, joined by '+'; the one of the training by default",
+  flag_values=FLAGS,
+)
+_KEEP = flags.DEFINE_bool(
+  'keep', False, 'do not fit: check the calibration that is there',
+  flag_values=FLAGS,
+)  # fmt: skip
+
+
+def main() -> None:
+  """Calibrates, writes, checks."""
+  if not _RUN_DIR.value:
+    raise cli.UsageError('--run_dir is missing')
+  run_dir, data_dir = str(_RUN_DIR.value), _DATA_DIR.value
+  shots = cli.numbers('shots', _SHOTS.value)
+  anomalies = cli.numbers('anomalies', _ANOMALIES.value)
+  contamination = cli.numbers('contamination', _CONTAMINATION.value, float)
+  if not shots or min(shots) < 1 or not anomalies or min(anomalies) < 0:
+    raise cli.UsageError('--shots start at 1, --anomalies at 0: give some')
+  if any(not 0 <= share <= 0.5 for share in contamination):
+    raise cli.UsageError('--contamination: shares lie between 0 and 0.5')
+  if _DRAWS.value < 1:
+    raise cli.UsageError('--draws must be at least 1')
+  run = runs.restore(run_dir)
+  names = (_SOURCES.value or run.config.source).split('+')
+  if not _KEEP.value:
+    members = []
+    for name in names:
+      sides = calibrating.entities(run, name, data_dir)
+      if name == run.config.source:
+        members += [] if _VALIDATION_ONLY.value else sides['train']
+        members += sides['validation']
+      else:
+        members += sides['test']
+    found = calibrating.cases(
+      run, members, shots=shots, anomalies=anomalies,
+      contamination=contamination, draws=_DRAWS.value,
+    )  # fmt: skip
+    calibrated = calibration.fit(found)
+    path = runs.calibrate(
+      run_dir,
+      calibrated,
+      {'sources': names, 'entities': len(members), 'draws': _DRAWS.value},
+    )
+    print(
+      f'{len(members)} entities, {len(found)} supports; false-alarm rates from '
+      f'{calibration.smallest_rate(calibrated):.2g} can be promised\n'
+      f'{path} written'
+    )
+    run = run._replace(calibration=calibrated)
+  if run.calibration is None:
+    raise DataError(f'{run_dir} is not calibrated: leave --keep out')
+  if _REPORT.value:
+    _report(run, str(_REPORT.value), names)
+
+
+def _report(run, folder, calibrated_on):
+  """Writes calibration.json, calibration.md and the pictures."""
+  os.makedirs(folder, exist_ok=True)
+  checked, text = {}, []
+  sources = (_REPORT_SOURCES.value or run.config.source).split('+')
+  for name in sources:
+    members = calibrating.entities(run, name, _DATA_DIR.value)['test']
+    settings = [(0, 0.0), (1, 0.0), (5, 0.0), (0, 0.1)]
+    found = calibrating.check(
+      run, run.calibration, members, shots=(5, 10, 20, 50), settings=settings
+    )
+    checked[name] = found
+    for rate in calibrating.RATES:
+      text.append(f'## {name}, nominal {rate:.0%}\n')
+      text.append(calibrating.table(found, rate) + '\n')
+    picture = calibrating.picture(found, name)
+    file = f'calibration_{name.partition(":")[0]}.png'
+    results.write_bytes(os.path.join(folder, file), picture)
+  content = {
+    'schema': 1,
+    'run': run.name,
+    'calibrated_on': calibrated_on,
+    'versions': runs.versions(),
+    'code': runs.code_version(),
+    'records': checked,
+  }
+  for file, body in (
+    ('calibration.json', json.dumps(content, indent=1)),
+    ('calibration.md', '\n'.join(text)),
+  ):
+    results.write_bytes(os.path.join(folder, file), body.encode())
+  print('\n'.join(text))
+  print(f'written below {folder}')
+
+
+if __name__ == '__main__':
+  cli.run(main, FLAGS)

@@ -1,0 +1,183 @@
+"""A run adapted to one entity: what the detector and its calibration share.
+
+Rows and columns are padded to few sizes, so that another number of samples, or
+another table, compiles nothing new.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metaad_jax import base, episodes, runs
+from metaad_jax.base import DataError, MetaLearner
+
+# A support is scored in this many parts, each with the others' help.
+_PARTS = 8
+_FEW, _SOME, _MANY = 8, 64, 1024  # rows that are scored at once
+_ELEMENTS = 1 << 23  # of queries x support x columns: 32 MB in float32
+
+
+class Adapted(NamedTuple):
+  """A learner adapted to one entity.
+
+  Attributes:
+    state: what the learner's `adapt` returned.
+    width: columns of a row.
+    size: of the padded support times that of the padded columns.
+  """
+
+  state: Any
+  width: int
+  size: int
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(learner: MetaLearner):
+  """adapt, score and cross-fitting of a learner, jitted once."""
+
+  def cross_fit(key, params, support, features, parts):
+    def one(out):  # [P] positions to leave out; -1 = none
+      left = (jnp.arange(len(support.mask))[:, None] == out).any(1)
+      rest = support._replace(mask=support.mask * (1 - left))
+      return learner.score(
+        learner.adapt(key, params, rest, features), support.x[out]
+      )
+
+    return jax.vmap(one)(parts)
+
+  return jax.jit(learner.adapt), jax.jit(learner.score), jax.jit(cross_fit)
+
+
+def _padded(run, x, y):
+  x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
+  shape = (episodes.padded_size(len(x), 8), *x.shape[1:])
+  if runs.any_width(run.config):
+    shape = (*shape[:-1], episodes.padded_size(x.shape[-1]))
+  features = np.zeros(shape[-1], np.float32)
+  features[: x.shape[-1]] = 1
+
+  def fill(a, s) -> Any:
+    return np.pad(a, [(0, n - m) for m, n in zip(a.shape, s, strict=True)])
+
+  rows = base.Rows(
+    fill(x, shape), fill(y, shape[:1]), fill(np.ones_like(y), shape[:1])
+  )
+  return rows, features
+
+
+def adapt(run: runs.Run, x: np.ndarray, y: np.ndarray) -> Adapted:
+  """Adapts a run.
+
+  Args:
+    run: see `runs.restore`.
+    x: [n, ...] featurized support rows, float32; NaN = missing, if the run
+      takes tables.
+    y: [n] 1 = anomaly, 0 = normal; at least one normal.
+
+  Returns:
+    What `score` needs.
+  """
+  rows, features = _padded(run, x, y)
+  state = _compiled(run.learner)[0](
+    jax.random.key(0), run.params, rows, features
+  )
+  return Adapted(state, x.shape[-1], rows.x.size)
+
+
+def score(run: runs.Run, adapted: Adapted, x: np.ndarray) -> np.ndarray:
+  """Scores [m] float64 of featurized rows [m, ...], higher = more abnormal.
+
+  Raises:
+    DataError: if a score is not finite.
+  """
+  compiled = _compiled(run.learner)[1]
+  x = np.asarray(x, np.float32)
+  width = x.shape[-1]
+  if runs.any_width(run.config):
+    width = episodes.padded_size(width)
+  chunk = _FEW
+  if len(x) > _SOME:
+    room = max(_SOME, _ELEMENTS // adapted.size)
+    chunk = min(_MANY, 1 << (room.bit_length() - 1))
+    if len(x) <= chunk // 4:
+      chunk = max(_SOME, chunk // 4)
+  done = []
+  for start in range(0, len(x), chunk):
+    part = x[start : start + chunk]
+    padded = np.zeros((chunk, *x.shape[1:-1], width), np.float32)
+    padded[: len(part), ..., : x.shape[-1]] = part
+    done.append(np.asarray(compiled(adapted.state, padded))[: len(part)])
+  scores = np.concatenate(done or [np.zeros(0)]).astype(np.float64)
+  if not np.isfinite(scores).all():
+    row = np.flatnonzero(~np.isfinite(scores))[0]
+    raise DataError(
+      f'row {row} has no finite score: its values are too large for this run'
+    )
+  return scores
+
+
+def _split(normal):
+  """The normals dealt out at random to at most eight parts."""
+  order = np.random.default_rng(0).permutation(normal)
+  return np.array_split(order, min(_PARTS, len(normal)))
+
+
+def without(
+  run: runs.Run, x: np.ndarray, y: np.ndarray
+) -> list[tuple[Adapted, np.ndarray]]:
+  """The detectors of `support_scores`, each with the normals it has not seen.
+
+  A single normal is not left out.
+
+  Args:
+    run: see `runs.restore`.
+    x: [n, ...] featurized support rows.
+    y: [n] 1 = anomaly, 0 = normal.
+
+  Returns:
+    Adapted detectors, and positions in x.
+  """
+  y = np.asarray(y)
+  normal = np.flatnonzero(y != 1)
+  if len(normal) < 2:
+    return [(adapt(run, x, y), normal)]
+  found = []
+  for members in _split(normal):
+    rest = np.setdiff1d(np.arange(len(y)), members)
+    found.append((adapt(run, x[rest], y[rest]), members))
+  return found
+
+
+def support_scores(run: runs.Run, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """Scores [k] of the support's normals, each adapted without itself.
+
+  Up to eight normals are left out one by one, more in eight parts. A single
+  normal cannot be scored without itself: then k is 0.
+
+  Args:
+    run: see `runs.restore`.
+    x: [n, ...] featurized support rows.
+    y: [n] 1 = anomaly, 0 = normal.
+  """
+  normal = np.flatnonzero(np.asarray(y) != 1)
+  if len(normal) < 2:
+    return np.zeros(0)
+  rows, features = _padded(run, x, y)
+  room = episodes.padded_size(-(-len(normal) // _PARTS), 1)
+  parts = np.full((_PARTS, room), -1, np.int32)
+  for i, members in enumerate(_split(normal)):
+    parts[i, : len(members)] = members
+  found = np.asarray(
+    _compiled(run.learner)[2](
+      jax.random.key(0), run.params, rows, features, parts
+    ),
+    np.float64,
+  )
+  scores = np.zeros(len(rows.y))
+  scores[parts[parts >= 0]] = found[parts >= 0]
+  if not np.isfinite(scores).all():
+    raise DataError('a support row has no finite score: look at its values')
+  return scores[normal]

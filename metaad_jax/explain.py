@@ -1,0 +1,395 @@
+"""Why a row is abnormal: columns, times, examples, and what would mend it.
+
+An attribution is a Shapley value: the mean, over orders of the columns and
+over normals of the support, of what the score gains when a column of the
+normal is replaced by the row's own. Because every order ends at the row
+itself, the attributions add up to the row's score minus the normals' mean
+score exactly (completeness). Integrated gradients have the same property in
+theory; on rows with discrete columns they miss it, because a detector that
+looks at ranks and at equality has a gradient of zero nearly everywhere
+(`docs/calibration.md` has the numbers).
+
+References:
+  Strumbelj and Kononenko, Explaining prediction models and individual
+    predictions with feature contributions, 2014.
+  Sundararajan, Taly and Yan, Axiomatic attribution for deep networks, ICML
+    2017 (integrated gradients).
+"""
+
+from collections.abc import Callable, Sequence
+import io
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from matplotlib import figure as mpl_figure
+import numpy as np
+
+Score = Callable[[np.ndarray], np.ndarray]
+_BUDGET = 2048  # rows that are scored for the attributions of one
+
+
+class Change(NamedTuple):
+  """The fewest columns found whose replacement makes the row normal.
+
+  Attributes:
+    columns: [k] int, most important first.
+    row: the row with those columns replaced.
+    score: of that row.
+    normal: number of the support normal that gave the values.
+  """
+
+  columns: np.ndarray
+  row: np.ndarray
+  score: float
+  normal: int
+
+
+class Explanation(NamedTuple):
+  """Why one row scores what it scores.
+
+  Attributes:
+    names: of the F columns or features.
+    row: [F] values.
+    attributions: [F], or [0] of a run that learns its own features; they add
+      up to `score` - `reference`.
+    score: of the row, higher = more abnormal.
+    reference: mean score of the support's normals, each unseen by the
+      detector that scores it.
+    threshold: a score above is an alarm.
+    p_value: of the score.
+    normals: [n, F] the support's normals.
+    nearest: [k] numbers of the nearest of them, nearest first.
+    distances: [k] how far: the mean over columns of |difference| in units of
+      the column's spread among the normals, each limited to 10.
+    change: what would make it normal; None if it is, or nothing was found.
+    times: [S] attributions of stretches of time, in windows; else [0].
+    seconds: [S + 1] where they begin and end, in seconds, or in samples.
+  """
+
+  names: tuple[str, ...]
+  row: np.ndarray
+  attributions: np.ndarray
+  score: float
+  reference: float
+  threshold: float
+  p_value: float
+  normals: np.ndarray
+  nearest: np.ndarray
+  distances: np.ndarray
+  change: Change | None
+  times: np.ndarray
+  seconds: np.ndarray
+
+
+def attributions(
+  judges: Sequence[tuple[Score, np.ndarray]],
+  row: np.ndarray,
+  players: np.ndarray,
+) -> np.ndarray:
+  """Shapley values, with normals that the detector has not seen.
+
+  A detector scores the rows that it was adapted to far too low; a step away
+  from one of them would look like a reason, in whichever column it is. So the
+  normals are dealt out in parts, and each part is compared with by a detector
+  that was adapted to the others.
+
+  Args:
+    judges: scores [n, ...] -> [n], and the normals [m, ...] unseen by each.
+    row: [...] to explain.
+    players: [...] int, which of P groups an entry belongs to.
+
+  Returns:
+    [P] float64; the sum is the mean of score(row) minus the mean score of the
+    normals that were drawn.
+  """
+  count = int(players.max()) + 1
+  total = sum(len(normals) for _, normals in judges)
+  found = np.zeros(count)
+  for i, (score, normals) in enumerate(judges):
+    found += (
+      len(normals)
+      / total
+      * shapley(
+        score, row, normals, players, budget=_BUDGET // len(judges), seed=i
+      )
+    )
+  return found
+
+
+def shapley(
+  score: Score,
+  row: np.ndarray,
+  normals: np.ndarray,
+  players: np.ndarray,
+  *,
+  budget: int = _BUDGET,
+  seed: int = 0,
+) -> np.ndarray:
+  """Attributions to groups of entries of a row; see the module.
+
+  Args:
+    score: [n, ...] -> [n].
+    row: [...] the row to explain.
+    normals: [n, ...] rows to compare with; a sample is drawn of many.
+    players: [...] int, which of P groups an entry belongs to.
+    budget: about how many rows to score.
+    seed: of the orders and the sample.
+
+  Returns:
+    [P] float64; the sum is score(row) minus the mean score of those normals
+    that were drawn.
+  """
+  draw = np.random.default_rng(seed)
+  count = int(players.max()) + 1
+  pairs = max(1, budget // (2 * count + 2))
+  chosen = np.resize(draw.permutation(len(normals)), min(pairs, 32))
+  rows, orders = [], []
+  for base in chosen:
+    order = draw.permutation(count)
+    for way in (order, order[::-1]):  # antithetic: half the noise
+      rank = np.empty(count, int)
+      rank[way] = np.arange(count)
+      steps = np.arange(count + 1).reshape(-1, *[1] * row.ndim)
+      rows.append(np.where(rank[players] < steps, row, normals[base]))
+      orders.append(way)
+  scores = score(np.concatenate(rows)).reshape(len(orders), count + 1)
+  gains = np.zeros((len(orders), count))
+  for gain, order, path in zip(gains, orders, scores, strict=True):
+    gain[order] = np.diff(path)
+  return gains.mean(0)
+
+
+def integrated_gradients(
+  score: Callable[[jax.Array], jax.Array],
+  row: np.ndarray,
+  normals: np.ndarray,
+  *,
+  steps: int = 64,
+) -> np.ndarray:
+  """Attributions by gradients along straight lines from the normals.
+
+  Args:
+    score: jittable, [n, F] -> [n].
+    row: [F] to explain, finite.
+    normals: [n, F] baselines, finite.
+    steps: of the integral along each line, by the midpoint rule.
+
+  Returns:
+    [F]; the sum is score(row) minus the normals' mean score where the score is
+    smooth.
+  """
+  parts = jnp.asarray((np.arange(steps) + 0.5) / steps, jnp.float32)
+  target = jnp.asarray(row, jnp.float32)
+  slope = jax.jit(jax.grad(lambda x: score(x).sum()))
+  found = np.zeros(len(row))
+  for normal in np.asarray(normals, np.float32):
+    line = normal + parts[:, None] * (target - normal)
+    found += np.asarray(slope(line).mean(0) * (target - normal))
+  return found / len(normals)
+
+
+def nearest(
+  row: np.ndarray, normals: np.ndarray, most: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers of the nearest normals, and their distances; see `Explanation`."""
+  with np.errstate(invalid='ignore'):
+    spread = _spread(normals)
+    gap = np.minimum(np.abs(normals - row) / spread, 10)
+  gap = np.where(np.isnan(normals) & np.isnan(row), 0, gap)
+  distance = np.where(np.isnan(gap), 10, gap).mean(1)
+  order = np.argsort(distance, kind='stable')[:most]
+  return order, distance[order]
+
+
+def _spread(normals):
+  """[F] standard deviation; of constant columns, 1e-3 of their size."""
+  seen = np.isfinite(normals)
+  count = np.maximum(seen.sum(0), 1)
+  mean = np.where(seen, normals, 0).sum(0) / count
+  variance = np.where(seen, (normals - mean) ** 2, 0).sum(0) / count
+  return np.maximum(np.sqrt(variance), 1e-3 * np.abs(mean) + 1e-9)
+
+
+def change(
+  score: Score,
+  row: np.ndarray,
+  normals: np.ndarray,
+  attributions: np.ndarray,
+  threshold: float,
+) -> Change | None:
+  """The fewest columns to set to a near normal's values, greedily.
+
+  The columns are replaced in the order of their attributions until the score
+  falls to the threshold, with each of the three nearest normals; then each
+  is put back if the row stays normal without it.
+
+  Args:
+    score: [n, F] -> [n].
+    row: [F].
+    normals: [n, F].
+    attributions: [F].
+    threshold: a score above is an alarm.
+
+  Returns:
+    The change with the fewest columns; None if the row is normal already, or
+    even the normals themselves are not.
+  """
+  if score(row[None])[0] <= threshold:
+    return None
+  order = np.argsort(-attributions, kind='stable')
+  rank = np.empty(len(order), int)
+  rank[order] = np.arange(len(order))
+  best: Change | None = None
+  for number in nearest(row, normals)[0]:
+    other = normals[number]
+    steps = np.arange(1, len(row) + 1)[:, None]
+    tried = np.where(rank < steps, other, row)
+    good = np.flatnonzero(score(tried) <= threshold)
+    if not len(good):
+      continue
+    kept = list(order[: good[0] + 1])
+    for column in kept[::-1]:
+      without = [c for c in kept if c != column]
+      mended = row.copy()
+      mended[without] = other[without]
+      if without and score(mended[None])[0] <= threshold:
+        kept = without
+    if best is None or len(kept) < len(best.columns):
+      mended = row.copy()
+      mended[kept] = other[kept]
+      value = float(score(mended[None])[0])
+      best = Change(np.array(kept), mended, value, int(number))
+  return best
+
+
+def text(explanation: Explanation, most: int = 3) -> str:
+  """A line that says what is abnormal, and what would make it normal."""
+  e = explanation
+  verdict = 'abnormal' if e.score > e.threshold else 'normal'
+  line = f'{verdict} (p = {e.p_value:.2g})'
+  reasons = [_reason(e, c) for c in _leading(e, most)]
+  if reasons:
+    line += ': ' + '; '.join(reasons)
+  if len(e.times) and e.times.max() > 0:
+    i = int(np.argmax(e.times))
+    line += f'; mostly between {e.seconds[i]:.4g} and {e.seconds[i + 1]:.4g}'
+  line += f'; the nearest normal is number {e.nearest[0]}'
+  if e.change is not None:
+    told = ', '.join(
+      f'{e.names[c]} = {_number(e.change.row[c])}'
+      for c in e.change.columns[:most]
+    )
+    more = len(e.change.columns) - most
+    line += f'; it would be normal with {told}'
+    line += f' and {more} more' if more > 0 else ''
+  return line
+
+
+def _leading(e, most):
+  """The columns that explain most; those below a tenth of the first: none."""
+  order = np.argsort(-e.attributions, kind='stable')[:most]
+  if not len(order):
+    return []
+  least = max(0.1 * e.attributions[order[0]], 0)
+  return [c for c in order if e.attributions[c] > least]
+
+
+def _reason(e, c):
+  value, known = e.row[c], e.normals[:, c]
+  known = known[np.isfinite(known)]
+  name = e.names[c]
+  if np.isnan(value):
+    return f'{name} is missing'
+  if not len(known):
+    return f'{name} is {_number(value)}, and no normal has a value there'
+  low, high = known.min(), known.max()
+  if low == high:
+    if value == low:
+      return f'{name} is {_number(value)}, as always'
+    return f'{name} is {_number(value)}, always {_number(low)} in normals'
+  if low <= value <= high:
+    seen = np.mean(known == value)
+    kind = 'in a gap of' if not seen else f'as in {seen:.0%} of'
+    return f'{name} is {_number(value)}, {kind} the normals'
+  side, bound = ('above', high) if value > high else ('below', low)
+  far = abs(value - bound) / (high - low)
+  return (
+    f'{name} is {_number(value)}, {side} all normals by {far:.2g} times their '
+    'range'
+  )
+
+
+def _number(value):
+  return 'missing' if np.isnan(value) else f'{value:.4g}'
+
+
+def picture(explanation: Explanation, most: int = 12) -> mpl_figure.Figure:
+  """Attributions, the row among the normals, and stretches of time.
+
+  Args:
+    explanation: see `Explanation`.
+    most: columns to show.
+
+  Returns:
+    The figure.
+  """
+  e = explanation
+  timed = len(e.times) > 0
+  shown = np.argsort(-np.abs(e.attributions), kind='stable')[:most][::-1]
+  figure = mpl_figure.Figure(
+    figsize=(9, 1.6 + 0.32 * max(len(shown), 3) + 1.8 * timed),
+    layout='constrained',
+  )
+  axes = figure.subplots(
+    1 + timed, 2, squeeze=False, height_ratios=[2.5, 1][: 1 + timed]
+  )
+  place = np.arange(len(shown))
+  left, right = axes[0]
+  colour = np.where(e.attributions[shown] > 0, 'tab:red', 'tab:blue')
+  left.barh(place, e.attributions[shown], color=list(colour))
+  left.axvline(0, color='black', linewidth=0.6)
+  left.set_yticks(place, [e.names[c][:40] for c in shown])
+  left.set_xlabel(
+    f'share of the score: {e.score:.3g} against {e.reference:.3g} of normals'
+  )
+  spread, centre = (
+    _spread(e.normals),
+    np.nanmedian(np.where(np.isnan(e.normals).all(0), 0, e.normals), 0),
+  )
+  scaled = lambda x: np.arcsinh((x - centre) / spread)[..., shown]
+  for normal in scaled(e.normals):
+    right.plot(normal, place, '|', color='grey', alpha=0.6)
+  right.plot(scaled(e.row), place, 'D', color='tab:red', label='this row')
+  right.plot(
+    scaled(e.normals[e.nearest[0]]), place, '|', color='tab:green',
+    markersize=12, label=f'nearest normal, {e.nearest[0]}',
+  )  # fmt: skip
+  right.set_yticks(place, [])
+  right.set_xlabel('arcsinh of the distance from the median, in deviations')
+  right.legend(fontsize='small')
+  if timed:
+    for axis in axes[1]:
+      axis.remove()
+    axis = figure.add_subplot(axes[1, 0].get_gridspec()[1, :])
+    axis.bar(
+      e.seconds[:-1], e.times, np.diff(e.seconds), align='edge',
+      color='tab:orange', edgecolor='white',
+    )  # fmt: skip
+    axis.set_xlabel('time within the window')
+    axis.set_ylabel('share of the score')
+  verdict = 'abnormal' if e.score > e.threshold else 'normal'
+  figure.suptitle(f'{verdict}: p = {e.p_value:.2g}')
+  return figure
+
+
+def png(explanation: Explanation) -> bytes:
+  """The picture as a file."""
+  held = io.BytesIO()
+  picture(explanation).savefig(held, format='png', dpi=120)
+  return held.getvalue()
+
+
+def segments(length: int, most: int = 16) -> np.ndarray:
+  """[length] int: which of up to `most` equal stretches a sample is in."""
+  return np.arange(length) * min(length, most) // length
