@@ -283,9 +283,7 @@ def reasons(explanation: Explanation, most: int = 3) -> list[Reason]:
   """The columns that explain most; those below a tenth of the first: none."""
   e = explanation
   return [
-    Reason(
-      e.names[c], float(e.row[c]), float(e.attributions[c]), _reason(e, c)
-    )
+    Reason(e.names[c], float(e.row[c]), float(e.attributions[c]), _reason(e, c))
     for c in _leading(e, most)
   ]
 
@@ -295,9 +293,9 @@ def text(explanation: Explanation, most: int = 3) -> str:
   e = explanation
   verdict = 'abnormal' if e.score > e.threshold else 'normal'
   line = f'{verdict} (p = {e.p_value:.2g})'
-  told = [reason.text for reason in reasons(e, most)]
-  if told:
-    line += ': ' + '; '.join(told)
+  why = [reason.text for reason in reasons(e, most)]
+  if why:
+    line += ': ' + '; '.join(why)
   if len(e.times) and e.times.max() > 0:
     i = int(np.argmax(e.times))
     line += f'; mostly between {e.seconds[i]:.4g} and {e.seconds[i + 1]:.4g}'

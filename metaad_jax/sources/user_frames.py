@@ -102,17 +102,18 @@ def read(
     )
   if window < 0 or (suffix == '.wav' and not window):
     raise DataError(f'{path}: say how many samples a window has: --window=2048')
+  content: Any
   try:
     if suffix == '.wav':
       signal, rate = _wav(path)
       names = tuple(f'channel {i}' for i in range(signal.shape[1]))
       return Samples(_cut(path, signal, window), None, rate, names)
     if suffix in ('.npy', '.npz'):
-      found = _arrays(path)
+      content, labels = _arrays(path)
     elif suffix == '.csv':
-      found = _csv(path, words), None
+      content, labels = _csv(path, words), None
     else:
-      found = _parquet(path), None
+      content, labels = _parquet(path), None
   except FileNotFoundError as error:
     raise DataError(f'{path} is not there') from error
   except DataError:
@@ -123,7 +124,7 @@ def read(
       f'{path} cannot be read as {suffix}: {reason}; objects and pickles are '
       'refused'
     ) from error
-  return _samples(path, *found, label, ignore, window)
+  return _samples(path, content, labels, label, ignore, window)
 
 
 def _samples(path, content, labels, label, ignore, window):
@@ -237,13 +238,18 @@ def _parquet(path):
     break
   else:
     raise DataError(f'{path}: to read .parquet, pip install pyarrow')
-  if module == 'pyarrow.parquet':
-    table = reader.read_table(path)
-    columns = dict(zip(table.column_names, table.columns, strict=True))
-    lists = {name: column.to_pylist() for name, column in columns.items()}
-  else:
-    table = reader.read_parquet(path)
-    lists = {str(name): table[name].to_list() for name in table.columns}
+  try:
+    if module == 'pyarrow.parquet':
+      table = reader.read_table(path)
+      columns = dict(zip(table.column_names, table.columns, strict=True))
+      lists = {name: column.to_pylist() for name, column in columns.items()}
+    else:
+      table = reader.read_parquet(path)
+      lists = {str(name): table[name].to_list() for name in table.columns}
+  except Exception as error:  # each library has its own
+    raise ValueError(error) from error
+  if not lists:
+    raise DataError(f'{path} holds no columns')
   return {name: _typed(path, name, values) for name, values in lists.items()}
 
 
@@ -252,11 +258,9 @@ def _typed(path, name, values):
   gone = [value is None or value != value for value in values]
   stated = [v for v, lost in zip(values, gone, strict=True) if not lost]
   if all(hasattr(v, 'timestamp') for v in stated) and stated:
-    values = [0.0 if lost else v.timestamp() for v, lost in zip(values, gone)]
-    return np.where(gone, np.nan, np.array(values))
+    return np.array([v.timestamp() if v == v and v else np.nan for v in values])
   if all(hasattr(v, '__float__') for v in stated):
-    numbers = [np.nan if lost else float(v) for v, lost in zip(values, gone)]
-    return np.array(numbers, np.float64)
+    return np.array([np.nan if v is None else float(v) for v in values])
   held = np.empty(len(values), object)
   for i, (value, lost) in enumerate(zip(values, gone, strict=True)):
     if isinstance(value, list | dict | tuple | bytes):
