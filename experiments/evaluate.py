@@ -40,7 +40,7 @@ _RUN_DIR = flags.DEFINE_multi_string(
 _SOURCE = flags.DEFINE_string(
   'source',
   None,
-  "evaluate there instead of on each run's own source",
+  "evaluate there instead of on each run's own source; joined by '+'",
   flag_values=FLAGS,
 )
 _DATA_DIR = flags.DEFINE_string(
@@ -139,7 +139,8 @@ def main() -> None:
   with cli.usage():
     evaluation.check_grid(grid)
     if _SOURCE.value:
-      sources.get(_SOURCE.value)
+      for spec in _SOURCE.value.split('+'):
+        sources.get(spec)
   if not steps or min(steps) < 1 or _TASKS.value < 1 or _WORKERS.value < 1:
     raise cli.UsageError('--steps, --tasks and --workers must be at least 1')
   if _ROWS_PER_DAY.value is not None and not 0 < _ROWS_PER_DAY.value < 1e12:

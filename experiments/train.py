@@ -45,6 +45,9 @@ _HELP = {
   'outer': 'outer optimizer: any of optax, with its rate',
   'schedule': 'of the outer rate: constant or cosine',
   'clip': 'largest norm of the meta-gradient',
+  'average': 'weight of the past in the running mean of the meta-parameters, '
+  'which is validated and kept; 0 = the meta-parameters themselves',
+  'keep': 'best = what did best in validation, last = the last meta-parameters',
   'validation_tasks': 'tasks of each validation',
   'validate_every': 'meta-steps between validations, with a checkpoint each',
 }

@@ -14,8 +14,8 @@ import numpy as np
 from metaad_jax import base, episodes, runs
 from metaad_jax.base import DataError, MetaLearner
 
-# A support is scored in this many parts, each with the others' help.
-_PARTS = 8
+# So many normals are left out one by one; more, in so many parts.
+_SINGLY, _PARTS = 8, 4
 _FEW, _SOME, _MANY = 8, 64, 1024  # rows that are scored at once
 _ELEMENTS = 1 << 23  # of queries x support x columns: 32 MB in float32
 
@@ -46,14 +46,15 @@ def _compiled(learner: MetaLearner):
         learner.adapt(key, params, rest, features), support.x[out]
       )
 
-    return jax.vmap(one)(parts)
+    # One after the other: vmap compiles for minutes, and is no faster here.
+    return jax.lax.map(one, parts)
 
   return jax.jit(learner.adapt), jax.jit(learner.score), jax.jit(cross_fit)
 
 
 def _padded(run, x, y):
   x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
-  shape = (episodes.padded_size(len(x), 8), *x.shape[1:])
+  shape = (episodes.padded_size(len(x)), *x.shape[1:])
   if runs.any_width(run.config):
     shape = (*shape[:-1], episodes.padded_size(x.shape[-1]))
   features = np.zeros(shape[-1], np.float32)
@@ -120,9 +121,10 @@ def score(run: runs.Run, adapted: Adapted, x: np.ndarray) -> np.ndarray:
 
 
 def _split(normal):
-  """The normals dealt out at random to at most eight parts."""
+  """The normals dealt out at random, one by one or in parts."""
   order = np.random.default_rng(0).permutation(normal)
-  return np.array_split(order, min(_PARTS, len(normal)))
+  number = _PARTS if len(normal) > _SINGLY else len(normal)
+  return np.array_split(order, number)
 
 
 def without(
@@ -154,7 +156,7 @@ def without(
 def support_scores(run: runs.Run, x: np.ndarray, y: np.ndarray) -> np.ndarray:
   """Scores [k] of the support's normals, each adapted without itself.
 
-  Up to eight normals are left out one by one, more in eight parts. A single
+  Up to eight normals are left out one by one, more in four parts. A single
   normal cannot be scored without itself: then k is 0.
 
   Args:
@@ -166,8 +168,9 @@ def support_scores(run: runs.Run, x: np.ndarray, y: np.ndarray) -> np.ndarray:
   if len(normal) < 2:
     return np.zeros(0)
   rows, features = _padded(run, x, y)
-  room = episodes.padded_size(-(-len(normal) // _PARTS), 1)
-  parts = np.full((_PARTS, room), -1, np.int32)
+  number = _SINGLY if len(normal) <= _SINGLY else _PARTS
+  room = episodes.padded_size(-(-len(normal) // number), 1)
+  parts = np.full((number, room), -1, np.int32)
   for i, members in enumerate(_split(normal)):
     parts[i, : len(members)] = members
   found = np.asarray(

@@ -23,6 +23,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from metaad_jax import (
   adaptation,
   calibration,
+  compilation,
   episodes,
   explain,
   features,
@@ -40,6 +41,7 @@ _UNCALIBRATED = 50  # normals that a support holds, where nobody measured
 
 def load_run(run_dir: str) -> runs.Run:
   """A run by its folder, file or name, read once."""
+  compilation.persist()
   parts = ('', 'config.json', 'calibration.npz', 'checkpoints')
   return _load_run(
     run_dir, *[_changed(os.path.join(run_dir, p)) for p in parts]

@@ -214,12 +214,14 @@ def pool(entities: Sequence[Entity], *, limit: int = 4096) -> Pools:
   )
 
 
-def padded_size(count: int, least: int = 4) -> int:
-  """The smallest of `least` * 1, 2, 4, 8, ... that `count` fits in.
+def padded_size(count: int, least: int = 8) -> int:
+  """The smallest of `least` * 1, 4, 16, ... that `count` fits in.
 
-  What depends on a width or a number of rows is compiled for these alone.
+  What depends on a width or a number of rows is compiled for these alone: a
+  compilation takes seconds, and scoring a padded row microseconds.
   """
-  return least << max(0, -(-count // least) - 1).bit_length()
+  twos = max(0, -(-count // least) - 1).bit_length()
+  return least << (twos + twos % 2)
 
 
 def _thin(rows, limit):

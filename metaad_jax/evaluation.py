@@ -24,6 +24,7 @@ from metaad_jax import (
   metrics,
   runs,
   sources,
+  specs,
   statistics,
   training,
 )
@@ -291,7 +292,7 @@ def _alike(cells, entities, any_width):
     if any_width:
       support, query = _sizes([cell])
       key = (
-        episodes.padded_size(support, 8),
+        episodes.padded_size(support),
         min(episodes.padded_size(query, 64), largest[1]),
         episodes.padded_size(key[-1]),
       )
@@ -400,8 +401,13 @@ def scale_tables(
 def _group(run, source):
   config = run.config
   key = (source or config.source, config.folds, config.seed)
-  foreign = source is not None and source != config.source
+  foreign = source is not None and not _own(run, source)
   return key + (('foreign',) if foreign else (config.fold,))
+
+
+def _own(run, spec):
+  """Whether it is the source of the run, be it with other options."""
+  return specs.parse(spec)[0] == specs.parse(run.config.source)[0]
 
 
 def _test_entities(run, source, data_dir, split):
@@ -411,7 +417,7 @@ def _test_entities(run, source, data_dir, split):
   layout = runs.layout_of(spec, everyone)
   if split == 'all':
     return everyone, layout
-  if spec == run.config.source:
+  if _own(run, spec):
     config = run.config
     sides = episodes.split(
       everyone, fold=config.fold, folds=config.folds, seed=config.seed
@@ -449,7 +455,8 @@ def evaluate(
   Args:
     run_dirs: of trained runs.
     grid: see `Grid`.
-    source: evaluate there instead of on each run's own source.
+    source: evaluate there instead of on each run's own source; several are
+      joined by '+'.
     data_dir: root of the data.
     split: 'test' = entities that the run has not seen; 'all' = all.
     baseline_names: keys of `baselines.REGISTRY`.
@@ -467,15 +474,15 @@ def evaluate(
   _check_dirs(run_dirs)
   loaded = [runs.restore(run_dir) for run_dir in run_dirs]
   groups: dict[Any, list[tuple[str, runs.Run]]] = {}
-  for path, run in zip(run_dirs, loaded, strict=True):
-    groups.setdefault(_group(run, source), []).append((path, run))
+  for one in source.split('+') if source else (None,):
+    for path, run in zip(run_dirs, loaded, strict=True):
+      groups.setdefault(_group(run, one), []).append((path, run))
   rows: list[dict[str, Any]] = []
   notes: list[str] = []
   collected: dict[Any, tuple[list, list]] = {}
   example = None
-  for members in groups.values():
-    spec = source or members[0][1].config.source
-    raw, layout = _test_entities(members[0][1], source, data_dir, split)
+  for (spec, *_), members in groups.items():
+    raw, layout = _test_entities(members[0][1], spec, data_dir, split)
     for path, run in members:
       if split == 'test':
         audits.unseen(raw, run.seen)

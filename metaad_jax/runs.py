@@ -73,6 +73,8 @@ class Config:
   outer: str = 'adam:rate=0.001'
   schedule: str = 'constant'
   clip: float = 10.0
+  average: float = 0.0
+  keep: str = 'best'
   validation_tasks: int = 200
   validate_every: int = 500
 
@@ -142,12 +144,14 @@ def check(config: Config) -> None:
     require(getattr(config, name) >= 1, name, 'it must be at least 1')
   require(config.folds >= 2, 'folds', 'it must be at least 2')
   require(config.clip > 0, 'clip', 'it must be above 0')
+  require(0 <= config.average < 1, 'average', 'it must lie in [0, 1)')
   require(0 <= config.seed < 2**63, 'seed', 'it must lie in [0, 2^63)')
   require(
     config.schedule in ('constant', 'cosine'),
     'schedule',
     'choose constant or cosine',
   )
+  require(config.keep in ('best', 'last'), 'keep', 'choose best or last')
   source, _ = sources.get(config.source)
   learner = specs.parse(config.learner)[0]
   if source.tables and learner not in learners.TABLES:
@@ -395,6 +399,8 @@ def train(
     steps=config.steps,
     tasks=config.tasks,
     seed=config.seed,
+    average=config.average,
+    keep=config.keep,
     validate_every=config.validate_every,
     checkpoint_every=config.validate_every,
     report_every=min(config.validate_every, max(100, config.steps // 200)),

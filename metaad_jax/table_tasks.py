@@ -14,13 +14,13 @@ from metaad_jax import episodes
 from metaad_jax.base import Task
 
 COLUMNS = 16  # of a task, at most
-_SYNTHETIC = 0.25  # probabilities
-_RELABELLED = 0.4
-_NARROW = 0.4
-_TURNED = 0.5
+_SYNTHETIC = 0.1
+_RELABELLED = 0.3
+_NARROW = 0.35
+_TURNED = 0.3
 _BENT = 0.7
-_BLANKED = 0.25
-_FOREIGN = 0.25
+_BLANKED = 0.15
+_FOREIGN = 0.15
 _MISSING = 0.1
 
 

@@ -1,9 +1,12 @@
 """Meta-training: one jitted scan over many steps, task sampling included."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import json
 import math
 import os
+import signal
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -12,7 +15,7 @@ import jax.numpy as jnp
 import optax
 import tqdm
 
-from metaad_jax.base import DataError, MetaLearner, Params, Task
+from metaad_jax.base import DataError, MetaLearner, Params, Task, Terminated
 from metaad_jax.checkpoints import Checkpoints
 
 Quality = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -24,14 +27,17 @@ class State(NamedTuple):
   Attributes:
     step: int32, steps done.
     params: the meta-parameters.
+    average: their running mean over the steps, which is what is validated.
     optimizer: state of the outer optimizer, skipped steps counted in it.
-    best: the meta-parameters with the best validation score so far.
-    best_score: float32, that score.
+    best: the running mean to use: the one with the best validation score so
+      far, or the last one (see `train`).
+    best_score: float32, its score.
     best_step: int32, when it was reached.
   """
 
   step: jax.Array
   params: Params
+  average: Params
   optimizer: Any
   best: Params
   best_score: jax.Array
@@ -60,6 +66,7 @@ def initial_state(
   state = State(
     jnp.zeros((), jnp.int32),
     params,
+    params,
     guarded(optimizer).init(params),
     params,
     jnp.asarray(-jnp.inf, jnp.float32),
@@ -84,6 +91,7 @@ def make_scan(
   steps: int,
   tasks: int,
   length: int,
+  average: float = 0.0,
 ) -> Callable[[State, Callable], tuple[State, dict[str, jax.Array]]]:
   """Compiles `length` meta-steps into one call; steps past the last do nothing.
 
@@ -97,6 +105,8 @@ def make_scan(
     steps: the last step.
     tasks: tasks per step.
     length: steps per call.
+    average: weight of the past in the running mean of the meta-parameters
+      (Polyak and Juditsky, 1992); less in the first steps, 0 = no mean.
 
   Returns:
     (state, sample) -> (state, metrics [length]); `state` is donated. `sample`
@@ -113,8 +123,17 @@ def make_scan(
       grads, state.optimizer, state.params
     )
     params = optax.apply_updates(state.params, updates)
+    past = jnp.minimum(average, (1 + state.step) / (10 + state.step))
+    mean = jax.tree.map(
+      lambda old, new: (past * old + (1 - past) * new).astype(old.dtype),
+      state.average,
+      params,
+    )
     state = state._replace(
-      step=state.step + 1, params=params, optimizer=optimizer_state
+      step=state.step + 1,
+      params=params,
+      average=mean if average else params,
+      optimizer=optimizer_state,
     )
     return state, metrics
 
@@ -157,6 +176,8 @@ def train(
   steps: int,
   tasks: int,
   seed: int = 0,
+  average: float = 0.0,
+  keep: str = 'best',
   report_every: int = 100,
   validate_every: int = 500,
   checkpoint_every: int = 500,
@@ -177,6 +198,9 @@ def train(
     steps: meta-steps in all.
     tasks: tasks per meta-step.
     seed: of everything random.
+    average: see `make_scan`.
+    keep: 'best' keeps the meta-parameters with the best validation score,
+      'last' those of the last validation.
     report_every: meta-steps per call to the device, and per line of metrics.
     validate_every: meta-steps between validations; a multiple of the former.
     checkpoint_every: likewise.
@@ -189,7 +213,9 @@ def train(
     The final state; `best` holds the meta-parameters to use.
 
   Raises:
-    DataError: if training diverges.
+    DataError: if training diverges, or a checkpoint cannot be saved.
+    Terminated: if SIGTERM came; with a `run_dir` it is heard at the next
+      report, and a checkpoint is saved then. A second one kills.
   """
   skip_limit = min(skip_limit, steps)
   example = jax.tree.map(lambda leaf: leaf[0], validation)
@@ -201,6 +227,7 @@ def train(
     steps=steps,
     tasks=tasks,
     length=min(report_every, steps),
+    average=average,
   )
 
   @jax.jit
@@ -216,10 +243,13 @@ def train(
     found = checkpoints.restore(state)
     if found is not None:
       state = jax.tree.map(jnp.copy, found[1])
+      checkpoints.forget_after(found[0])
     log = _open_log(os.path.join(run_dir, 'metrics.jsonl'), int(state.step))
   bar = tqdm.tqdm(
     total=steps, initial=int(state.step), desc=label, disable=quiet
   )
+  ending = contextlib.ExitStack()
+  came = ending.enter_context(_terminations()) if checkpoints else []
   try:
     while (before := int(state.step)) < steps:
       started = time.perf_counter()
@@ -235,11 +265,11 @@ def train(
       }
       last = step >= steps
       if last or _due(before, step, validate_every):
-        score = validate(state.params, validation)
+        score = validate(state.average, validation)
         line['validation'] = float(score)
-        if score > state.best_score:
+        if keep == 'last' or score > state.best_score:
           state = state._replace(
-            best=jax.tree.map(jnp.copy, state.params),
+            best=jax.tree.map(jnp.copy, state.average),
             best_score=score,
             best_step=jnp.copy(state.step),
           )
@@ -256,17 +286,44 @@ def train(
           f'meta-training diverged: the last {bad} updates before step {step} '
           'were not finite; lower the inner or the outer rate'
         )
+      stop = bool(came) and not last
       if checkpoints is not None and (
-        last or _due(before, step, checkpoint_every)
+        stop or last or _due(before, step, checkpoint_every)
       ):
         checkpoints.save(step, state)
+      if stop:
+        raise Terminated(
+          f'terminated; step {step} of {steps} is saved in {run_dir}, and the '
+          'same command goes on from there'
+        )
   finally:
+    ending.close()
     bar.close()
     if log is not None:
       log.close()
     if checkpoints is not None:
       checkpoints.close()
   return state
+
+
+@contextlib.contextmanager
+def _terminations() -> Iterator[list[int]]:
+  """Collects SIGTERM instead of dying; a second one kills."""
+  came: list[int] = []
+  if threading.current_thread() is not threading.main_thread():
+    yield came
+    return
+
+  def heard(number, frame):
+    del frame
+    came.append(number)
+    signal.signal(number, signal.SIG_DFL)
+
+  before = signal.signal(signal.SIGTERM, heard)
+  try:
+    yield came
+  finally:
+    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _due(before, step, every):
