@@ -7,8 +7,9 @@ A binary defines its flags, a `main()` without arguments, and ends with
 
 It exits with 0 for success, 1 for bad data or a missing file, 2 for a wrong
 command line, 130 when interrupted, 143 when terminated, each failure with one
-line on stderr. What else main raises is a bug and keeps its traceback. `--help` prints the binary's
-docstring and its own flags; `--flagfile=...` reads flags from a file.
+line on stderr. What else main raises is a bug and keeps its traceback. `--help`
+prints the binary's docstring and its own flags; `--flagfile=...` reads flags
+from a file.
 
 Within main, a wrong flag value is a `UsageError`, or a DataError raised inside
 `with usage():`. Programs whose flags have the same names can be imported side

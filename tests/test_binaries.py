@@ -387,7 +387,7 @@ def test_runs_that_are_none(folder, tmp_path):
     if path.is_file():
       path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
   told = fail(evaluate, 1, f'--run_dir={copy}')
-  assert 'delete that folder' in told
+  assert 'cannot read the checkpoint' in told
 
 
 def test_an_output_that_cannot_be_written(folder):
