@@ -89,10 +89,8 @@ def main() -> int | None:
     return _follow(run_dir, path, str(_QUERY.value))
   query_path = str(_QUERY.value)
   support = _read(path)
-  words = None
-  if isinstance(support.rows, user_frames.Frame):
-    words = support.rows.words()
-  query = _read(query_path, words)
+  frame = isinstance(support.rows, user_frames.Frame)
+  query = _read(query_path, support.rows if frame else None)
   _check_ignored({*support.header, *query.header})
   columns, missing = judging.common(support, query, (path, query_path))
   _warn(missing)
@@ -112,9 +110,9 @@ def main() -> int | None:
   return None
 
 
-def _read(path, words=None):
+def _read(path, like=None):
   return user_frames.read(
-    path, label=_LABEL.value, ignore=tuple(_IGNORE.value), words=words,
+    path, label=_LABEL.value, ignore=tuple(_IGNORE.value), like=like,
     window=_WINDOW.value,
   )  # fmt: skip
 

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from metaad_jax import calibration, explain, judging, report
+from metaad_jax import explain, judging, report
 from metaad_jax.judging import Judged
 
 _SHOWN = 10  # rows with their reasons
@@ -136,13 +136,6 @@ def _promise(judged):
       'None: this run is not calibrated. The scores rank the rows; how many '
       'normal ones score as high is not known.'
     )
-  check = calibration.smallest_rate(by.detector._calibration())
-  least = ''
-  if by.rate < check:
-    least = (
-      f' No rate below {check:.2g} can be promised by this calibration: at '
-      f'{by.rate:g} it may raise no alarm at all.'
-    )
   p = np.asarray(judged.p_values)
   expected = by.rate * len(p)
   return (
@@ -151,5 +144,5 @@ def _promise(judged):
     f'{expected:.3g} of {len(p)}, were all of them normal). A p-value is the '
     'share of normal rows that score at least as high. The promise holds on '
     'average, not for each entity; it does not hold where normal rows have '
-    f'drifted since the known ones were taken.{least}'
+    f'drifted since the known ones were taken.'
   )

@@ -28,7 +28,7 @@ FEW, MANY = 60, 4000  # cases of each of the six tests
 @pytest.fixture(scope='module')
 def run_dir(tmp_path_factory):
   return nearest_run.write(
-    tmp_path_factory.mktemp('run') / 'nearest.npz', entities=6
+    tmp_path_factory.mktemp('run') / 'nearest.npz', entities=21
   )
 
 
@@ -219,7 +219,7 @@ def judged(run_dir, data):
       )
     try:
       support = user_frames.read(paths[0])
-      query = user_frames.read(paths[1], words=support.rows.words())
+      query = user_frames.read(paths[1], like=support.rows)
       columns, _ = judging.common(support, query, tuple(paths))
       by = judging.adapt(run_dir, paths[0], support, rate=0.1, columns=columns)
       found = judging.judge(by, paths[1], query)

@@ -69,7 +69,7 @@ def read(
   *,
   label: str = '',
   ignore: tuple[str, ...] = (),
-  words: frozenset[str] | None = None,
+  like: Frame | None = None,
   window: int = 0,
 ) -> Samples:
   """Reads a file.
@@ -84,7 +84,8 @@ def read(
     label: name of the column of labels (0, 1; -1 or missing = unlabelled); one
       called label, labels, y or anomaly if not given; 'none' = there is none.
     ignore: names of columns to leave out.
-    words: the columns that hold words, if known; all others hold numbers.
+    like: the known rows: their columns hold words here where they do there, and
+      else numbers.
     window: cut a recording, a .wav or the rows of a table, into windows of so
       many samples; a rest is left out. 0 = do not; needed for .wav.
 
@@ -111,7 +112,7 @@ def read(
     if suffix in ('.npy', '.npz'):
       content, labels = _arrays(path)
     elif suffix == '.csv':
-      content, labels = _csv(path, words), None
+      content, labels = _csv(path, like), None
     else:
       content, labels = _parquet(path), None
   except FileNotFoundError as error:
@@ -201,7 +202,12 @@ def _labels(path, values, count):
 def _wav(path):
   with warnings.catch_warnings():  # chunks that are no sound
     warnings.simplefilter('ignore', scipy.io.wavfile.WavFileWarning)
-    rate, signal = scipy.io.wavfile.read(path)
+    try:
+      rate, signal = scipy.io.wavfile.read(path)
+    except OSError:
+      raise
+    except Exception as error:  # struct.error, ZeroDivisionError, and others
+      raise ValueError(f'{type(error).__name__}: {error}') from error
   signal = np.asarray(signal)
   if signal.ndim == 1:
     signal = signal[:, None]
@@ -288,7 +294,7 @@ def is_missing(cell: str) -> bool:
   return cell.strip().lower() in _MISSING
 
 
-def _csv(path, words):
+def _csv(path, like):
   with open(path, newline='', encoding='utf-8-sig') as file:
     text = file.read()
   first = next((line for line in io.StringIO(text) if line.strip()), '')
@@ -317,18 +323,22 @@ def _csv(path, words):
   columns = zip(*[line for _, line in lines], strict=True)
   places = [number for number, _ in lines]
   return {
-    name: _column(path, name, cells, places, words)
+    name: _column(path, name, cells, places, like)
     for name, cells in zip(names, columns, strict=True)
   }
 
 
-def _column(path, name, cells, places, words):
+def _column(path, name, cells, places, like):
   """Numbers if all cells are; words if none is, or they are known as such."""
   cells = [cell.strip() for cell in cells]
   gone = [is_missing(cell) for cell in cells]
   numbers = [rows.is_number(c) for c in cells]
   stated = [n for n, lost in zip(numbers, gone, strict=True) if not lost]
-  if words is not None and name in words or (stated and not any(stated)):
+  known = like is not None and name in like.columns
+  worded = bool(stated) and not any(stated)
+  if known and like is not None:
+    worded = name in like.words()
+  if worded:
     held = np.empty(len(cells), object)
     held[:] = [None if lost else c for c, lost in zip(cells, gone, strict=True)]
     return held
