@@ -46,6 +46,7 @@ class Checkpoints:
       DataError: if it cannot be made.
     """
     try:
+      os.makedirs(folder, exist_ok=True)
       self._manager = ocp.CheckpointManager(
         os.path.abspath(folder),
         options=ocp.CheckpointManagerOptions(

@@ -62,8 +62,8 @@ def stream(
 def growing(path: str, stopped: Callable[[], bool]) -> Iterator[bytes | None]:
   """Lines of a file that others append to, cut, or put another in place of.
 
-  A file that is not there, or not any more, is waited for. What was left of the
-  old file is read before the new one.
+  A file that is not there is waited for. One that was renamed or deleted is read
+  on until another has its name, and to its end before that.
 
   Args:
     path: of the file.
@@ -115,11 +115,11 @@ def _rest(stopped):
 
 
 def _same(file, path):
-  """Whether the open file is still the one of that name."""
+  """Whether no other file has the name of the open one."""
   try:
     there = os.stat(path)
   except FileNotFoundError:
-    return False
+    return True
   here = os.fstat(file.fileno())
   return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 

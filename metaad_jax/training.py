@@ -279,8 +279,7 @@ def train(
         f'best validation {float(state.best_score):.4f}'
       )
       if log is not None:
-        log.write(json.dumps(_strict(line)) + '\n')
-        log.flush()
+        _write(log, json.dumps(_strict(line)) + '\n')
       if (bad := int(state.optimizer.notfinite_count)) >= skip_limit:
         raise DataError(
           f'meta-training diverged: the last {bad} updates before step {step} '
@@ -300,7 +299,8 @@ def train(
     ending.close()
     bar.close()
     if log is not None:
-      log.close()
+      with contextlib.suppress(OSError):  # told where it was written
+        log.close()
     if checkpoints is not None:
       checkpoints.close()
   return state
@@ -328,6 +328,17 @@ def _terminations() -> Iterator[list[int]]:
 
 def _due(before, step, every):
   return step // every > before // every
+
+
+def _write(log, text):
+  try:
+    log.write(text)
+    log.flush()
+  except OSError as error:
+    raise DataError(
+      f'cannot write {log.name} ({error.strerror}): make room, and give the '
+      'same command again; it goes on from the newest checkpoint'
+    ) from error
 
 
 def _strict(line):

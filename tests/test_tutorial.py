@@ -6,9 +6,10 @@ import time
 
 import nbclient
 import nbformat
+import nearest_run
 import pytest
 
-from metaad_jax import runs
+from metaad_jax import detector, runs
 
 NOTEBOOK = pathlib.Path(__file__).parents[1] / 'docs' / 'tutorial.ipynb'
 
@@ -22,6 +23,22 @@ def test_it_is_short_and_holds_no_output(notebook):
   assert len(notebook.cells) < 20
   for cell in notebook.cells:
     assert not cell.get('outputs') and cell.get('execution_count') is None
+
+
+def test_every_cell_runs_with_another_detector(notebook, tmp_path, monkeypatch):
+  """In this process, with a run that needs no training."""
+  path = nearest_run.write(tmp_path / 'nearest.npz')
+  monkeypatch.setattr(runs, '_SHIPPED', path)
+  detector._load_run.cache_clear()
+  names: dict = {}
+  try:
+    for cell in notebook.cells:
+      if cell.cell_type == 'code':
+        exec(cell.source, names)
+  finally:
+    detector._load_run.cache_clear()
+  assert names['auroc'] > 0.8
+  assert names['found'].outliers.any() and len(names['explanations']) == 2
 
 
 def test_it_runs(notebook, tmp_path, monkeypatch):
