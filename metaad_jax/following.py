@@ -62,8 +62,8 @@ def stream(
 def growing(path: str, stopped: Callable[[], bool]) -> Iterator[bytes | None]:
   """Lines of a file that others append to, cut, or put another in place of.
 
-  A file that is not there is waited for. One that was renamed or deleted is read
-  on until another has its name, and to its end before that.
+  A file that is not there is waited for. One that was renamed or deleted is
+  read on until another has its name, and then to its end.
 
   Args:
     path: of the file.
