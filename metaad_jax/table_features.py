@@ -9,8 +9,9 @@ something in most tables). Rows of the support are described without
 themselves, so that a new row can be compared with how the support's rows look
 among one another.
 
-NaN is a missing value and adds nothing to a distance; a column that is constant
-in the support tells only whether a row differs there.
+NaN is a missing value, and so is infinity; in a distance it counts as the mean
+of its column. In a column that is constant in the support there are no
+deviations to count in: a row differs there or not, and by a share of the value.
 """
 
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from metaad_jax import linear_algebra
 from metaad_jax.base import Rows
 
 _BIG = 1e4
+_LARGEST = 1e33  # of a value: sums over a thousand rows must not overflow
 _SAME = 1e-5  # values nearer than this many deviations count as equal
 
 
@@ -133,7 +135,7 @@ def _columns(x, normal, features):
   seen = jnp.isfinite(x)
   there = normal[:, None] * seen
   count = jnp.maximum(there.sum(0), 1)
-  x = jnp.where(there > 0, x, 0)
+  x = jnp.where(there > 0, jnp.clip(x, -_LARGEST, _LARGEST), 0)
   # Divided by the size first: squares of large values would overflow.
   size = jnp.maximum(jnp.abs(x).sum(0) / count, 1e-30)
   x = x / size
@@ -164,7 +166,7 @@ def _columns(x, normal, features):
 def view(columns: Columns, x: jax.Array) -> View:
   """Rows [R, F] in the units of the columns."""
   seen = jnp.isfinite(x)
-  x = jnp.where(seen, x, 0)
+  x = jnp.where(seen, jnp.clip(x, -_LARGEST, _LARGEST), 0)
   real = seen * columns.real
   z = jnp.clip((x - columns.mean) / columns.scale, -_BIG, _BIG)
   level = jnp.arcsinh(20 * jnp.clip(x / columns.size, -1e6, 1e6))

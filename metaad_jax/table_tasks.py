@@ -77,8 +77,9 @@ def sampler(
 def _choice(key, allowed, wanted):
   """`wanted` distinct indices of those allowed, and which of them are real."""
   lottery = jnp.where(allowed, jax.random.uniform(key, allowed.shape), -1)
-  value, index = jax.lax.top_k(lottery, wanted)
-  return index, value >= 0
+  value, index = jax.lax.top_k(lottery, min(wanted, len(allowed)))
+  short = max(0, wanted - len(allowed))
+  return jnp.pad(index, (0, short)), jnp.pad(value >= 0, (0, short))
 
 
 def _of_a_table(key, pools, normals, anomalies, wanted):
@@ -187,7 +188,7 @@ def _foreign(key, pools, rows, columns):
   who = low(keys[1], (len(rows), 1), pools.counts[entity, 0])
   width = pools.features[entity].sum().astype(int)
   which = low(keys[2], rows.shape[1:], width)
-  start = jnp.minimum(columns.sum(), rows.shape[1] - 3)
+  start = jnp.maximum(jnp.minimum(columns.sum(), rows.shape[1] - 3), 1)
   stop = start + 1 + low(keys[3], (), 4)
   place = jnp.arange(rows.shape[1])
   slots = (place >= start) & (place < stop)

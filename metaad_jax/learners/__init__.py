@@ -13,6 +13,7 @@ from metaad_jax.learners import (
   reptile,
   scratch,
   tables,
+  tables_reptile,
 )
 
 REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
@@ -25,13 +26,15 @@ REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
   'reptile': reptile.reptile,
   'scratch': scratch.scratch,
   'tables': tables.tables,
+  'tables_maml': tables.tables_maml,
+  'tables_reptile': tables_reptile.tables_reptile,
 }
 
 # Not meta-learning: what it has to beat, with the same network.
 BASELINES = frozenset({'pooled', 'scratch'})
 
 # They take rows of any width, raw, with NaN where a value is missing.
-TABLES = frozenset({'tables'})
+TABLES = frozenset({'tables', 'tables_maml', 'tables_reptile'})
 
 # Without meta-parameters: there is nothing to meta-train.
 UNTRAINED = frozenset({'scratch'})
@@ -61,7 +64,7 @@ def make(
   what = f'learner {name!r}'
   known = inspect.signature(factory).parameters
   for key, least in (
-    ('steps', name not in TABLES),
+    ('steps', int(name != 'tables')),
     ('adapt_steps', 0),
     ('embedding', 1),
   ):

@@ -10,6 +10,8 @@ Supports of normals only are the ordinary case. NaN is a missing value. Scaling
 is the learner's own, from the support alone.
 """
 
+import functools
+
 import jax
 import optax
 
@@ -53,8 +55,7 @@ def tables(
   def logits(params, summary, told):
     return network.apply(params, summary, told, method='score')
 
-  def adapt(key, meta_params, support, features):
-    del key
+  def fitted(meta_params, support, features, number):
     read = table_features.fit(support, features)
 
     def support_loss(params):
@@ -63,17 +64,23 @@ def tables(
       return loss(outputs, summary.anomaly, summary.normal + summary.anomaly)
 
     params = meta_params
-    if number := adapt_steps or steps:
+    if number:
       params = inner_loop.descend(support_loss, params, inner_optimizer, number)
     return params, read, summarise(params, read)[0]
+
+  def adapt(key, meta_params, support, features):
+    del key
+    return fitted(meta_params, support, features, adapt_steps or steps)
 
   def score(adapted, x):
     params, read, summary = adapted
     return logits(params, summary, table_features.describe(read, x))[:, 0]
 
   def meta_grad(key, meta_params, task):
+    del key
+
     def query_loss(meta_params):
-      adapted = adapt(key, meta_params, task.support, task.features)
+      adapted = fitted(meta_params, task.support, task.features, steps)
       outputs = score(adapted, task.query.x)[:, None]
       rows = task.query.y, task.query.mask
       return loss(outputs, *rows) + ranking * objectives.ranking(outputs, *rows)
@@ -82,3 +89,6 @@ def tables(
     return grads, {'loss': value}
 
   return MetaLearner(init, adapt, score, meta_grad)
+
+
+tables_maml = functools.partial(tables, steps=2)
