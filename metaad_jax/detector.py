@@ -290,17 +290,19 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     ]
     scores = self._score(self._features(rows))
     p = calibration.p_values(self._calibration(), self._evidence, scores)
+    numbers = np.flatnonzero(support & (self._y != 1))
     return [
-      self._explain(*each, self._x[support], y, judges)
+      self._explain(*each, self._x[support], y, judges, numbers)
       for each in zip(rows, scores, p, strict=True)
     ]
 
-  def _explain(self, row, score, p, support, bad, judges):
+  def _explain(self, row, score, p, support, bad, judges, numbers):
     names = self._column_names()
     seen, values = self._features(support), self._features(row[None])[0]
     known = seen[~bad]
     times, seconds = np.zeros(0), np.zeros(0)
     gains, mend = np.zeros(0), None
+    signal, usual = np.zeros((0, 0)), np.zeros((0, 0, 0))
     reference = float(np.mean(self.decision_scores_[self._normal_support()]))
     if known.ndim == 2:
       unseen = [(judge, seen[who]) for judge, who in judges]
@@ -316,11 +318,20 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       starts = np.flatnonzero(np.diff(part, prepend=-1))
       rate = self._sampling() or 1.0
       seconds = np.append(starts, len(row)) / rate
+      signal, usual = row, support[~bad]
+    if self._tables() and row.ndim == 1:  # as it came, not as it is scored
+      values, known = row, support[~bad]
+      if mend is not None:
+        told = row.copy()
+        told[mend.columns] = known[mend.normal][mend.columns]
+        mend = mend._replace(row=told)
     flat = lambda rows: rows.reshape(len(rows), -1)
     near, far = explain.nearest(flat(values[None])[0], flat(known))
     return explain.Explanation(
       names, flat(values[None])[0], gains, float(score), reference,
       self.threshold_, float(p), flat(known), near, far, mend, times, seconds,
+      's' if self._sampling() else 'samples', signal, usual, numbers,
+      getattr(self, '_categories', {}),
     )  # fmt: skip
 
   def save(self, path: str) -> None:

@@ -16,8 +16,9 @@ References:
     2017 (integrated gradients).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import io
+import types
 from typing import NamedTuple
 
 import jax
@@ -64,7 +65,13 @@ class Explanation(NamedTuple):
       the column's spread among the normals, each limited to 10.
     change: what would make it normal; None if it is, or nothing was found.
     times: [S] attributions of stretches of time, in windows; else [0].
-    seconds: [S + 1] where they begin and end, in seconds, or in samples.
+    seconds: [S + 1] where they begin and end, in `time_unit`.
+    time_unit: 's', or 'samples' where the sampling rate is unknown.
+    signal: [L, C] the window; else [0, 0].
+    usual: [n, L, C] the windows of the support's normals; else [0, 0, 0].
+    numbers: [n] which row of `fit` (counted from 0, later ones following) each
+      of `normals` is; () = the same numbers.
+    categories: the texts that the codes of a column stand for, by its name.
   """
 
   names: tuple[str, ...]
@@ -80,6 +87,11 @@ class Explanation(NamedTuple):
   change: Change | None
   times: np.ndarray
   seconds: np.ndarray
+  time_unit: str = 's'
+  signal: np.ndarray = np.zeros((0, 0))
+  usual: np.ndarray = np.zeros((0, 0, 0))
+  numbers: Sequence[int] = ()
+  categories: Mapping[str, Sequence[str]] = types.MappingProxyType({})
 
 
 def attributions(
@@ -131,9 +143,10 @@ def shapley(
   Args:
     score: [n, ...] -> [n].
     row: [...] the row to explain.
-    normals: [n, ...] rows to compare with; a sample is drawn of many.
+    normals: [n, ...] rows to compare with; a sample is drawn of very many.
     players: [...] int, which of P groups an entry belongs to.
-    budget: about how many rows to score.
+    budget: about how many rows to score; four times as many where each normal
+      would not be compared with once.
     seed: of the orders and the sample.
 
   Returns:
@@ -142,12 +155,17 @@ def shapley(
   """
   draw = np.random.default_rng(seed)
   count = int(players.max()) + 1
-  pairs = max(1, budget // (2 * count + 2))
-  chosen = np.resize(draw.permutation(len(normals)), min(pairs, 32))
+  # Every normal equally often, so that the sum is exact; both ways along an
+  # order (antithetic: half the noise), or in turns where there are many.
+  most = min(len(normals), max(1, 4 * budget // (count + 1)))
+  chosen = draw.permutation(len(normals))[:most]
+  pairs = min(32, budget // (2 * count + 2)) // most
+  chosen = np.tile(chosen, max(1, pairs))
   rows, orders = [], []
-  for base in chosen:
-    order = draw.permutation(count)
-    for way in (order, order[::-1]):  # antithetic: half the noise
+  order = np.arange(count)
+  for i, base in enumerate(chosen):
+    order = order[::-1] if not pairs and i % 2 else draw.permutation(count)
+    for way in (order, order[::-1]) if pairs else (order,):
       rank = np.empty(count, int)
       rank[way] = np.arange(count)
       steps = np.arange(count + 1).reshape(-1, *[1] * row.ndim)
@@ -298,17 +316,23 @@ def text(explanation: Explanation, most: int = 3) -> str:
     line += ': ' + '; '.join(why)
   if len(e.times) and e.times.max() > 0:
     i = int(np.argmax(e.times))
-    line += f'; mostly between {e.seconds[i]:.4g} and {e.seconds[i + 1]:.4g}'
-  line += f'; the nearest normal is number {e.nearest[0]}'
+    begin, end = e.seconds[i], e.seconds[i + 1]
+    line += f'; mostly between {begin:.4g} and {end:.4g} {e.time_unit}'
+  line += f'; the nearest normal is row {_number_of(e)} of fit'
   if e.change is not None:
     told = ', '.join(
-      f'{e.names[c]} = {_number(e.change.row[c])}'
+      f'{e.names[c]} = {_told(e, c, e.change.row[c])}'
       for c in e.change.columns[:most]
     )
     more = len(e.change.columns) - most
     line += f'; it would be normal with {told}'
     line += f' and {more} more' if more > 0 else ''
   return line
+
+
+def _number_of(e):
+  near = int(e.nearest[0])
+  return int(e.numbers[near]) if len(e.numbers) else near
 
 
 def _leading(e, most):
@@ -322,38 +346,50 @@ def _leading(e, most):
 def _reason(e, c):
   value, known = e.row[c], e.normals[:, c]
   known = known[np.isfinite(known)]
-  name = e.names[c]
+  start = f'{e.names[c]} is {_told(e, c, value)}'
   if np.isnan(value):
-    return f'{name} is missing'
+    return start
   if not len(known):
-    return f'{name} is {_number(value)}, and no normal has a value there'
-  low, high = known.min(), known.max()
+    return f'{start}, and no normal has a value there'
+  low, high, seen = known.min(), known.max(), np.mean(known == value)
   if low == high:
-    if value == low:
-      return f'{name} is {_number(value)}, as always'
-    return f'{name} is {_number(value)}, always {_number(low)} in normals'
+    if seen:
+      return f'{start}, as always'
+    return f'{start}, always {_told(e, c, low)} in normals'
+  if e.names[c] in e.categories:
+    return f'{start}, as in {seen:.0%} of the normals'
   if low <= value <= high:
-    seen = np.mean(known == value)
-    kind = 'in a gap of' if not seen else f'as in {seen:.0%} of'
-    return f'{name} is {_number(value)}, {kind} the normals'
+    if seen:
+      return f'{start}, as in {seen:.0%} of the normals'
+    return (
+      f'{start}, within the range of the normals ({_told(e, c, low)} to '
+      f'{_told(e, c, high)}) but unusual there'
+    )
   side, bound = ('above', high) if value > high else ('below', low)
   far = abs(value - bound) / (high - low)
-  return (
-    f'{name} is {_number(value)}, {side} all normals by {far:.2g} times their '
-    'range'
-  )
+  return f'{start}, {side} all normals by {far:.2g} times their range'
 
 
-def _number(value):
-  return 'missing' if np.isnan(value) else f'{value:.4g}'
+def _told(e, c, value):
+  """A value in words: a number, or the text of a category."""
+  texts = e.categories.get(e.names[c])
+  if np.isnan(value):
+    return 'missing'
+  if texts is None:
+    return f'{value:.4g}'
+  code = int(value)
+  return repr(texts[code]) if code < len(texts) else 'a text not seen in fit'
 
 
-def picture(explanation: Explanation, most: int = 12) -> mpl_figure.Figure:
+def picture(
+  explanation: Explanation, most: int = 12, title: str = ''
+) -> mpl_figure.Figure:
   """Attributions, the row among the normals, and stretches of time.
 
   Args:
     explanation: see `Explanation`.
     most: columns to show.
+    title: a line above the verdict.
 
   Returns:
     The figure.
@@ -387,7 +423,7 @@ def picture(explanation: Explanation, most: int = 12) -> mpl_figure.Figure:
   right.plot(scaled(e.row), place, 'D', color='tab:red', label='this row')
   right.plot(
     scaled(e.normals[e.nearest[0]]), place, '|', color='tab:green',
-    markersize=12, label=f'nearest normal, {e.nearest[0]}',
+    markersize=12, label=f'nearest normal, row {_number_of(e)} of fit',
   )  # fmt: skip
   right.set_yticks(place, [])
   right.set_xlabel('arcsinh of the distance from the median, in deviations')
@@ -396,21 +432,32 @@ def picture(explanation: Explanation, most: int = 12) -> mpl_figure.Figure:
     for axis in axes[1]:
       axis.remove()
     axis = figure.add_subplot(axes[1, 0].get_gridspec()[1, :])
-    axis.bar(
-      e.seconds[:-1], e.times, np.diff(e.seconds), align='edge',
-      color='tab:orange', edgecolor='white',
-    )  # fmt: skip
-    axis.set_xlabel('time within the window')
-    axis.set_ylabel('share of the score')
+    _draw_signal(axis, e)
   verdict = 'abnormal' if e.score > e.threshold else 'normal'
-  figure.suptitle(f'{verdict}: p = {e.p_value:.2g}')
+  line = f'{title}\n' if title else ''
+  figure.suptitle(f'{line}{verdict}: p = {e.p_value:.2g}')
   return figure
 
 
-def png(explanation: Explanation) -> bytes:
+def _draw_signal(axis, e):
+  """The window above the normals'; the darker, the more a stretch explains."""
+  share = np.maximum(e.times, 0) / max(e.times.max(), 1e-12)
+  for begin, end, part in zip(e.seconds, e.seconds[1:], share, strict=False):
+    axis.axvspan(begin, end, color='tab:orange', alpha=0.5 * part, linewidth=0)
+  length = len(e.signal)
+  time = np.arange(length) * (e.seconds[-1] / length)
+  for normal in e.usual:
+    axis.plot(time, normal, color='grey', alpha=0.3, linewidth=0.6)
+  axis.plot(time, e.signal, color='tab:red', linewidth=1.2)
+  axis.margins(x=0)
+  axis.set_xlabel(f'time in {e.time_unit}; orange: what explains the score')
+  axis.set_ylabel('signal')
+
+
+def png(explanation: Explanation, title: str = '') -> bytes:
   """The picture as a file."""
   held = io.BytesIO()
-  picture(explanation).savefig(held, format='png', dpi=120)
+  picture(explanation, title=title).savefig(held, format='png', dpi=120)
   return held.getvalue()
 
 
