@@ -56,7 +56,9 @@ _DATA = (
   'x = rng.normal(size=(21, int(sys.argv[2]))); '
 )
 _FIRST = {
-  _OURS: 'from metaad_jax import MetaAnomalyDetector as D; d = D(sys.argv[1]); ',
+  _OURS: (
+    'from metaad_jax import MetaAnomalyDetector as D; d = D(sys.argv[1]); '
+  ),
   'IsolationForest': (
     'from sklearn.ensemble import IsolationForest as D; d = D(); '
   ),

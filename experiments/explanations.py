@@ -1,4 +1,4 @@
-r"""Plants anomalies in real tables and asks why; draws one real case of each kind.
+r"""Plants anomalies in real tables and asks why; draws real cases, too.
 
   python -m experiments.explanations --data_dir=data --output=runs/explanations
 
@@ -128,7 +128,8 @@ def summary(found: list[dict]) -> str:
     f'- Completeness: attributions against score minus reference, largest '
     f'error {part("error").max():.1e} of the rise.\n'
     f'- The reference against the mean score of the normals left out: median '
-    f'error {np.median(own):.2%}, 90th percentile {np.quantile(own, 0.9):.2%}.\n'
+    f'error {np.median(own):.2%}, 90th percentile '
+    f'{np.quantile(own, 0.9):.2%}.\n'
   )
 
 

@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import pathlib
 import pickle
+import re
 import warnings
 
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +13,9 @@ from hypothesis.extra import numpy as hnp
 import jax
 import nearest_run
 import numpy as np
+from pyod.models.ecod import ECOD
 from pyod.utils import data as pyod_data
+from pyod.utils import utility as pyod_utility
 import pytest
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -20,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from metaad_jax import calibration, explain, model_files, runs
+from metaad_jax import detector as detector_module
 from metaad_jax.base import DataError
 from metaad_jax.detector import MetaAnomalyDetector, PyODAdapter
 
@@ -193,12 +198,48 @@ def test_pyod_convention(run_dir, rows, capsys):
   assert len(detector.decision_scores_) == len(detector.labels_) == 20
   pyod_data.evaluate_print('ours', y, scores)
   assert 'ROC:' in capsys.readouterr().out
+  assert pyod_utility.check_detector(detector) is None
+  found = pyod_utility.precision_n_scores(y, scores)
+  assert found == np.mean(y[np.argsort(scores)[-40:]])
+  known = detector.decision_scores_.reshape(-1, 1)
+  scaled = pyod_utility.standardizer(known, scores.reshape(-1, 1))
+  assert abs(scaled[0].mean()) < 1e-6 and np.ptp(scaled[1]) > 0
+  inverted = pyod_utility.invert_order(scores)
+  assert np.argmin(inverted) == np.argmax(scores)
+  odd, plain = pyod_data.get_outliers_inliers(x, detector.labels_)
+  assert len(odd) == detector.labels_.sum() and len(odd) + len(plain) == 20
   supervised = PyODAdapter(run_dir).fit(x, np.r_[np.zeros(18), np.ones(2)])
   assert supervised.detector_._evidence.anomalies == 2
   again = clone(PyODAdapter(run_dir, false_alarm_rate=0.2))
   assert again.false_alarm_rate == 0.2
   with pytest.raises(DataError, match='contamination'):
     PyODAdapter(run_dir, contamination=2).fit(x)
+
+
+def test_combined_with_another_detector(run_dir, rows):
+  combination = pytest.importorskip('pyod.models.combination')
+  normal, bad = rows
+  new = np.concatenate([normal[20:60], bad[:40]])
+  mine, other = PyODAdapter(run_dir).fit(normal[:20]), ECOD().fit(normal[:20])
+  scores = [
+    pyod_utility.standardizer(each.decision_function(new).reshape(-1, 1))[:, 0]
+    for each in (mine, other)
+  ]
+  both = combination.average(np.column_stack(scores))
+  np.testing.assert_allclose(both, np.mean(scores, 0))
+
+
+def test_the_page_for_scikit_learn_runs(run_dir, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(runs, '_SHIPPED', run_dir)
+  detector_module._load_run.cache_clear()
+  page = pathlib.Path(__file__).parents[1] / 'docs' / 'detector.md'
+  told: dict = {}
+  for block in re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL):
+    exec(compile(block, 'docs/detector.md', 'exec'), told)
+  detector_module._load_run.cache_clear()
+  assert (told['labels'] == -1).mean() > 0.9
+  assert told['search'].best_score_ > 0.9
 
 
 def frames():
