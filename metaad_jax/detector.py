@@ -319,14 +319,14 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       rate = self._sampling() or 1.0
       seconds = np.append(starts, len(row)) / rate
       signal, usual = row, support[~bad]
+    flat = lambda rows: rows.reshape(len(rows), -1)
+    near, far = explain.nearest(flat(values[None])[0], flat(known))
     if self._tables() and row.ndim == 1:  # as it came, not as it is scored
       values, known = row, support[~bad]
       if mend is not None:
         told = row.copy()
         told[mend.columns] = known[mend.normal][mend.columns]
         mend = mend._replace(row=told)
-    flat = lambda rows: rows.reshape(len(rows), -1)
-    near, far = explain.nearest(flat(values[None])[0], flat(known))
     return explain.Explanation(
       names, flat(values[None])[0], gains, float(score), reference,
       self.threshold_, float(p), flat(known), near, far, mend, times, seconds,
@@ -419,7 +419,12 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     if self._tables():
       width = episodes.padded_size(width)
     plain = self._tables() and len(shape) == 1
-    apply = None if plain else jax.vmap(self._feature().apply)
+    apply, scaling = None, (self._centre, self._unit)
+    if not plain:
+      apply, scaling = (
+        jax.vmap(self._feature().apply),
+        (np.zeros(1), np.ones(1)),
+      )
 
     def score(state, x):
       if apply is not None:
@@ -433,7 +438,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       self._adapted.state,
       shape,
       missing=plain,
-      scaling=(self._centre, self._unit),
+      scaling=scaling,
       threshold=self.threshold_,
       false_alarm_rate=float(self.false_alarm_rate),
       ladder=calibration.ladder(self._calibration(), self._evidence),

@@ -224,9 +224,14 @@ def _spread(normals):
   """[F] standard deviation; of constant columns, 1e-3 of their size."""
   seen = np.isfinite(normals)
   count = np.maximum(seen.sum(0), 1)
-  mean = np.where(seen, normals, 0).sum(0) / count
-  variance = np.where(seen, (normals - mean) ** 2, 0).sum(0) / count
-  return np.maximum(np.sqrt(variance), 1e-3 * np.abs(mean) + 1e-9)
+  known = np.where(seen, normals, 0)
+  size = np.abs(known).max(0)  # divided by: squares of 1e200 are no numbers
+  size = np.where(size > 0, size, 1.0)
+  known = known / size
+  mean = known.sum(0) / count
+  variance = np.where(seen, (known - mean) ** 2, 0).sum(0) / count
+  spread = np.sqrt(variance)
+  return size * np.where(spread > 1e-9, spread, 1e-3 * np.abs(mean) + 1e-9)
 
 
 def change(
@@ -366,7 +371,7 @@ def _reason(e, c):
       f'{_told(e, c, high)}) but unusual there'
     )
   side, bound = ('above', high) if value > high else ('below', low)
-  far = abs(value - bound) / (high - low)
+  far = abs(value / 2 - bound / 2) / (high / 2 - low / 2)
   return f'{start}, {side} all normals by {far:.2g} times their range'
 
 

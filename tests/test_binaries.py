@@ -13,10 +13,12 @@ import pytest
 
 from experiments import (
   adapt,
+  benchmark,
   calibrate,
   cli,
   download,
   evaluate,
+  explanations,
   export,
   page,
   study,
@@ -34,7 +36,7 @@ TINY = [
 PROGRAMS = {
   'train': train, 'evaluate': evaluate, 'adapt': adapt, 'study': study,
   'download': download, 'export': export, 'calibrate': calibrate,
-  'page': page,
+  'page': page, 'benchmark': benchmark, 'explanations': explanations,
 }  # fmt: skip
 
 

@@ -137,6 +137,11 @@ def test_the_nearest_normal():
   assert order[0] == 1 and (np.diff(distance) >= 0).all()
   order, _ = explain.nearest(np.array([np.nan, 200.0]), normals)
   assert order[0] == 2
+  # In units of the spread, however large the values are beside it.
+  late = np.array([[1e9], [1e9 + 1], [1e9 + 2]])
+  order, distance = explain.nearest(np.array([1e9 + 1.9]), late)
+  assert order[0] == 2
+  np.testing.assert_allclose(distance[0], 0.1 / np.sqrt(2 / 3), rtol=1e-5)
 
 
 def test_the_text_says_what_is_wrong(run_dir):
