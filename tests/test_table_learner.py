@@ -293,14 +293,15 @@ def test_labels_fine_tune(name):
     outputs = network.apply(p, summary, told, method='score')
     return objectives.balanced_bce(outputs, task.support.y, task.support.mask)
 
-  assert loss(tuned) < 0.9 * loss(params())
+  assert loss(tuned) < loss(params()) - 1e-3
 
 
 def test_steps_of_adapting_leave_training_alone():
   task = make()
   learner = learners.make('tables:adapt_steps=3,rate=0.5', MODEL)
   found = jax.jit(learner.meta_grad)(None, params(), task)[1]['loss']
-  np.testing.assert_allclose(found, both(params(), task)[1][1]['loss'])
+  expected = both(params(), task)[1][1]['loss']
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def table_pools(tables=3, count=60, columns=6):
@@ -453,14 +454,13 @@ def test_sampling_is_deterministic_and_jittable():
   assert not np.array_equal(other.query.x, found.query.x, equal_nan=True)
 
 
-def test_small_pools_are_padded():
-  """Fewer rows than a task wants: the mask says which are there."""
+def test_small_pools_are_padded(plain):
+  """Fewer rows than a task wants: the mask says which; the query comes last."""
   pools = table_pools(count=4)._replace(counts=jnp.full((3, 3), 4))
   task = jax.jit(table_tasks.sampler(pools, EPISODE))(jax.random.key(0))
-  good, bad = (
-    sum(float((r.mask * (r.y == y)).sum()) for r in task[:2]) for y in (0, 1)
-  )
-  assert good <= 8 + 6 and bad <= 8
+  count = lambda rows, y: float((rows.mask * (rows.y == y)).sum())
+  assert count(task.support, 0) in (5, 8) and count(task.query, 0) == 0
+  assert count(task.support, 1) == 0 and count(task.query, 1) == 4
 
 
 def test_weight_decay_by_hand():
