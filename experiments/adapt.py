@@ -1,97 +1,186 @@
-r"""Adapts a trained run to a new entity from a few samples, and scores others.
+r"""Adapts a detector to a new entity from a few samples, and judges others.
 
-  python -m experiments.adapt --run_dir=runs/protonet \
-    --support=normal.npy --query=new.csv --output=adapted
+  python -m experiments.adapt --support=normal.csv --query=new.csv
+  tail -F log.csv | python -m experiments.adapt --support=normal.csv --query=-
 
---support holds 5 to 20 rows that are known: all normal, or with a column
-(csv) or array (npz) of labels, 1 = anomaly. --query holds the rows to score.
-A row is what the run was trained on: a window of samples, or a row of a table.
-Writes scores.csv (row, score, rank; higher = more abnormal) and scores.png,
-in which each known row is scored after adapting on the others.
+--support holds 5 to 20 rows that are known: all normal, or with a column (.npz:
+an array y) of labels, 1 = anomaly, -1 or empty = unlabelled. --query holds the
+rows to judge. Both are .csv, .parquet, .npy, .npz or .wav; columns may hold
+words and missing values, and are matched by name. A .wav, or with --window the
+rows of a table, is cut into windows.
+
+Writes scores.csv (row, score, rank, p_value, decision, reasons; higher = more
+abnormal), scores.json, scores.png and report.html to --output. With --follow,
+or --query=-, rows of .csv are judged as they arrive, one line of JSON each on
+standard output and a summary in the end; malformed lines are counted, told on
+standard error and skipped.
 """
 
-import csv
+from collections.abc import Callable, Iterator
+import contextlib
+import json
 import os
+import signal
+import sys
+import threading
 
 from absl import flags
-import numpy as np
 
 from experiments import cli
-from metaad_jax import report, results, runs
+from metaad_jax import detector, following, judged_page, judging, runs
 from metaad_jax.base import DataError
-from metaad_jax.sources import user_rows
+from metaad_jax.sources import user_frames
 
 FLAGS = flags.FlagValues()
 _RUN_DIR = flags.DEFINE_string(
-  'run_dir', None, 'folder of a trained run', flag_values=FLAGS
-)
+  'run_dir', runs.SHIPPED,
+  "folder of a trained run, a model file, or 'shipped': the package's own",
+  flag_values=FLAGS,
+)  # fmt: skip
 _SUPPORT = flags.DEFINE_string(
-  'support', None, 'known rows: .npy, .npz or .csv', flag_values=FLAGS
+  'support', None, 'file of known rows', flag_values=FLAGS
 )
 _QUERY = flags.DEFINE_string(
-  'query', None, 'rows to score: .npy, .npz or .csv', flag_values=FLAGS
+  'query', None, 'file of rows to judge; - = standard input', flag_values=FLAGS
 )
 _OUTPUT = flags.DEFINE_string(
-  'output', 'adapted', 'folder for the scores', flag_values=FLAGS
+  'output', 'adapted', 'folder for what is found', flag_values=FLAGS
 )
+_RATE = flags.DEFINE_float(
+  'false_alarm_rate', 0.05,
+  'share of normal rows that may be called abnormal', flag_values=FLAGS,
+)  # fmt: skip
+_LABEL = flags.DEFINE_string(
+  'label', '',
+  'column of labels; label, labels, y or anomaly if not given; none = none',
+  flag_values=FLAGS,
+)  # fmt: skip
+_IGNORE = flags.DEFINE_list(
+  'ignore', [], 'columns to leave out, such as id,time', flag_values=FLAGS
+)
+_WINDOW = flags.DEFINE_integer(
+  'window', 0, 'samples of a window; 0 = rows are not cut', flag_values=FLAGS
+)
+_FOLLOW = flags.DEFINE_bool(
+  'follow', False, 'wait for more rows in the file --query', flag_values=FLAGS
+)
+_MAX_ROWS = flags.DEFINE_integer(
+  'max_rows', 0, '--follow: end after so many rows; 0 = never',
+  flag_values=FLAGS,
+)  # fmt: skip
 
 
-def _without_itself(run, support, labels):
-  """Scores [n] of the support's rows, each after adapting on the others.
-
-  A row that was adapted on scores lower than a new one like it would. Where
-  the others hold no normal it has to be scored with itself.
-  """
-  scores = []
-  for i in range(len(support)):
-    others = np.delete(np.arange(len(support)), i)
-    if not (labels[others] == 0).any():
-      others = np.arange(len(support))
-    score = runs.adapt(run, support[others], labels[others])
-    scores.append(score(support[i : i + 1])[0])
-  return np.array(scores)
-
-
-def main() -> None:
-  """Reads, adapts, scores, writes."""
+def main() -> int | None:
+  """Reads, adapts, judges, writes."""
   for flag in (_RUN_DIR, _SUPPORT, _QUERY):
     if not flag.value:
       raise cli.UsageError(f'--{flag.name} is missing')
-  run = runs.restore(str(_RUN_DIR.value))
-  if runs.regression(run.config):
-    raise DataError(
-      f'{_RUN_DIR.value} was trained on a regression problem: it ranks no rows'
+  if not 0 < _RATE.value < 1:
+    raise cli.UsageError(
+      f'--false_alarm_rate={_RATE.value}: choose one between 0 and 1'
     )
-  support, labels = user_rows.read(str(_SUPPORT.value), run.layout.shape)
-  query, _ = user_rows.read(str(_QUERY.value), run.layout.shape)
-  if labels is None:
-    labels = np.zeros(len(support), np.float32)
-  if not (labels == 0).any():
-    raise DataError(
-      f'{_SUPPORT.value} has no normal row (label 0): give at least one'
-    )
-  score = runs.adapt(run, support, labels)
-  known, scores = _without_itself(run, support, labels), score(query)
-  os.makedirs(_OUTPUT.value, exist_ok=True)
-  rank = np.empty(len(scores), int)
-  rank[np.argsort(-scores, kind='stable')] = np.arange(1, len(scores) + 1)
-  path = os.path.join(_OUTPUT.value, 'scores.csv')
-  with open(path + '.part', 'w', newline='') as file:
-    writer = csv.writer(file)
-    writer.writerow(['row', 'score', 'rank'])
-    writer.writerows(
-      [i, f'{s:.6g}', r]
-      for i, (s, r) in enumerate(zip(scores, rank, strict=True))
-    )
-  os.replace(path + '.part', path)
-  picture = os.path.join(_OUTPUT.value, 'scores.png')
-  results.write_bytes(picture, report.adapted_png(known, labels, scores))
-  worst = ', '.join(str(row) for row in np.argsort(-scores)[:5])
-  print(
-    f'{len(scores)} rows scored from {int((labels == 0).sum())} normals and '
-    f'{int(labels.sum())} anomalies; the most abnormal rows: {worst}\n'
-    f'{path} and {picture} written'
+  if _WINDOW.value < 0 or _MAX_ROWS.value < 0:
+    raise cli.UsageError('--window and --max_rows: choose 0 or more')
+  run_dir, path = str(_RUN_DIR.value), str(_SUPPORT.value)
+  detector.load_run(run_dir)  # what is wrong with it comes first
+  if _FOLLOW.value or _QUERY.value == '-':
+    if _WINDOW.value:
+      raise cli.UsageError('--window: rows are followed one by one')
+    return _follow(run_dir, path, str(_QUERY.value))
+  query_path = str(_QUERY.value)
+  support = _read(path)
+  frame = isinstance(support.rows, user_frames.Frame)
+  query = _read(query_path, support.rows if frame else None)
+  _check_ignored({*support.header, *query.header})
+  columns, missing = judging.common(support, query, (path, query_path))
+  _warn(missing)
+  _warn_of_identifiers(support.rows, columns)
+  by = judging.adapt(run_dir, path, support, rate=_RATE.value, columns=columns)
+  judged = judging.judge(by, query_path, query)
+  image = judged_page.picture(judged)
+  written = judging.save(
+    str(_OUTPUT.value),
+    {
+      **judging.files(judged),
+      'scores.png': image,
+      'report.html': judged_page.page(judged, image).encode(),
+    },
   )
+  print(f'{judging.summary(judged)}\n{", ".join(written)} written')
+  return None
+
+
+def _read(path, like=None):
+  return user_frames.read(
+    path, label=_LABEL.value, ignore=tuple(_IGNORE.value), like=like,
+    window=_WINDOW.value,
+  )  # fmt: skip
+
+
+def _check_ignored(names):
+  wrong = [name for name in _IGNORE.value if names and name not in names]
+  if wrong:
+    raise DataError(f'--ignore: there is no column {wrong[0]!r}')
+
+
+def _warn(line):
+  if line:
+    print(f'note: {line}', file=sys.stderr)
+
+
+def _warn_of_identifiers(rows, columns):
+  if names := judging.identifiers(rows, columns):
+    _warn(
+      f'{", ".join(names)}: every known row has another word there; if that is '
+      f'no property of a row, --ignore={",".join(names)}'
+    )
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+  """Signals that came in, instead of what they would do."""
+  came: list[int] = []
+  if threading.current_thread() is not threading.main_thread():
+    yield came
+    return
+  names = (signal.SIGINT, signal.SIGTERM)
+  before = [
+    signal.signal(name, lambda number, frame: came.append(number))
+    for name in names
+  ]
+  try:
+    yield came
+  finally:
+    for name, handler in zip(names, before, strict=True):
+      signal.signal(name, handler)
+
+
+def _follow(run_dir, path, query_path) -> int:
+  """Judges rows as they come; 128 + number of the signal that ended it."""
+  support = _read(path)
+  if not isinstance(support.rows, user_frames.Frame):
+    raise DataError(f'{path} holds windows: only rows can be followed')
+  _check_ignored(support.header)
+  _warn_of_identifiers(support.rows, None)
+  by = judging.adapt(run_dir, path, support, rate=_RATE.value)
+  with _signals() as came:
+    stopped: Callable[[], bool] = lambda: bool(came)
+    if query_path == '-':
+      lines = following.stream(sys.stdin.fileno(), stopped)
+    else:
+      lines = following.growing(query_path, stopped)
+    limit = _MAX_ROWS.value or sys.maxsize
+    try:
+      for row in following.follow(by, lines, _skipped, limit):
+        print(json.dumps(row, allow_nan=False), flush=True)
+    except BrokenPipeError:  # nobody reads any more
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      return 128 + signal.SIGPIPE
+    return 128 + came[0] if came else 0
+
+
+def _skipped(line):
+  print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':

@@ -6,9 +6,10 @@ A binary defines its flags, a `main()` without arguments, and ends with
       cli.run(main)
 
 It exits with 0 for success, 1 for bad data or a missing file, 2 for a wrong
-command line, 130 when interrupted, each failure with one line on stderr. What
-else main raises is a bug and keeps its traceback. `--help` prints the binary's
-docstring and its own flags; `--flagfile=...` reads flags from a file.
+command line, 130 when interrupted, 143 when terminated, each failure with one
+line on stderr. What else main raises is a bug and keeps its traceback. `--help`
+prints the binary's docstring and its own flags; `--flagfile=...` reads flags
+from a file.
 
 Within main, a wrong flag value is a `UsageError`, or a DataError raised inside
 `with usage():`. Programs whose flags have the same names can be imported side
@@ -26,7 +27,7 @@ from typing import Any, NoReturn
 from absl import flags, logging
 
 from metaad_jax import compilation, results
-from metaad_jax.base import DataError
+from metaad_jax.base import DataError, Terminated
 
 
 class UsageError(ValueError):
@@ -78,6 +79,8 @@ def run(
     _fail(error, 1)
   except KeyboardInterrupt:
     _fail('interrupted', 130)
+  except Terminated as error:
+    _fail(error, 143)
 
 
 def help_text(

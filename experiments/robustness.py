@@ -13,6 +13,7 @@ tables and for two baselines; writes robustness.json and robustness.png.
 import dataclasses
 import json
 import os
+from typing import Any
 
 from absl import flags
 from matplotlib import figure as mpl_figure
@@ -96,7 +97,7 @@ def measure(run, entities, grid) -> dict[str, dict[str, dict[str, float]]]:
     for change in CHANGES.values()
     for number, entity in enumerate(entities)
   ]
-  scored = {
+  scored: dict[str, Any] = {
     run.name: evaluation.score_cells(
       run.learner, run.params, cells, tables, any_width=True, label=run.name
     )

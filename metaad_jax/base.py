@@ -19,6 +19,10 @@ class DataError(ValueError):
   """Bad data, in one line: what is wrong, where, and how to mend it."""
 
 
+class Terminated(Exception):
+  """SIGTERM came, and what had to be saved is; in one line."""
+
+
 class Rows(NamedTuple):
   """Samples of one task. Padding rows have mask 0 and must be inert.
 

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -39,25 +40,68 @@ class Checkpoints:
   """
 
   def __init__(self, folder: str):
-    """Opens `folder`, making it if need be."""
-    self._manager = ocp.CheckpointManager(
-      os.path.abspath(folder),
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=2, enable_async_checkpointing=False
-      ),
-    )
+    """Opens `folder`, making it if need be.
+
+    Raises:
+      DataError: if it cannot be made.
+    """
+    try:
+      os.makedirs(folder, exist_ok=True)
+      self._manager = ocp.CheckpointManager(
+        os.path.abspath(folder),
+        options=ocp.CheckpointManagerOptions(
+          max_to_keep=2, enable_async_checkpointing=False
+        ),
+      )
+    except OSError as error:
+      raise DataError(
+        f'cannot keep checkpoints in {folder} ({error.strerror or error}): '
+        'choose a folder that can be written to'
+      ) from error
 
   def save(self, step: int, state: Any) -> None:
-    """Saves a pytree of arrays as step `step`."""
-    self._manager.save(step, args=ocp.args.StandardSave(state))
+    """Saves a pytree of arrays as step `step`.
+
+    Raises:
+      DataError: if the disk is full or cannot be written to; the checkpoint
+        before it is still there.
+    """
     folder = self._folder(step)
-    if folder.is_dir():
-      path = folder / _DIGESTS
-      path.with_suffix('.part').write_text(json.dumps(_digests(folder)))
-      os.replace(path.with_suffix('.part'), path)
+    try:
+      self._manager.save(step, args=ocp.args.StandardSave(state))
+      if folder.is_dir():
+        path = folder / _DIGESTS
+        path.with_suffix('.part').write_text(json.dumps(_digests(folder)))
+        os.replace(path.with_suffix('.part'), path)
+    except Exception as error:  # orbax and tensorstore have their own
+      shutil.rmtree(folder, ignore_errors=True)
+      for part in folder.parent.glob(f'{step}.orbax-checkpoint-tmp*'):
+        shutil.rmtree(part, ignore_errors=True)
+      kept = [s for s in self._steps() if s != step]
+      last = f'step {kept[0]} is the last good one' if kept else 'none is kept'
+      reason = ' '.join(str(error).split())[:200] or type(error).__name__
+      raise DataError(
+        f'cannot save the checkpoint {folder} ({reason}); {last}: make room, '
+        'or let the folder be written to, and give the same command again'
+      ) from error
+
+  def _steps(self) -> list[int]:
+    """Steps that have a folder, the newest first."""
+    return sorted(
+      (int(p.name) for p in self._folder(0).parent.glob('*')
+       if p.name.isdecimal()),
+      reverse=True,
+    )  # fmt: skip
+
+  def forget_after(self, step: int) -> None:
+    """Deletes the checkpoints, damaged ones, that are newer than `step`."""
+    for newer in self._steps():
+      if newer > step:
+        shutil.rmtree(self._folder(newer), ignore_errors=True)
+    self._manager.reload()
 
   def restore(self, like: Any) -> tuple[int, Any] | None:
-    """The newest checkpoint.
+    """The newest checkpoint that is whole; a damaged one is warned of.
 
     Args:
       like: a pytree of arrays or `jax.ShapeDtypeStruct`s of its structure.
@@ -66,20 +110,32 @@ class Checkpoints:
       Its step and its state; None if there is no checkpoint.
 
     Raises:
-      DataError: if it is damaged or of another structure.
+      DataError: if all are damaged or of another structure.
     """
-    step = self._manager.latest_step()
-    if step is None:
-      return None
+    failure: DataError | None = None
+    for step in self._steps():
+      try:
+        found = self._restore(step, like)
+      except DataError as error:
+        failure = failure or error
+        continue
+      if failure is not None:
+        logging.getLogger(__name__).warning(
+          '%s; going on from step %d', failure, step
+        )
+      return step, found
+    if failure is not None:
+      raise failure
+    return None
+
+  def _restore(self, step, like):
     self._check(step)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
       lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), like
     )
     try:
-      return step, self._manager.restore(
-        step, args=ocp.args.StandardRestore(target)
-      )
+      return self._manager.restore(step, args=ocp.args.StandardRestore(target))
     except Exception as error:
       raise self._damaged(step, str(error).split('\n')[0][:200]) from error
 
@@ -102,8 +158,7 @@ class Checkpoints:
 
   def _damaged(self, step, reason):
     return DataError(
-      f'cannot read the checkpoint {self._folder(step)}: {reason}; delete that '
-      'folder to go on from the one before it'
+      f'cannot read the checkpoint {self._folder(step)}: {reason}'
     )
 
   def close(self) -> None:

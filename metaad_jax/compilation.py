@@ -13,7 +13,7 @@ def persist() -> None:
   turned the cache off (`JAX_ENABLE_COMPILATION_CACHE=0`) keeps that; where the
   folder cannot be written to, nothing is kept.
   """
-  if jax.config.jax_compilation_cache_dir is not None:
+  if jax.config.values.get('jax_compilation_cache_dir') is not None:
     return
   home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   folder = os.path.join(home, 'metaad_jax')

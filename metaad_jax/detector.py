@@ -12,7 +12,7 @@ world; both classes have them in PyOD's sense.
 import functools
 import numbers
 import os
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 import warnings
 
 import numpy as np
@@ -64,6 +64,20 @@ def _load_run(run_dir, *changed):
       f'{run_dir} was trained on a regression problem: it ranks no rows'
     )
   return run
+
+
+class Judgement(NamedTuple):
+  """What `judge` says of n rows.
+
+  Attributes:
+    scores: [n] float64, higher = more abnormal.
+    p_values: [n] how likely a normal row scores as high.
+    outliers: [n] bool, whether the score is above the threshold.
+  """
+
+  scores: np.ndarray
+  p_values: np.ndarray
+  outliers: np.ndarray
 
 
 class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
@@ -232,6 +246,12 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     """[n] how likely a normal row scores as high; see `calibration`."""
     scores = self._abnormality(X)
     return calibration.p_values(self._calibration(), self._evidence, scores)
+
+  def judge(self, X) -> Judgement:
+    """Scores, p-values and decisions, in one go; see `fit` for X."""
+    scores = self._abnormality(X)
+    p = calibration.p_values(self._calibration(), self._evidence, scores)
+    return Judgement(scores, p, scores > self.threshold_)
 
   def discoveries(self, X, rate: float = 0.1) -> np.ndarray:
     """[n] bool: a batch's outliers, at most a share `rate` of them false.

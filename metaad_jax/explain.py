@@ -263,14 +263,39 @@ def change(
   return best
 
 
+class Reason(NamedTuple):
+  """One column that makes a row abnormal.
+
+  Attributes:
+    column: its name.
+    value: the row's own; NaN = missing.
+    share: its attribution.
+    text: the value beside those of the normals, in words.
+  """
+
+  column: str
+  value: float
+  share: float
+  text: str
+
+
+def reasons(explanation: Explanation, most: int = 3) -> list[Reason]:
+  """The columns that explain most; those below a tenth of the first: none."""
+  e = explanation
+  return [
+    Reason(e.names[c], float(e.row[c]), float(e.attributions[c]), _reason(e, c))
+    for c in _leading(e, most)
+  ]
+
+
 def text(explanation: Explanation, most: int = 3) -> str:
   """A line that says what is abnormal, and what would make it normal."""
   e = explanation
   verdict = 'abnormal' if e.score > e.threshold else 'normal'
   line = f'{verdict} (p = {e.p_value:.2g})'
-  reasons = [_reason(e, c) for c in _leading(e, most)]
-  if reasons:
-    line += ': ' + '; '.join(reasons)
+  why = [reason.text for reason in reasons(e, most)]
+  if why:
+    line += ': ' + '; '.join(why)
   if len(e.times) and e.times.max() > 0:
     i = int(np.argmax(e.times))
     line += f'; mostly between {e.seconds[i]:.4g} and {e.seconds[i + 1]:.4g}'
@@ -287,7 +312,6 @@ def text(explanation: Explanation, most: int = 3) -> str:
 
 
 def _leading(e, most):
-  """The columns that explain most; those below a tenth of the first: none."""
   order = np.argsort(-e.attributions, kind='stable')[:most]
   if not len(order):
     return []

@@ -1421,14 +1421,18 @@ def _save_figures(
 
 
 def adapted_png(
-  known: np.ndarray, labels: np.ndarray, scores: np.ndarray
+  known: np.ndarray,
+  labels: np.ndarray,
+  scores: np.ndarray,
+  threshold: float | None = None,
 ) -> bytes:
   """Draws the scores of new rows beside those of the support.
 
   Args:
     known: [K] scores of the support.
-    labels: [K] 1 = anomaly.
+    labels: [K] 1 = anomaly, -1 = unlabelled.
     scores: [M] scores of the new rows, in their order.
+    threshold: a score above is an alarm; None = nobody knows.
 
   Returns:
     A PNG file.
@@ -1439,16 +1443,34 @@ def adapted_png(
       2, 2, 9, 3.4, sharey=True, width_ratios=(1, 4)
     )
     for axis in (left, right):
-      low, high = known[labels == 0].min(), known[labels == 0].max()
+      normal = known[labels != 1]
+      low, high = normal.min(), normal.max()
       axis.axhspan(low, high, color=_NORMAL, alpha=0.12, linewidth=0)
     for value, colour, marker, name in (
       (0, _NORMAL, 'o', 'known normal'),
       (1, _ANOMALY, 'X', 'known anomaly'),
+      (-1, '#777777', 'D', 'known, unlabelled'),
     ):
       (rows,) = np.nonzero(labels == value)
       if len(rows):
         left.plot(rows, known[rows], marker, color=colour, label=name)
-    right.plot(scores, '.', color='#333333', markersize=5, label='new row')
+    place, alarm = np.arange(len(scores)), np.zeros(len(scores), bool)
+    if threshold is not None:
+      alarm = scores > threshold
+      for axis in (left, right):
+        axis.axhline(
+          threshold, color=_ANOMALY, linestyle='--', linewidth=1,
+          label='threshold' if axis is right else None,
+        )  # fmt: skip
+    for who, colour, marker, name in (
+      (~alarm, '#333333', '.', 'new row'),
+      (alarm, _ANOMALY, '^', 'new row, abnormal'),
+    ):
+      if who.any():
+        right.plot(
+          place[who], scores[who], marker, color=colour, markersize=5,
+          linestyle='none', label=name,
+        )  # fmt: skip
     for axis, title in ((left, 'support'), (right, 'new rows')):
       axis.set_title(title)
       axis.set_xlabel('row')

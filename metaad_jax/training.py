@@ -1,9 +1,12 @@
 """Meta-training: one jitted scan over many steps, task sampling included."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import json
 import math
 import os
+import signal
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -12,7 +15,7 @@ import jax.numpy as jnp
 import optax
 import tqdm
 
-from metaad_jax.base import DataError, MetaLearner, Params, Task
+from metaad_jax.base import DataError, MetaLearner, Params, Task, Terminated
 from metaad_jax.checkpoints import Checkpoints
 
 Quality = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -210,7 +213,9 @@ def train(
     The final state; `best` holds the meta-parameters to use.
 
   Raises:
-    DataError: if training diverges.
+    DataError: if training diverges, or a checkpoint cannot be saved.
+    Terminated: if SIGTERM came; with a `run_dir` it is heard at the next
+      report, and a checkpoint is saved then. A second one kills.
   """
   skip_limit = min(skip_limit, steps)
   example = jax.tree.map(lambda leaf: leaf[0], validation)
@@ -238,10 +243,13 @@ def train(
     found = checkpoints.restore(state)
     if found is not None:
       state = jax.tree.map(jnp.copy, found[1])
+      checkpoints.forget_after(found[0])
     log = _open_log(os.path.join(run_dir, 'metrics.jsonl'), int(state.step))
   bar = tqdm.tqdm(
     total=steps, initial=int(state.step), desc=label, disable=quiet
   )
+  ending = contextlib.ExitStack()
+  came = ending.enter_context(_terminations()) if checkpoints else []
   try:
     while (before := int(state.step)) < steps:
       started = time.perf_counter()
@@ -271,28 +279,66 @@ def train(
         f'best validation {float(state.best_score):.4f}'
       )
       if log is not None:
-        log.write(json.dumps(_strict(line)) + '\n')
-        log.flush()
+        _write(log, json.dumps(_strict(line)) + '\n')
       if (bad := int(state.optimizer.notfinite_count)) >= skip_limit:
         raise DataError(
           f'meta-training diverged: the last {bad} updates before step {step} '
           'were not finite; lower the inner or the outer rate'
         )
+      stop = bool(came) and not last
       if checkpoints is not None and (
-        last or _due(before, step, checkpoint_every)
+        stop or last or _due(before, step, checkpoint_every)
       ):
         checkpoints.save(step, state)
+      if stop:
+        raise Terminated(
+          f'terminated; step {step} of {steps} is saved in {run_dir}, and the '
+          'same command goes on from there'
+        )
   finally:
+    ending.close()
     bar.close()
     if log is not None:
-      log.close()
+      with contextlib.suppress(OSError):  # told where it was written
+        log.close()
     if checkpoints is not None:
       checkpoints.close()
   return state
 
 
+@contextlib.contextmanager
+def _terminations() -> Iterator[list[int]]:
+  """Collects SIGTERM instead of dying; a second one kills."""
+  came: list[int] = []
+  if threading.current_thread() is not threading.main_thread():
+    yield came
+    return
+
+  def heard(number, frame):
+    del frame
+    came.append(number)
+    signal.signal(number, signal.SIG_DFL)
+
+  before = signal.signal(signal.SIGTERM, heard)
+  try:
+    yield came
+  finally:
+    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
 def _due(before, step, every):
   return step // every > before // every
+
+
+def _write(log, text):
+  try:
+    log.write(text)
+    log.flush()
+  except OSError as error:
+    raise DataError(
+      f'cannot write {log.name} ({error.strerror}): make room, and give the '
+      'same command again; it goes on from the newest checkpoint'
+    ) from error
 
 
 def _strict(line):

@@ -908,6 +908,13 @@ def test_the_scores_after_adapting_are_drawn(tmp_path):
     assert png[:8] == b'\x89PNG\r\n\x1a\n'
 
 
+def test_alarms_are_drawn_apart():
+  draw = lambda threshold: report.adapted_png(
+    np.arange(3), np.array([0, 1, -1]), np.array([0.5, 3.0]), threshold
+  )
+  assert len({draw(None), draw(1.0), draw(5.0)}) == 3
+
+
 def test_everything_is_written_into_one_folder(tmp_path):
   made = {**minimal(), 'regression': regression()}
   told = report.write(made, tmp_path / 'new')

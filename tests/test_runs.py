@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -209,12 +210,7 @@ def largest(folder):
   return max(files, key=lambda p: p.stat().st_size)
 
 
-@pytest.mark.parametrize('how', ['cut', 'flip', 'remove'])
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
-  how, copy, data, folder
-):
-  newest = copy / 'checkpoints' / '6'
-  path = largest(newest)
+def damage(path, how):
   content = bytearray(path.read_bytes())
   if how == 'cut':
     path.write_bytes(content[: len(content) // 2])
@@ -223,16 +219,33 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
     path.write_bytes(content)
   else:
     path.unlink()
-  told = refusal(runs.restore, str(copy))
-  assert str(newest) in told and 'delete that folder' in told
+
+
+@pytest.mark.parametrize('how', ['cut', 'flip', 'remove'])
+def test_a_damaged_checkpoint_is_passed_over_with_one_warning(
+  how, copy, data, folder, caplog
+):
+  newest = copy / 'checkpoints' / '6'
+  damage(largest(newest), how)
+  before = snapshot(copy)
+  assert runs.restore(str(copy)).step <= 3
+  told = [r.getMessage() for r in caplog.records if 'cannot' in r.getMessage()]
+  assert len(told) == 1 and '\n' not in told[0]
+  assert str(newest) in told[0] and 'going on from step 3' in told[0]
+  assert snapshot(copy) == before  # reading mends nothing
+  runs.train(CONFIG, run_dir=str(copy), data=data, quiet=True)
+  one, other = (runs.restore(str(path)) for path in (copy, folder))
+  assert one.step == other.step
+  same_bits(one.params, other.params)
+
+
+def test_no_whole_checkpoint_is_an_error_and_deletes_nothing(copy, data):
+  for step in '36':
+    damage(largest(copy / 'checkpoints' / step), 'flip')
+  before = snapshot(copy / 'checkpoints')
+  assert str(copy / 'checkpoints' / '6') in refusal(runs.restore, str(copy))
   refusal(runs.train, CONFIG, run_dir=str(copy), data=data, quiet=True)
-  if how == 'flip':
-    shutil.rmtree(newest)
-    assert runs.restore(str(copy)).step <= 3
-    runs.train(CONFIG, run_dir=str(copy), data=data, quiet=True)
-    one, other = (runs.restore(str(path)) for path in (copy, folder))
-    assert one.step == other.step
-    same_bits(one.params, other.params)
+  assert snapshot(copy / 'checkpoints') == before
 
 
 def test_a_checkpoint_without_digests_still_serves(copy, folder):
@@ -341,33 +354,47 @@ def test_no_source_calls_a_fold_by_a_number():
 # --- killed ------------------------------------------------------------------
 
 
-def test_a_killed_process_goes_on_where_it_was(tmp_path, data):
-  """SIGKILL once the first checkpoint is there; then the same command."""
-  config = dataclasses.replace(CONFIG, steps=200, validate_every=20)
-  path = tmp_path / 'run'
+LONG = dataclasses.replace(CONFIG, steps=400, validate_every=20)
+
+
+def start(config, path):
+  """The process of experiments.train, and nothing of what it prints."""
   flags = [
     f'--{f.name}=' + (','.join(map(str, v)) if isinstance(v, tuple) else str(v))
     for f in dataclasses.fields(config)
     if (v := getattr(config, f.name)) != f.default
   ]
-  command = [sys.executable, '-m', 'experiments.train', *flags]
-  root = pathlib.Path(__file__).parents[1]
-  process = subprocess.Popen(
-    [*command, f'--run_dir={path}'], cwd=root,
-    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+  return subprocess.Popen(
+    [sys.executable, '-m', 'experiments.train', *flags, f'--run_dir={path}'],
+    cwd=pathlib.Path(__file__).parents[1],
+    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
   )  # fmt: skip
-  log = path / 'metrics.jsonl'
-  deadline = time.monotonic() + 120
+
+
+def steps_of(path):
+  try:
+    text = (path / 'metrics.jsonl').read_text()
+    return json.loads(text.splitlines()[-1])['step']
+  except (OSError, IndexError, ValueError):
+    return 0
+
+
+def await_step(process, path, step, seconds=300):
+  """Waits until a step is logged, or the process has ended."""
+  deadline = time.monotonic() + seconds
   while process.poll() is None and time.monotonic() < deadline:
-    if log.exists() and log.read_bytes().count(b'\n') >= 2:
-      break
-    time.sleep(0.01)
-  process.send_signal(signal.SIGKILL)
-  assert process.wait() == -signal.SIGKILL
-  resumed = runs.train(config, run_dir=str(path), data=data, quiet=True)
-  whole = tmp_path / 'whole'
-  expected = runs.train(config, run_dir=str(whole), data=data, quiet=True)
-  same_bits(resumed, expected)
+    if steps_of(path) >= step:
+      return
+    time.sleep(0.005)
+
+
+def same_runs(path, whole):
+  """The same bits in the newest checkpoint, and the same log but for speed."""
+  one, other = (runs.restore(str(p)) for p in (path, whole))
+  assert one.step == other.step
+  same_bits(one.params, other.params)
+  for name in ('checkpoints',):
+    assert sorted(os.listdir(path / name)) == sorted(os.listdir(whole / name))
 
   def lines(folder):
     for text in (folder / 'metrics.jsonl').read_text().splitlines():
@@ -376,3 +403,101 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, data):
       yield line
 
   assert list(lines(path)) == list(lines(whole))
+
+
+def kill(tmp_path, data, times, seed):
+  """Kills at random moments: before, within and after steps and saves."""
+  path, whole = tmp_path / 'run', tmp_path / 'whole'
+  draw = np.random.default_rng(seed)
+  expected = runs.train(LONG, run_dir=str(whole), data=data, quiet=True)
+  killed = 0
+  for i in range(times):
+    process = start(LONG, path)
+    # To some step at random, evenly spread, and some milliseconds further.
+    await_step(process, path, int((i + draw.random()) * LONG.steps / times))
+    time.sleep(draw.exponential(0.02))
+    process.kill()
+    process.stderr.close()
+    killed += process.wait() == -signal.SIGKILL
+  resumed = runs.train(LONG, run_dir=str(path), data=data, quiet=True)
+  same_bits(resumed, expected)
+  same_runs(path, whole)
+  return killed
+
+
+def test_a_killed_process_goes_on_where_it_was(tmp_path, data):
+  assert kill(tmp_path, data, times=2, seed=0) == 2
+
+
+@pytest.mark.nightly
+def test_twenty_kills_change_no_bit(tmp_path, data):
+  assert kill(tmp_path, data, times=20, seed=1) == 20
+
+
+def test_a_terminated_process_saves_says_so_and_goes_on(tmp_path, data):
+  config = dataclasses.replace(LONG, steps=20_000, validate_every=10_000)
+  path = tmp_path / 'run'
+  process = start(config, path)
+  await_step(process, path, 100)
+  process.terminate()
+  err = process.communicate(timeout=120)[1].decode()
+  assert process.returncode == 143, err
+  told = err.split('\r')[-1].strip().splitlines()[-1]
+  assert told.startswith('error: terminated') and 'goes on' in told
+  step = steps_of(path)
+  assert 100 <= step < 10_000  # long before a checkpoint is due
+  assert os.listdir(path / 'checkpoints') == [str(step)]
+
+
+# --- a disk that is full, a folder that cannot be written to -----------------
+
+
+@pytest.mark.parametrize('found', ['none', 'one'])
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_serves(
+  found, tmp_path, data
+):
+  """A limit on the size of a file, which is refused as a full disk is."""
+  path = tmp_path / 'run'
+  short = dataclasses.replace(CONFIG, schedule='constant', steps=3)
+  if found == 'one':
+    runs.train(short, run_dir=str(path), data=data, quiet=True)
+    config = json.loads((path / 'config.json').read_text())
+    config['config']['steps'] = 6
+    (path / 'config.json').write_text(json.dumps(config))
+  more = dataclasses.replace(short, steps=6)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  os.makedirs(path, exist_ok=True)
+  options = {'run_dir': str(path), 'data': data, 'quiet': True}
+  if found == 'none':  # config.json is larger than a checkpoint's smallest file
+    runs.train(dataclasses.replace(more, steps=1), **options)
+    shutil.rmtree(path / 'checkpoints')
+    (path / 'metrics.jsonl').unlink()
+    config = json.loads((path / 'config.json').read_text())
+    config['config']['steps'] = 6
+    (path / 'config.json').write_text(json.dumps(config))
+  resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
+  try:
+    told = refusal(runs.train, more, **options)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert 'cannot save the checkpoint' in told
+  assert ('step 3 is the last good one' in told) == (found == 'one')
+  left = sorted(os.listdir(path / 'checkpoints'))
+  assert left == (['3'] if found == 'one' else [])
+  whole = runs.train(more, data=data, quiet=True)
+  same_bits(runs.train(more, **options), whole)
+
+
+def test_checkpoints_that_cannot_be_kept(tmp_path, data):
+  path = tmp_path / 'run'
+  path.mkdir()
+  (path / 'checkpoints').write_text('in the way')
+  told = refusal(runs.train, CONFIG, run_dir=str(path), data=data, quiet=True)
+  assert str(path / 'checkpoints') in told
+
+
+def test_a_folder_that_is_read_only_is_one_line(data):
+  if not os.path.isdir('/proc/self'):
+    pytest.skip('no /proc, the one folder that even root cannot write to')
+  told = refusal(runs.train, CONFIG, run_dir='/proc/run', data=data, quiet=True)
+  assert '/proc/run' in told

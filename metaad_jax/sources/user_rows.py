@@ -11,9 +11,9 @@ import numpy as np
 from metaad_jax.base import DataError
 from metaad_jax.sources import rows
 
-_LABELS = ('label', 'labels', 'y', 'anomaly')
+LABELS = ('label', 'labels', 'y', 'anomaly')
 # What the readers of NumPy, zip and csv raise for a damaged file.
-_BROKEN = (
+BROKEN = (
   OSError,
   ValueError,
   EOFError,
@@ -117,12 +117,12 @@ def _open(path, read_csv):
   if suffix not in ('.npy', '.npz', '.csv'):
     raise DataError(f'{path}: cannot read {suffix!r}; give .npy, .npz or .csv')
   try:
-    return read_csv(path) if suffix == '.csv' else _arrays(path)
+    return read_csv(path) if suffix == '.csv' else arrays(path)
   except FileNotFoundError as error:
     raise DataError(f'{path} is not there') from error
   except DataError:
     raise
-  except _BROKEN as error:
+  except BROKEN as error:
     reason = ' '.join(str(error).split())
     raise DataError(
       f'{path} cannot be read as {suffix}: {reason}; objects and pickles are '
@@ -143,7 +143,8 @@ def _checked(path, x, y):
   return y.astype(np.float32)
 
 
-def _arrays(path):
+def arrays(path: str) -> tuple[np.ndarray, np.ndarray | None, tuple]:
+  """Rows, labels or None, and no names, of .npy or .npz."""
   content = np.load(path, allow_pickle=False)
   if isinstance(content, np.ndarray):
     return content, None, ()
@@ -152,7 +153,7 @@ def _arrays(path):
     rows = [names[k] for k in ('x', 'data', 'rows') if k in names]
     if not rows and len(content.files) != 1:
       raise DataError(f"{path}: put the rows under the key 'x'")
-    label = next((names[k] for k in _LABELS if k in names), None)
+    label = next((names[k] for k in LABELS if k in names), None)
     x = content[rows[0] if rows else content.files[0]]
     return x, None if label is None else content[label], ()
 
@@ -175,7 +176,7 @@ def _check_widths(path, lines, width, first):
 
 def _label(names):
   lower = [name.strip().lower() for name in names]
-  return next((lower.index(name) for name in _LABELS if name in lower), None)
+  return next((lower.index(name) for name in LABELS if name in lower), None)
 
 
 def _csv(path):
