@@ -154,7 +154,8 @@ def check(config: Config) -> None:
   if source.tables and learner not in learners.TABLES:
     raise DataError(
       f'source {source.name!r} holds tables of different widths, learner '
-      f'{learner!r} needs one width: choose of {", ".join(learners.TABLES)}'
+      f'{learner!r} needs one width: choose of '
+      + ', '.join(sorted(learners.TABLES))
     )
   if learner in learners.TABLES and (source.sample or config.context):
     raise DataError(
