@@ -148,16 +148,16 @@ def _ranking(run, path, rows, labels):
     )
   known = np.empty(len(rows))
   try:
+    score = adaptation.scorer(run, rows, labels)
     for i in range(len(rows)):
       others = np.delete(np.arange(len(rows)), i)
       if not (labels[others] == 0).any():
         others = np.arange(len(rows))
-      known[i] = adaptation.scorer(run, rows[others], labels[others])(
-        rows[i : i + 1]
-      )
-    return known, adaptation.scorer(run, rows, labels)
+      without = adaptation.scorer(run, rows[others], labels[others])
+      known[i] = without(rows[i : i + 1])[0]
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
+  return known, score
 
 
 def shaped(rows: Any, run: runs.Run, path: str) -> Any:
