@@ -102,12 +102,14 @@ def measure(run, entities, grid) -> dict[str, dict[str, dict[str, float]]]:
       run.learner, run.params, cells, tables, any_width=True, label=run.name
     )
   }
-  scored |= baselines.score_many(
+  done = baselines.score_many(
     ('knn', 'mahalanobis'),
     evaluation.scale_tables(cells, tables),
     seed=0,
     workers=os.cpu_count() or 1,
   )
+  for name, several in done.items():
+    scored[name] = [np.asarray(scores) for scores in several]
   found: dict[str, dict[str, dict[str, float]]] = {}
   rank = lambda scores: stats.rankdata(scores) / len(scores)
   for name, scores in scored.items():

@@ -388,6 +388,15 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
         }
       if made._x.ndim == 3:
         made._windows = made._x.shape[1:]
+      x, y, width = made._x, made._y, made.n_features_in_
+      if (
+        x.ndim not in (2, 3)
+        or np.isinf(x).any()
+        or not np.isin(y, (-1, 0, 1)).all()
+        or not len(x) == len(y) == len(made.support_)
+        or not x.shape[1] == width == len(getattr(made, '_names', x[0]))
+      ):
+        raise ValueError('rows, labels or names do not fit')
       if not (made._y[made.support_] != 1).any():
         raise ValueError('no normal row')
       return made._adapt()

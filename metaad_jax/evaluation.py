@@ -587,7 +587,8 @@ def _score_group(
     if layout.shape == (None,) and not runs.any_width(run.config):
       raise DataError(
         f'{path} was trained on rows of one width, the tables of {spec!r} '
-        f'differ in theirs: choose a run of {", ".join(learners.TABLES)}'
+        'differ in theirs: choose a run of '
+        + ', '.join(sorted(learners.TABLES))
       )
     entities = _featurized(run, layout, raw, cache, text(run))
     wanted = runs.row_columns(run.config, run.layout)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaad_jax import detector, explain, metrics, results, runs
+from metaad_jax import adaptation, detector, explain, metrics, results, runs
 from metaad_jax.base import DataError
 from metaad_jax.sources import user_frames
 from metaad_jax.sources.user_frames import Frame, Samples
@@ -148,14 +148,16 @@ def _ranking(run, path, rows, labels):
     )
   known = np.empty(len(rows))
   try:
+    score = adaptation.scorer(run, rows, labels)
     for i in range(len(rows)):
       others = np.delete(np.arange(len(rows)), i)
       if not (labels[others] == 0).any():
         others = np.arange(len(rows))
-      known[i] = runs.adapt(run, rows[others], labels[others])(rows[i : i + 1])
-    return known, runs.adapt(run, rows, labels)
+      without = adaptation.scorer(run, rows[others], labels[others])
+      known[i] = without(rows[i : i + 1])[0]
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
+  return known, score
 
 
 def shaped(rows: Any, run: runs.Run, path: str) -> Any:

@@ -5,7 +5,6 @@ a row), `metrics.jsonl`, and `checkpoints/`. A model file (`export`) is a run
 without its history, in one file; the package ships one, called `shipped`.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import importlib.metadata
@@ -47,8 +46,6 @@ SCHEMA = 1
 SHIPPED = 'shipped'  # names the model file of the package, as a run directory
 _SHIPPED = os.path.join(os.path.dirname(__file__), 'shipped', 'tables.npz')
 _CALIBRATION = 'calibration.npz'  # in a run directory
-_FEW, _MANY = 64, 1024  # rows that a table run scores at once
-_ELEMENTS = 1 << 23  # of queries x support x columns: 32 MB in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +154,8 @@ def check(config: Config) -> None:
   if source.tables and learner not in learners.TABLES:
     raise DataError(
       f'source {source.name!r} holds tables of different widths, learner '
-      f'{learner!r} needs one width: choose of {", ".join(learners.TABLES)}'
+      f'{learner!r} needs one width: choose of '
+      + ', '.join(sorted(learners.TABLES))
     )
   if learner in learners.TABLES and (source.sample or config.context):
     raise DataError(
@@ -694,91 +692,6 @@ def calibrate(
   arrays |= calibration.to_arrays(calibrated)
   model_files.save(file, arrays, meta | {'calibration': about})
   return file
-
-
-def adapt(
-  run: Run, x: np.ndarray, y: np.ndarray, *, seed: int = 0
-) -> Callable[[np.ndarray], np.ndarray]:
-  """Adapts a run to one entity.
-
-  Args:
-    run: see `restore`. Of any width (`layout.shape` is (None,)): rows of F
-      numbers, NaN where a value is missing. Such a run pads rows and columns
-      to few sizes, so that other tables compile nothing new.
-    x: [n, *run.layout.shape] support rows.
-    y: [n] 0 = normal, 1 = anomaly.
-    seed: for learners that draw.
-
-  Returns:
-    rows [m, *run.layout.shape] -> scores [m], higher = more anomalous.
-
-  Raises:
-    DataError: if a row has another shape or is not finite, or the labels do not
-      fit or hold no normal.
-  """
-  shape, apply = run.layout.shape, make_feature(run.config, run.layout).apply
-  if tables := shape == (None,):
-    shape = np.shape(x)[1:]
-    if len(shape) != 1 or not shape[0]:
-      raise DataError(f'rows of shape {shape}: give a table, [n, F]')
-
-  def check(rows):
-    if rows.shape[1:] != shape or not len(rows):
-      raise DataError(
-        f'rows of shape {rows.shape[1:]}: the run was '
-        f'{"adapted to" if tables else "trained on"} {shape}'
-      )
-    with np.errstate(over='ignore'):
-      rows = rows.astype(np.float32)
-    bad = np.isinf(rows) if tables else ~np.isfinite(rows)
-    if bad.any():
-      place = np.argwhere(bad)[0]
-      raise DataError(f'row {place[0]} is not finite: mend it or leave it out')
-    return rows if tables else episodes.transform_rows(apply, rows)
-
-  known = check(np.asarray(x))
-  labels = np.asarray(y)
-  if (
-    labels.shape != (len(known),)
-    or not np.isin(labels, (0, 1)).all()
-    or labels.all()
-  ):
-    raise DataError(
-      f'labels {labels.shape} for {len(known)} rows: give each 0 = normal or '
-      '1 = anomaly, and at least one 0'
-    )
-  rows: Any = (known, labels.astype(np.float32), np.ones(len(known), 'f4'))
-  columns = np.ones(known.shape[-1], np.float32)
-  if any_width(run.config):
-    size = episodes.padded_size(len(known))
-    width = episodes.padded_size(len(columns))
-    rows = _pad(known, size, width), *(_pad(part, size) for part in rows[1:])
-    columns = _pad(columns, width)
-  adapted = jax.jit(run.learner.adapt)(
-    jax.random.key(seed), run.params, base.Rows(*rows), columns
-  )
-  score = jax.jit(run.learner.score)
-  if not any_width(run.config):
-    return lambda rows: np.asarray(score(adapted, check(np.asarray(rows))))
-  many = max(_FEW, min(_MANY, _ELEMENTS // (size * width)))
-
-  def in_chunks(rows):
-    rows = check(np.asarray(rows))
-    chunk = _FEW if len(rows) <= _FEW else many
-    done = []
-    for start in range(0, len(rows), chunk):
-      part = rows[start : start + chunk]
-      done.append(np.asarray(score(adapted, _pad(part, chunk, width))))
-    return np.concatenate(done)[: len(rows)]
-
-  return in_chunks
-
-
-def _pad(array, *shape):
-  """Zeros behind the values, up to a shape."""
-  return np.pad(
-    array, [(0, n - m) for m, n in zip(array.shape, shape, strict=True)]
-  )
 
 
 def row_columns(config: Config, layout: Layout) -> tuple[int | None, ...]:

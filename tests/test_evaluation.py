@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from metaad_jax import (
+  adaptation,
   baselines,
   episodes,
   evaluation,
@@ -257,7 +258,7 @@ def test_scores_are_those_of_a_loop_over_adapt(folders):
   )
   for cell, scores in list(zip(cells, batched, strict=True))[::7]:
     rows, labels = evaluation.support_rows(cell, raw[cell.entity])
-    score = runs.adapt(run, rows, labels)
+    score = adaptation.scorer(run, rows, labels)
     expected = score(raw[cell.entity].query[cell.query])
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 

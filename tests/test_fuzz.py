@@ -432,4 +432,5 @@ def test_names_of_members_are_names_and_no_paths(saved, tmp_path):
     except DataError as error:
       one_line(error)
     assert sorted(p for p in tmp_path.parent.rglob('*outside*')) == before
+  model_files.save(saved, arrays, meta)
   assert runs.restore(saved).step == 1

@@ -73,3 +73,15 @@ def test_squared_error_by_hand():
     outputs, jnp.array([0.0, 2.0, 0.0]), jnp.array([1.0, 1.0, 0.0])
   )
   assert found == (1 + 9) / 2
+
+
+def test_ranking_by_hand():
+  """Anomalies 2 and 0 against normals 1 and 0; the masked row is far off."""
+  outputs = jnp.array([[2.0], [0], [1], [0], [-99]])
+  y = jnp.array([1.0, 1, 0, 0, 1])
+  mask = jnp.array([1.0, 1, 1, 1, 0])
+  gaps = np.array([-1.0, -2, 1, 0])
+  expected = np.log1p(np.exp(gaps)).mean()
+  found = objectives.ranking(outputs, y, mask)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  assert objectives.ranking(outputs, 0 * y, mask) == 0

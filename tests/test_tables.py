@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from metaad_jax import (
+  adaptation,
   audits,
   episodes,
   evaluation,
@@ -215,7 +216,7 @@ def test_a_run_on_tables_is_restored_at_any_width(folder):
   assert run.step > 0 and run.params['scale'] != 1
   for width in (1, 2, 31):
     t = table('new', width, seed=3)
-    scores = runs.adapt(run, t.normal[:8], np.zeros(8))(t.query)
+    scores = adaptation.scorer(run, t.normal[:8], np.zeros(8))(t.query)
     assert scores[t.labels == 1].mean() > scores[t.labels == 0].mean()
 
 
@@ -273,7 +274,7 @@ def test_other_widths_and_lengths_compile_nothing_new(file, caplog):
   def use(width, support, queries):
     rng = np.random.default_rng(width)
     rows = rng.normal(size=(support + queries, width)).astype(np.float32)
-    score = runs.adapt(run, rows[:support], np.zeros(support))
+    score = adaptation.scorer(run, rows[:support], np.zeros(support))
     assert len(score(rows[support:])) == queries
 
   assert compilations(caplog, lambda: use(8, 8, 3)) > 0
@@ -288,7 +289,7 @@ def test_padding_and_chunks_change_no_score(file):
   t = table('new', 5, goods=900, bads=400, seed=4)
   labels = np.repeat([0, 1], [4, 1])
   support = np.concatenate([t.normal[:4], t.query[-1:]])
-  score = runs.adapt(run, support, labels)
+  score = adaptation.scorer(run, support, labels)
   scores = score(t.query)
   rows = runs.base.Rows(*map(jnp.asarray, (support, labels * 1.0, np.ones(5))))
   adapted = run.learner.adapt(None, run.params, rows, jnp.ones(5))
@@ -311,11 +312,11 @@ def test_padding_and_chunks_change_no_score(file):
   ],
 )
 def test_tables_that_make_no_sense(x, y, told, file):
-  assert told in refusal(runs.adapt, runs.restore(file), x, y)
+  assert told in refusal(adaptation.scorer, runs.restore(file), x, y)
 
 
 def test_a_query_of_another_width(file):
-  score = runs.adapt(runs.restore(file), np.zeros((3, 2)), np.zeros(3))
+  score = adaptation.scorer(runs.restore(file), np.zeros((3, 2)), np.zeros(3))
   assert 'adapted to (2,)' in refusal(score, np.zeros((3, 3)))
 
 
@@ -328,7 +329,7 @@ def test_a_learner_of_any_width_on_windows(tmp_path):
   run = runs.restore(str(tmp_path / 'run'))
   assert run.layout.shape == (64, 1) and run.prior is None
   windows = np.random.default_rng(0).normal(size=(80, 64, 1))
-  scores = runs.adapt(run, windows[:6], np.zeros(6))(windows[6:])
+  scores = adaptation.scorer(run, windows[:6], np.zeros(6))(windows[6:])
   assert scores.shape == (74,) and np.isfinite(scores).all()
   found = evaluation.evaluate(
     [str(tmp_path / 'run')], GRID, source='strangers', split='all',
@@ -348,7 +349,7 @@ def test_scores_of_mixed_widths_are_those_of_a_loop_over_adapt(file, caplog):
   )
   for cell, scores in list(zip(cells, found, strict=True))[::5]:
     own = EVERYONE[cell.entity]
-    score = runs.adapt(run, *evaluation.support_rows(cell, own))
+    score = adaptation.scorer(run, *evaluation.support_rows(cell, own))
     np.testing.assert_allclose(scores, score(own.query[cell.query]), rtol=1e-4)
 
 
