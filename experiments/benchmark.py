@@ -151,7 +151,7 @@ def main() -> None:
         for method, seconds in taken.items()
       ]
   text = _table(found)
-  content = {
+  content: dict[str, Any] = {
     'schema': 1,
     'command': cli.command(),
     'versions': runs.versions(),
@@ -160,15 +160,21 @@ def main() -> None:
     'load': round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None,
     'rows': found,
   }
+  load = f'{content["load"]} jobs waiting on {content["cores"]} cores'
+  page = (
+    f'# Benchmarks\n\n    {cli.command()}\n\nMilliseconds; the methods take '
+    f'turns. When it ended, the machine had {load}: where\nthat is more than '
+    f'one job per core, look at the least time, too.\n\n{text}'
+  )
   files = {
     'benchmark.json': json.dumps(content, indent=1).encode(),
-    'benchmark.md': text.encode(),
+    'benchmark.md': page.encode(),
   }
   for name, body in files.items():
     results.write_bytes(os.path.join(_OUTPUT.value, name), body)
   _picture(found, os.path.join(_OUTPUT.value, 'benchmark.png'))
   print(text)
-  print(f'load of the machine: {content["load"]} on {content["cores"]} cores')
+  print(load)
   print(f'written below {_OUTPUT.value}')
 
 

@@ -137,7 +137,14 @@ def main() -> None:
   """Plants, explains, draws, writes."""
   if min(_TABLES.value, _PLANTED.value, _SHOTS.value) < 1:
     raise cli.UsageError('--tables, --planted and --shots must be at least 1')
-  text, found = '', []
+  text = (
+    '# Why a row is abnormal, on real tables\n\nThis page is what\n\n    '
+    f'{cli.command()}\n\nwrites.\n\n## Planted anomalies\n\nIn tables of '
+    "OddBench's validation side one column of a normal row, unseen by the\n"
+    'detector, is moved out of the range of the '
+    f"support's {_SHOTS.value} normals, by 6 to\n10 times that range.\n\n"
+  )
+  found: list[dict] = []
   entities = sources.load('oddbench', _DATA_DIR.value)
   side = episodes.split(entities, fold='part0')['validation']
   side = [entity for entity in side if len(entity.normal) > 1]
@@ -146,13 +153,18 @@ def main() -> None:
     found += planted(side[i], np.random.default_rng(i), _PLANTED.value)
   text += summary(found)
   print(text, flush=True)
+  if _CASES.value:
+    text += (
+      f'\n# Real cases\n\nOf each source the first alarm among the anomalies '
+      f'of the first entity with one,\nfrom {_SHOTS.value} normals.\n'
+    )
   for name in filter(None, _CASES.value.split('+')):
     title, told = case(name)
     file = f'explained_{name.partition(":")[0]}.png'
     results.write_bytes(
       os.path.join(_OUTPUT.value, file), explain.png(told, title)
     )
-    part = f'\n## {title}\n\n{explain.text(told)}\n\n![{name}]({file})\n'
+    part = f'\n## {title}\n\n{explain.text(told)}\n\n![{title}]({file})\n'
     text += part
     print(part, flush=True)
   content = {'schema': 1, 'command': cli.command(), 'planted': found}
