@@ -105,8 +105,8 @@ def _detector() -> Iterator[tuple[str, int, int, dict]]:
   x, y = support.astype('f4'), np.zeros(_SHOTS, 'f4')
   adapted = lambda: jax.block_until_ready(adaptation.adapt(run, x, y).state)
   others = {name: make() for name, make in _others().items()}
-  models = {_OURS: ours, **others}
-  fits = {
+  models: dict[str, Any] = {_OURS: ours, **others}
+  fits: dict[str, Callable[[], Any]] = {
     name: lambda model=model: model.fit(support)
     for name, model in models.items()
   }
@@ -114,7 +114,7 @@ def _detector() -> Iterator[tuple[str, int, int, dict]]:
   yield 'fit', _SHOTS, columns, _turns(fits, repeats)
   for rows in sorted({1, min(1000, _ROWS.value), _ROWS.value}):
     part = query[:rows]
-    scores = {
+    scores: dict[str, Callable[[], Any]] = {
       name: lambda model=model, part=part: model.decision_function(part)
       for name, model in models.items()
     }
