@@ -231,7 +231,7 @@ def _spread(normals):
   mean = known.sum(0) / count
   variance = np.where(seen, (known - mean) ** 2, 0).sum(0) / count
   spread = np.sqrt(variance)
-  return size * np.where(spread > 1e-9, spread, 1e-3 * np.abs(mean) + 1e-9)
+  return size * np.where(spread > 1e-12, spread, 1e-3 * np.abs(mean) + 1e-9)
 
 
 def change(

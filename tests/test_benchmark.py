@@ -53,7 +53,7 @@ def test_a_fresh_process_of_each_method_ends_well():
   """The programs at least compile; only one is run, for the time it takes."""
   for code in benchmark._FIRST.values():
     compile(benchmark._DATA + code + benchmark._LAST, 'first', 'exec')
-  benchmark._COLUMNS.value, benchmark._RUN_DIR.value = 4, 'shipped'
+  benchmark.FLAGS(['program', '--columns=4'])
   told = benchmark._process(benchmark._FIRST['IsolationForest'])()
   assert told.returncode == 0
 

@@ -13,8 +13,10 @@ from metaad_jax.detector import MetaAnomalyDetector
 
 ALONE = """
 import sys
-for name in ('flax', 'optax', 'orbax', 'scipy', 'sklearn', 'matplotlib'):
+for name in ('flax', 'optax', 'orbax', 'sklearn', 'matplotlib', 'pyod'):
   sys.modules[name] = None  # an import of it fails
+for name in ('runs', 'learners', 'models', 'training', 'detector'):
+  sys.modules['metaad_jax.' + name] = None
 import numpy as np
 from metaad_jax import exported
 told = exported.load(sys.argv[1])
