@@ -10,6 +10,7 @@ benchmark.json, benchmark.md and benchmark.png into --output.
 """
 
 from collections.abc import Callable, Iterator
+import functools
 import json
 import os
 import subprocess
@@ -107,7 +108,7 @@ def _detector() -> Iterator[tuple[str, int, int, dict]]:
   others = {name: make() for name, make in _others().items()}
   models: dict[str, Any] = {_OURS: ours, **others}
   fits: dict[str, Callable[[], Any]] = {
-    name: lambda model=model: model.fit(support)
+    name: functools.partial(model.fit, support)
     for name, model in models.items()
   }
   fits[f'{_OURS}, uncalibrated'] = adapted
@@ -115,7 +116,7 @@ def _detector() -> Iterator[tuple[str, int, int, dict]]:
   for rows in sorted({1, min(1000, _ROWS.value), _ROWS.value}):
     part = query[:rows]
     scores: dict[str, Callable[[], Any]] = {
-      name: lambda model=model, part=part: model.decision_function(part)
+      name: functools.partial(model.decision_function, part)
       for name, model in models.items()
     }
     few = repeats if rows <= 1000 else max(3, repeats // 3)

@@ -180,7 +180,7 @@ def load(path: str) -> Exported:
     content = told['exported']
     if content['format'] != _FORMAT:
       raise ValueError(f'format {content["format"]!r}, not {_FORMAT}')
-    functions = {
+    functions: dict[int, Callable] = {
       int(name.removeprefix('function/')): jax.jit(
         jax_export.deserialize(bytearray(code.tobytes())).call
       )

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import study, train
 from metaad_jax import (
   episodes,
   features,
@@ -104,6 +103,10 @@ def test_flagfiles_are_valid():
   assert files
   for path in files:
     text = path.read_text()
-    module = study if '--learners' in text or 'study' in text else train
+    command = rf'-m experiments\.(\w+)\s[^#]*?(\n#\s[^#]*?)*{path.name}'
+    named = re.search(command, text)
+    assert named, f'{path.name}: its first line must be the command'
+    module = importlib.import_module(f'experiments.{named[1]}')
     for flag in re.findall(r'^--(\w+)', text, re.MULTILINE):
-      assert flag in module.FLAGS, f'{path.name}: --{flag}'
+      known = {flag, flag.removeprefix('no')} & set(module.FLAGS)
+      assert known, f'{path.name}: --{flag}'

@@ -2,6 +2,7 @@
 
 import functools
 
+import fast
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from metaad_jax import table_features as tf
 from metaad_jax.base import Rows
 
-fit, describe = jax.jit(tf.fit), jax.jit(tf.describe)
-describe_support = jax.jit(tf.describe_support)
+fit, describe = fast.jit(tf.fit), fast.jit(tf.describe)
+describe_support = fast.jit(tf.describe_support)
 
 
 def make(seed=0, normals=7, anomalies=2, columns=5):

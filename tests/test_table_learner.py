@@ -2,6 +2,7 @@
 
 import functools
 
+import fast
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -33,10 +34,10 @@ def make(seed=0, normals=6, anomalies=2, columns=4, queries=3):
 
 @functools.cache
 def params():
-  return jax.jit(LEARNER.init)(jax.random.key(0), make())
+  return fast.jit(LEARNER.init)(jax.random.key(0), make())
 
 
-@jax.jit
+@fast.jit
 def both(params, task):
   adapted = LEARNER.adapt(None, params, task.support, task.features)
   return LEARNER.score(adapted, task.query.x), LEARNER.meta_grad(
@@ -44,7 +45,7 @@ def both(params, task):
   )
 
 
-@jax.jit
+@fast.jit
 def score(params, task):
   adapted = LEARNER.adapt(None, params, task.support, task.features)
   return LEARNER.score(adapted, task.query.x)
@@ -195,7 +196,7 @@ def test_sizes(shape):
 @pytest.mark.parametrize('normals, anomalies', [(90, 0), (40, 40), (5, 90)])
 def test_no_row_of_a_large_support_is_looked_at_twice(normals, anomalies):
   task = make(normals=normals, anomalies=anomalies)
-  adapt = jax.jit(LEARNER.adapt)
+  adapt = fast.jit(LEARNER.adapt)
   summary = adapt(None, params(), task.support, task.features)[2]
   vectors = np.asarray(summary.vectors)
   assert len(np.unique(vectors, axis=0)) == len(vectors) == 64
@@ -218,7 +219,7 @@ def test_labels_and_contamination_are_seen():
 def differences(function, argument, count, h=1e-5):
   """Directions and central differences along them."""
   flat, unravel = jax.flatten_util.ravel_pytree(argument)
-  value = jax.jit(lambda f: function(unravel(f)))
+  value = fast.jit(lambda f: function(unravel(f)))
   rng = np.random.default_rng(0)
   for _ in range(count):
     d = jnp.asarray(rng.normal(size=flat.shape))
@@ -243,7 +244,7 @@ def test_meta_gradients_are_exact(name):
       ranks = objectives.ranking(outputs, *query)
       return objectives.balanced_bce(outputs, *query) + 0.5 * ranks
 
-    grads, found = jax.jit(learner.meta_grad)(None, start, task)
+    grads, found = fast.jit(learner.meta_grad)(None, start, task)
     np.testing.assert_allclose(found['loss'], loss(start), rtol=1e-9)
     flat = jax.flatten_util.ravel_pytree(grads)[0]
     errors = [
@@ -257,8 +258,8 @@ def test_the_second_order_is_there():
   """The gradient through the steps is not the one at their end."""
   task = make()
   learner = learners.make('tables_maml:rate=0.1', MODEL)
-  exact = jax.jit(learner.meta_grad)(None, params(), task)[0]
-  adapt = jax.jit(learner.adapt)
+  exact = fast.jit(learner.meta_grad)(None, params(), task)[0]
+  adapt = fast.jit(learner.adapt)
   end = adapt(None, params(), task.support, task.features)[0]
   first = both(end, task)[1][0]
   flat = lambda tree: jax.flatten_util.ravel_pytree(tree)[0]
@@ -270,10 +271,10 @@ def test_reptile_is_its_definition():
   task = make()
   rate = 0.05
   learner = learners.make(f'tables_reptile:steps=1,rate={rate}', MODEL)
-  found = jax.jit(learner.meta_grad)(None, params(), task)[0]
+  found = fast.jit(learner.meta_grad)(None, params(), task)[0]
   everyone = Rows(*map(np.concatenate, zip(*task[:2], strict=True)))
   one = learners.make(f'tables:steps=1,rate={rate}', MODEL)
-  end = jax.jit(one.adapt)(None, params(), everyone, task.features)[0]
+  end = fast.jit(one.adapt)(None, params(), everyone, task.features)[0]
   flat = lambda tree: jax.flatten_util.ravel_pytree(tree)[0]
   np.testing.assert_allclose(flat(found), flat(params()) - flat(end), atol=1e-6)
   assert np.abs(flat(found)).max() > 1e-4
@@ -284,7 +285,7 @@ def test_labels_fine_tune(name):
   """The support's loss falls, each row scored in the light of the others."""
   task = make()
   learner = learners.make(f'{name}:adapt_steps=30,rate=0.05', MODEL)
-  adapt = jax.jit(learner.adapt)
+  adapt = fast.jit(learner.adapt)
   tuned, read, _ = adapt(None, params(), task.support, task.features)
 
   def loss(p):
@@ -299,7 +300,7 @@ def test_labels_fine_tune(name):
 def test_steps_of_adapting_leave_training_alone():
   task = make()
   learner = learners.make('tables:adapt_steps=3,rate=0.5', MODEL)
-  found = jax.jit(learner.meta_grad)(None, params(), task)[1]['loss']
+  found = fast.jit(learner.meta_grad)(None, params(), task)[1]['loss']
   expected = both(params(), task)[1][1]['loss']
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -346,7 +347,7 @@ def parts(rows, mean):
 def test_rows_are_what_they_claim(plain, monkeypatch):
   """Of one table, the label's own, the same column in every row."""
   monkeypatch.setattr(table_tasks, '_bend', lambda key, rows, real: rows)
-  sample = jax.jit(table_tasks.sampler(table_pools(), EPISODE))
+  sample = fast.jit(table_tasks.sampler(table_pools(), EPISODE))
   seen = set()
   for seed in range(8):
     task = sample(jax.random.key(seed))
@@ -365,7 +366,7 @@ def test_columns_of_another_table_tell_nothing(plain, monkeypatch):
   plain(FOREIGN=1.0)
   pools = table_pools()
   foreign = 0
-  sample = jax.jit(table_tasks.sampler(pools, EPISODE))
+  sample = fast.jit(table_tasks.sampler(pools, EPISODE))
   for seed in range(8):
     task = sample(jax.random.key(seed))
     real = np.asarray(task.query.mask) > 0
@@ -381,7 +382,7 @@ def test_columns_of_another_table_tell_nothing(plain, monkeypatch):
 @pytest.mark.parametrize('columns', [1, 2, 3])
 def test_narrow_tables_keep_a_column_of_their_own(plain, columns):
   plain(FOREIGN=1.0)
-  sample = jax.jit(table_tasks.sampler(table_pools(columns=columns), EPISODE))
+  sample = fast.jit(table_tasks.sampler(table_pools(columns=columns), EPISODE))
   for seed in range(8):
     task = sample(jax.random.key(seed))
     x, y = np.asarray(task.query.x), np.asarray(task.query.y)
@@ -402,7 +403,7 @@ def test_relabelled_tasks_have_not_the_column_that_decides(plain, monkeypatch):
     lambda key, table, normal, columns: (1, normal & (table[:, 1] == 1)),
   )
   deciding = {row[0]: row[1] for row in normal[0]}
-  sample = jax.jit(table_tasks.sampler(pools, EPISODE))
+  sample = fast.jit(table_tasks.sampler(pools, EPISODE))
   for seed in range(4):
     task = sample(jax.random.key(seed))
     real = np.asarray(task.features) > 0
@@ -419,7 +420,7 @@ def test_what_relabelling_calls_an_anomaly_is_rare_or_extreme(seed):
   rng = np.random.default_rng(seed)
   table = np.stack([rng.normal(size=200), rng.integers(0, 3, 200)], 1)
   normal = jnp.arange(200) < 150
-  column, other = jax.jit(table_tasks._relabel)(
+  column, other = fast.jit(table_tasks._relabel)(
     jax.random.key(seed), jnp.asarray(table), normal, jnp.array([True, True])
   )
   other, values = np.asarray(other), table[:, int(column)]
@@ -435,7 +436,7 @@ def test_what_relabelling_calls_an_anomaly_is_rare_or_extreme(seed):
 def test_sampling_is_deterministic_and_jittable():
   """Labels and masks are 0 or 1, whatever is missing."""
   sample = table_tasks.sampler(table_pools(), EPISODE)
-  jitted = jax.jit(sample)
+  jitted = fast.jit(sample)
   for seed in range(2):
     key = jax.random.key(seed)
     found = jitted(key)
@@ -457,7 +458,7 @@ def test_sampling_is_deterministic_and_jittable():
 def test_small_pools_are_padded(plain):
   """Fewer rows than a task wants: the mask says which; the query comes last."""
   pools = table_pools(count=4)._replace(counts=jnp.full((3, 3), 4))
-  task = jax.jit(table_tasks.sampler(pools, EPISODE))(jax.random.key(0))
+  task = fast.jit(table_tasks.sampler(pools, EPISODE))(jax.random.key(0))
   count = lambda rows, y: float((rows.mask * (rows.y == y)).sum())
   assert count(task.support, 0) in (5, 8) and count(task.query, 0) == 0
   assert count(task.support, 1) == 0 and count(task.query, 1) == 4
