@@ -3,7 +3,7 @@
 The file is a model file (`model_files`): the adapted state as arrays, the
 scoring function as serialized StableHLO (`jax.export`), once for each number of
 rows that is scored at a time, thresholds and p-values as a table. Reading it
-takes jax, NumPy and flatbuffers; no Flax, no optax, no learner.
+takes jax (with its NumPy and SciPy) and flatbuffers; no Flax, no learner.
 
   detector.export('pump.npz')         # see MetaAnomalyDetector
   exported.load('pump.npz').predict(rows)
