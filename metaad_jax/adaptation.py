@@ -19,6 +19,7 @@ from metaad_jax.base import DataError, MetaLearner
 _SINGLY, _PARTS = 8, 4
 _FEW, _SOME, _MANY = 8, 64, 1024  # rows that are scored at once
 _ELEMENTS = 1 << 23  # of queries x support x columns: 32 MB in float32
+_CACHED = 128  # rows at once within a call: ten times as fast as 10,000
 
 
 class Adapted(NamedTuple):
@@ -39,6 +40,12 @@ class Adapted(NamedTuple):
 def _compiled(learner: MetaLearner):
   """adapt, score and cross-fitting of a learner, jitted once."""
 
+  def score(state, x):
+    if len(x) <= _CACHED or len(x) % _CACHED:
+      return learner.score(state, x)
+    parts = x.reshape(-1, _CACHED, *x.shape[1:])
+    return jax.lax.map(lambda part: learner.score(state, part), parts).ravel()
+
   def cross_fit(key, params, support, features, parts):
     def one(out):  # [P] positions to leave out; -1 = none
       left = (jnp.arange(len(support.mask))[:, None] == out).any(1)
@@ -50,7 +57,7 @@ def _compiled(learner: MetaLearner):
     # One after the other: vmap compiles for minutes, and is no faster here.
     return jax.lax.map(one, parts)
 
-  return jax.jit(learner.adapt), jax.jit(learner.score), jax.jit(cross_fit)
+  return jax.jit(learner.adapt), jax.jit(score), jax.jit(cross_fit)
 
 
 def _padded(run, x, y):
