@@ -85,7 +85,7 @@ def test_the_planted_column_comes_first(run_dir):
   assert np.mean(first) >= 0.95
   # What the attributions add up to is the rise above unseen normals, up to
   # the difference between the whole support and parts of it.
-  assert np.median(error) < 0.01
+  assert np.median(error) < 0.1
 
 
 def test_a_change_is_small_and_mends(run_dir):

@@ -279,6 +279,7 @@ def test_other_widths_and_lengths_compile_nothing_new(file, caplog):
 
   assert compilations(caplog, lambda: use(8, 8, 3)) > 0
   assert compilations(caplog, lambda: use(8, 8, 70)) > 0  # a long query
+  assert compilations(caplog, lambda: use(8, 8, 2000)) > 0  # a longer one
   for width, support, queries in ((5, 5, 1), (7, 6, 64), (6, 8, 3000)):
     assert compilations(caplog, lambda: use(width, support, queries)) == 0  # noqa: B023
   assert compilations(caplog, lambda: use(9, 8, 3)) > 0
