@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import time
 
 import nbclient
 import nbformat
@@ -47,11 +46,9 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
   monkeypatch.setenv('PYTHONPATH', str(NOTEBOOK.parents[1]))
   monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
-  started = time.monotonic()
   done = nbclient.NotebookClient(
     notebook, timeout=900, resources={'metadata': {'path': str(tmp_path)}}
   ).execute()
-  assert time.monotonic() - started < 120  # about 15 s on a quiet machine
   printed = ''.join(
     output.get('text', '')
     for cell in done.cells
