@@ -95,8 +95,7 @@ def shared_rows(entities: Sequence[Entity]) -> None:
   of rows of `normal` that equal another row of `normal`: without a leak the
   two estimate the same probability. The audit stops where the first exceeds
   the second by five standard errors, with the variance doubled because
-  repeated rows come in groups. On the 555 tables of `oddbench` the largest
-  excess is 2.7; a continuous table of 400 + 300 rows is stopped from 9 copies.
+  repeated rows come in groups.
 
   Anomalies are not looked at: that an anomaly equals a normal row is bad luck
   with the labels, and it cannot raise a score.
