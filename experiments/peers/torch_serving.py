@@ -7,6 +7,7 @@ time does not see it.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import numpy as np
@@ -136,52 +137,55 @@ class Problem:
         own.copy_(torch.from_numpy(to_torch(self.workload, array)))
 
 
-def serve(make: Callable[[Problem], Callable[[list[torch.Tensor]], Any]]):
+Make = Callable[[Problem], Callable[[list[torch.Tensor]], Any]]
+
+
+def contender(make: Make, job: serving.Job) -> serving.Contender:
+  """See `serve`."""
+  problem = Problem(job)
+  backward = make(problem)
+  params = list(problem.network.parameters())
+
+  def gradient(batch):
+    backward(to_device(problem.workload, batch, problem.device))
+    left = iter(params)
+    return {
+      layer: {
+        name: from_torch(problem.workload, next(left).grad.cpu().numpy())
+        for name in arrays
+      }
+      for layer, arrays in problem.layers.items()
+    }
+
+  def start():
+    adam = torch.optim.Adam(params, lr=1e-3)
+    pool = [
+      to_device(problem.workload, batch, problem.device)
+      for batch in workloads.batches(job.sized, job.tasks, job.dtype)
+    ]
+    done = [0]
+
+    def step():
+      adam.zero_grad(set_to_none=True)
+      backward(pool[done[0] % len(pool)])
+      adam.step()
+      done[0] += 1
+      if problem.device != 'cpu':
+        torch.cuda.synchronize()
+
+    return step, {'threads': torch.get_num_threads()}
+
+  peak = lambda: torch.cuda.max_memory_allocated() / 2**20
+  return serving.Contender(
+    gradient, start, None if problem.device == 'cpu' else peak
+  )
+
+
+def serve(make: Make) -> None:
   """Runs a worker.
 
   Args:
     make: problem -> (batch -> None), which leaves the meta-gradient of the
-      batch in the `grad` of the network's parameters, and has waited for it
-      where it reads the loss.
+      batch in the `grad` of the network's parameters.
   """
-
-  def contender(job):
-    problem = Problem(job)
-    backward = make(problem)
-    params = list(problem.network.parameters())
-
-    def gradient(batch):
-      backward(to_device(problem.workload, batch, problem.device))
-      left = iter(params)
-      return {
-        layer: {
-          name: from_torch(problem.workload, next(left).grad.cpu().numpy())
-          for name in arrays
-        }
-        for layer, arrays in problem.layers.items()
-      }
-
-    def start():
-      adam = torch.optim.Adam(params, lr=1e-3)
-      pool = [
-        to_device(problem.workload, batch, problem.device)
-        for batch in workloads.batches(job.sized, job.tasks, job.dtype)
-      ]
-      done = [0]
-
-      def step():
-        adam.zero_grad(set_to_none=True)
-        backward(pool[done[0] % len(pool)])
-        adam.step()
-        done[0] += 1
-        if problem.device != 'cpu':
-          torch.cuda.synchronize()
-
-      return step, {'threads': torch.get_num_threads()}
-
-    peak = lambda: torch.cuda.max_memory_allocated() / 2**20
-    return serving.Contender(
-      gradient, start, None if problem.device == 'cpu' else peak
-    )
-
-  serving.serve(contender)
+  serving.serve(functools.partial(contender, make))
