@@ -10,7 +10,7 @@ import jax
 
 from experiments import jax_serving, serving
 
-_SIZES = {'cpu': (1024, 2048, 4096)}
+_SIZES = {'cpu': (1024, 2048)}
 _ELSEWHERE = (4096, 8192, 16384)
 
 

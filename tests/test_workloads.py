@@ -165,9 +165,7 @@ def test_wider():
 
 def test_minimal_flops_by_hand():
   """One hidden layer of 2 on 3 columns, 1 task, 1 + 1 rows, one step."""
-  workload = workloads.Workload(
-    'mlp', (3, 2, 1), 1, 1, 1, 0.1, 'squared_error'
-  )
+  workload = workloads.Workload('mlp', (3, 2, 1), 1, 1, 1, 0.1, 'squared_error')
   # Gradient: y 12 + 4; dW 12 + 4; dx 4 of the second layer.
   gradient = 12 + 4 + 12 + 4 + 4
   # Tangents: ty = x v: 12, and tx W + x v: 8; tdW = x' tdy: 12, and two: 8;
