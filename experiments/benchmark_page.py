@@ -25,13 +25,13 @@ _PANELS = {
 
 
 def page(content: dict[str, Any]) -> str:
-  """Markdown: how it was measured, a table per workload."""
-  parts = [f'# Benchmarks\n\n    {content["command"]}\n', _told(content)]
+  """A section of Markdown: how it was measured, a table per workload."""
+  parts = [f'    {content["command"]}\n', _told(content)]
   rows = content['rows']
   for workload in dict.fromkeys(row['workload'] for row in rows):
     own = [row for row in rows if row['workload'] == workload]
     columns = _DETECTOR if workload == 'detector' else _columns(own)
-    parts += [f'## {workload}\n', table(own, columns)]
+    parts += [f'### {workload}\n', table(own, columns)]
   if any(row['workload'] != 'detector' for row in rows):
     parts.append(_LEGEND)
   return '\n'.join(parts)
