@@ -9,7 +9,7 @@ from scipy import stats
 
 from metaad_jax import models
 from metaad_jax.base import DataError
-from metaad_jax.models import conv1d, mlp
+from metaad_jax.models import convolution, mlp
 
 RNG = np.random.default_rng(0)
 
@@ -23,7 +23,7 @@ def test_conv_is_flax_conv_with_all_its_derivatives(
 ):
   with jax.enable_x64(True):
     x = jnp.asarray(RNG.normal(size=(3, length, channels)))
-    own = conv1d.Conv(4, taps, stride)
+    own = convolution.Conv(4, (taps,), stride)
     flax = nn.Conv(
       4, (taps,), (stride,), padding='SAME', param_dtype=jnp.float64
     )
