@@ -73,7 +73,8 @@ _WIDTH = flags.DEFINE_list(
   'width', ['1'], 'factor of every hidden layer', flag_values=FLAGS
 )
 _DEVICES = flags.DEFINE_list(
-  'devices', ['1'], 'that the tasks are spread over; on a CPU virtual ones',
+  'devices', ['0'], 'that share the tasks, on a CPU one or more cores each; '
+  '0 = as in training: as many of one per core, or of all, as divide them',
   flag_values=FLAGS,
 )  # fmt: skip
 _AT_ONCE = flags.DEFINE_list(
@@ -137,7 +138,7 @@ class Variant(NamedTuple):
     if self.library != OURS:
       return self.library
     told = [OURS, self.job.learner]
-    if self.job.devices > 1:
+    if self.job.devices:
       told.append(f'{self.job.devices} devices')
     if self.job.at_once:
       told.append(f'{self.job.at_once} at once')
@@ -269,7 +270,7 @@ def _cells(training: list[str]) -> list[list[Variant]]:
       training_worker.learner(workloads.WORKLOADS['W1'], spec, 1)
   numbers = {}
   for flag, least, kind in (
-    (_INNER_STEPS, 1, int), (_META_BATCH, 0, int), (_DEVICES, 1, int),
+    (_INNER_STEPS, 1, int), (_META_BATCH, 0, int), (_DEVICES, 0, int),
     (_AT_ONCE, 0, int), (_WIDTH, 0.01, float),
   ):  # fmt: skip
     numbers[flag.name] = cli.numbers(flag.name, flag.value, kind)
@@ -375,7 +376,7 @@ def _time(cell: list[Variant], leave_out) -> list[dict[str, Any]]:
   where = f'{job.workload}, {job.inner_steps} steps, {job.tasks} tasks'
   kept = []
   for variant in cell:
-    if job.tasks % variant.job.devices:
+    if job.tasks % max(1, variant.job.devices):
       why = f'{job.tasks} tasks do not divide by {variant.job.devices} devices'
       leave_out(f'{variant.label} ({job.workload})', why)
     else:
@@ -428,7 +429,7 @@ def _more(row, variant, worker, timed, error):
     'inner_steps': job.inner_steps,
     'tasks': job.tasks,
     'width': job.width,
-    'devices': job.devices,
+    'devices': info.get('devices', 1),
     'at_once': job.at_once or None,
     'compile_seconds': info.get('compile_seconds', max(0.0, first - step)),
     'first_seconds': first,

@@ -27,7 +27,6 @@ def contender(
   jax.config.update('jax_enable_x64', job.dtype == 'float64')
   if job.platform == 'cpu':
     jax.config.update('jax_platforms', 'cpu')
-    jax.config.update('jax_num_cpu_devices', job.devices)
   return serving.Contender(
     functools.partial(gradient, job),
     functools.partial(start, job),

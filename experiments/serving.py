@@ -37,7 +37,7 @@ class Job(NamedTuple):
     gradient: '' or where to write the gradient of the first batch.
     platform: 'cpu', or an accelerator's name, as JAX has it.
     learner: spec of the learner, for workers of this library.
-    devices: that the tasks are spread over, likewise.
+    devices: that share the tasks, likewise; 0 = the library's choice.
     at_once: tasks mapped at once, likewise; 0 = the library's choice.
   """
 

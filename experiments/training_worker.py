@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from experiments import jax_serving, serving, workloads
-from metaad_jax import learners, models, objectives, specs, training
+from metaad_jax import learners, objectives, parallel, specs, training
 from metaad_jax.base import MetaLearner, Rows, Task
+from metaad_jax.models import conv1d, conv4, mlp
 
 LEARNERS = ('maml', 'fomaml', 'reptile')
 
@@ -23,15 +24,15 @@ _MOST_STEPS = 100
 def network(workload: workloads.Workload):
   """(outputs) -> network: the workload's, whatever outputs are asked for."""
   width, depth = workload.sizes[1], len(workload.sizes) - 2
-  spec = {
-    'mlp': f'mlp:width={width},depth={depth}',
-    'conv1d': (
-      f'conv1d:channels={width},layers={depth},taps={workload.taps},'
-      f'stride={workload.stride},spread=False'
-    ),
-    'conv4': f'conv4:channels={width}',
-  }[workload.network]
-  model = models.make(spec)
+  if workload.network == 'mlp':
+    model = mlp.mlp(width=width, depth=depth)
+  elif workload.network == 'conv1d':
+    taps, stride = workload.taps, workload.stride
+    model = conv1d.conv1d(
+      channels=width, layers=depth, taps=taps, stride=stride, spread=False
+    )
+  else:
+    model = conv4.conv4(channels=width)
   return lambda outputs: model(workload.sizes[-1])
 
 
@@ -70,8 +71,8 @@ def gradient(job: serving.Job, batch: workloads.Batch) -> workloads.Parameters:
   """The mean meta-gradient of a batch, at the workload's parameters."""
   made = learner(job.sized, job.learner, job.inner_steps)
   params = {'params': workloads.parameters(job.sized, job.dtype)}
-  found, _ = jax.jit(training.meta_gradient, static_argnums=0)(
-    made, jax.random.key(0), params, tasks(batch)
+  found, _ = jax.jit(training.meta_gradient, static_argnums=(0, 4))(
+    made, jax.random.key(0), params, tasks(batch), job.at_once or None
   )
   return jax_serving.ordered(found['params'], params['params'])
 
@@ -100,9 +101,13 @@ def start(job: serving.Job):
     lambda old, new: jnp.array(new, old.dtype), state.params, params
   )
   state = state._replace(params=copy(), average=copy(), best=copy())
+  devices = jax.devices()[: job.devices] if job.devices else None
   scan = training.make_scan(
-    made, adam, seed=0, steps=2**30, tasks=job.tasks, length=length
-  )
+    made, adam, seed=0, steps=2**30, tasks=job.tasks, length=length,
+    at_once=job.at_once or None, devices=devices,
+  )  # fmt: skip
+  mesh = parallel.mesh(job.tasks, devices)
+  state, sample = parallel.replicate((state, sample), mesh)
   compiled, info = jax_serving.compile_steps(scan, length, state, sample)
   held = [state]
 
@@ -110,11 +115,12 @@ def start(job: serving.Job):
     held[0], metrics = compiled(held[0], sample)
     jax.block_until_ready((held[0].params, metrics))
 
-  return step, info
+  return step, {**info, 'devices': mesh.size}
 
 
 def make(job: serving.Job) -> serving.Contender:
   """See `serving.Contender`."""
+  parallel.start(job.devices)
   return jax_serving.contender(job, gradient, start)
 
 

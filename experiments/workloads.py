@@ -91,31 +91,26 @@ def parameters(
   is zero, so that no gradient is right by chance.
   """
   rng = np.random.default_rng(seed)
-
-  def kernel(*shape):
-    spread = np.sqrt(2 / np.prod(shape[:-1]))
-    return (rng.standard_normal(shape) * spread).astype(dtype)
-
   small = lambda size: np.asarray(0.01 * rng.standard_normal(size), dtype)
-  layers: Parameters = {}
+
+  def layer(*shape):
+    spread = np.sqrt(2 / np.prod(shape[:-1]))
+    kernel = np.asarray(rng.standard_normal(shape) * spread, dtype)
+    return {'kernel': kernel, 'bias': small(shape[-1])}
+
   *inner, last = zip(workload.sizes[:-1], workload.sizes[1:], strict=True)
-  for i, (inputs, outputs) in enumerate(inner):
-    if workload.network == 'mlp':
-      layers[f'Dense_{i}'] = {
-        'kernel': kernel(inputs, outputs), 'bias': small(outputs)
-      }  # fmt: skip
-      continue
-    taps = (workload.taps,) * (2 if workload.network == 'conv4' else 1)
-    layers[f'Conv_{i}'] = {
-      'kernel': kernel(*taps, inputs, outputs), 'bias': small(outputs)
-    }  # fmt: skip
-    if workload.network == 'conv4':
-      scale = np.asarray(1 + small(outputs), dtype)
-      layers[f'BatchNorm_{i}'] = {'scale': scale, 'bias': small(outputs)}
-  name = f'Dense_{len(inner)}' if workload.network == 'mlp' else 'Dense_0'
-  head = last[0] * (_sides(workload)[-1] ** 2 if 'conv4' in name else 1)
-  layers[name] = {'kernel': kernel(head, last[1]), 'bias': small(last[1])}
-  return layers
+  if workload.network == 'mlp':
+    return {f'Dense_{i}': layer(*pair) for i, pair in enumerate([*inner, last])}
+  layers: Parameters = {}
+  for i, pair in enumerate(inner):
+    if workload.network == 'conv1d':
+      layers[f'Conv_{i}'] = layer(workload.taps, *pair)
+    else:
+      block = layer(workload.taps, workload.taps, *pair)
+      scale, offset = np.asarray(1 + small(pair[1]), dtype), small(pair[1])
+      layers[f'Block_{i}'] = {**block, 'scale': scale, 'offset': offset}
+  places = _sides(workload)[-1] ** 2 if workload.network == 'conv4' else 1
+  return {**layers, 'Dense_0': layer(places * last[0], last[1])}
 
 
 def _sides(workload: Workload) -> list[int]:

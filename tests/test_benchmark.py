@@ -95,10 +95,11 @@ if job['gradient']:
   sys.exit()
 if module == os.environ.get('BROKEN'):
   sys.exit('no compiler here')
-seconds = 1e-3 * scale * job['inner_steps'] * job['tasks'] / job['devices']
+devices = job['devices'] or 1
+seconds = 1e-3 * scale * job['inner_steps'] * job['tasks'] / devices
 print(json.dumps({
   'first_seconds': 2.0, 'start_rss_mib': 50, 'gflop': 0.01, 'temp_mib': scale,
-  'platform': 'cpu', 'device': 'fake',
+  'platform': 'cpu', 'device': 'fake', 'devices': devices,
 }), flush=True)
 for line in sys.stdin:
   word, argument = line.split(maxsplit=1)
@@ -283,7 +284,7 @@ def test_a_real_worker_beside_a_real_peer(tmp_path, capsys):
     ('--workloads=W1 --meta_batch=-1', 'meta_batch'),
     ('--workloads=W1 --width=0', 'width'),
     ('--workloads=W1 --width=nan', 'width'),
-    ('--workloads=W1 --devices=0', 'devices'),
+    ('--workloads=W1 --devices=-1', 'devices'),
     ('--workloads=W1 --at_once=-1', 'at_once'),
     ('--workloads=W1 --libraries=keras', "'keras'"),
     ('--workloads=W1 --rounds=0', 'rounds'),

@@ -16,13 +16,13 @@ def forward(workload: workloads.Workload, layers, x):
       x = nn.relu(_dense(layers[f'Dense_{i}'], x))
     return _dense(layers[f'Dense_{depth}'], x)
   for i in range(depth):
-    x = _convolution(layers[f'Conv_{i}'], x, workload.stride)
-    if workload.network == 'conv4':
-      x = _norm(layers[f'BatchNorm_{i}'], x)
-    x = nn.relu(x)
-    if workload.network == 'conv4':
-      square = (1, 2, 2, 1)
-      x = lax.reduce_window(x, -jnp.inf, lax.max, square, square, 'VALID')
+    if workload.network == 'conv1d':
+      x = nn.relu(_convolution(layers[f'Conv_{i}'], x, workload.stride))
+      continue
+    layer = layers[f'Block_{i}']
+    x = nn.relu(_norm(layer, _convolution(layer, x, 1)))
+    square = (1, 2, 2, 1)
+    x = lax.reduce_window(x, -jnp.inf, lax.max, square, square, 'VALID')
   x = x.mean(1) if workload.network == 'conv1d' else x.reshape(len(x), -1)
   return _dense(layers['Dense_0'], x)
 
@@ -43,7 +43,7 @@ def _convolution(layer, x, stride):
 def _norm(layer, x):
   axes = tuple(range(x.ndim - 1))
   x = (x - x.mean(axes)) * lax.rsqrt(x.var(axes) + 1e-5)
-  return x * layer['scale'] + layer['bias']
+  return x * layer['scale'] + layer['offset']
 
 
 def loss(workload: workloads.Workload, layers, x, y):
