@@ -263,7 +263,9 @@ def _cells(training: list[str]) -> list[list[Variant]]:
   learners = split_learners(_LEARNERS.value)
   with cli.usage():
     for spec in learners:
-      name = specs.parse(spec)[0]
+      name, options = specs.parse(spec)
+      if 'steps' in options:
+        raise DataError(f'--learners={spec}: give steps by --inner_steps')
       if name not in training_worker.LEARNERS:
         names = ', '.join(training_worker.LEARNERS)
         raise DataError(f'--learners: unknown {name!r}: some of {names}')

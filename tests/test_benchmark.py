@@ -85,10 +85,10 @@ def test_a_fresh_process_of_each_method_ends_well():
 
 FAKE = """
 import json, os, sys
-import numpy as np
 module, job = sys.argv[1], json.loads(sys.argv[2])
 scale = {'experiments.training_worker': 1, 'experiments.gemm': 1}.get(module, 3)
 if job['gradient']:
+  import numpy as np
   wrong = 1e-6 * (module == os.environ.get('WRONG'))
   np.save(job['gradient'], np.arange(4.0) + wrong)
   print('{}', flush=True)
@@ -179,19 +179,18 @@ def test_rows_of_training_and_peers(fake, tmp_path, capsys):
 def test_growth_and_several_learners(fake, tmp_path):
   code, content = run(
     tmp_path, '--workloads=W2', '--inner_steps=1', '--meta_batch=1,4',
-    '--learners=fomaml,maml:mode=remat,steps=3+reptile', '--width=0.5,1',
-    '--at_once=0,2',
+    '--learners=fomaml,maml:mode=remat,adapt_steps=3+reptile',
+    '--width=0.5,1',
   )  # fmt: skip
   assert code == 0
   rows = content['rows']
-  assert len(rows) == 2 * 2 * 3 * 2
+  assert len(rows) == 2 * 2 * 3
   assert {row['learner'] for row in rows} == {
-    'fomaml', 'maml:mode=remat,steps=3', 'reptile'
+    'fomaml', 'maml:mode=remat,adapt_steps=3', 'reptile'
   }  # fmt: skip
-  # Two of each algorithm (at_once): their gradients are compared.
-  assert {row['gradient_error'] for row in rows} == {0}
+  # One of each algorithm: there is no other gradient to compare with.
+  assert {row['gradient_error'] for row in rows} == {None}
   assert {row['tasks'] for row in rows} == {1, 4}
-  assert {row['at_once'] for row in rows} == {None, 2}
   least = {
     (row['learner'].partition(':')[0], row['width']): row['minimal_gflop']
     for row in rows
@@ -219,12 +218,12 @@ def test_a_peer_that_does_not_start_is_named_and_left_out(
   fake.setenv('BROKEN', 'experiments.peers.torch_compile')
   code, content = run(
     tmp_path, '--workloads=W1', '--inner_steps=1', '--peers',
-    '--libraries=torch.compile,torch-loop',
+    '--libraries=torch.compile,torch-loop', '--at_once=0,5',
   )  # fmt: skip
   assert code == 0
-  assert [row['library'] for row in content['rows']] == [
-    'metaad_jax', 'torch-loop'
-  ]  # fmt: skip
+  found = [(row['library'], row['at_once']) for row in content['rows']]
+  own = [('metaad_jax', None), ('metaad_jax', 5)]
+  assert found == [*own, ('torch-loop', None)]
   (line,) = content['left_out']
   assert line.startswith('torch.compile') and line.endswith('no compiler here')
   assert line in capsys.readouterr().err
@@ -279,6 +278,7 @@ def test_a_real_worker_beside_a_real_peer(tmp_path, capsys):
     ('--workloads=W1 --learners=protonet', "'protonet'"),
     ('--workloads=W1 --learners=maml:mode=fast', 'mode'),
     ('--workloads=W1 --learners=', 'empty'),
+    ('--workloads=W1 --learners=maml:steps=2', '--inner_steps'),
     ('--workloads=W1 --inner_steps=0', 'inner_steps'),
     ('--workloads=W1 --inner_steps=few', 'inner_steps'),
     ('--workloads=W1 --meta_batch=-1', 'meta_batch'),

@@ -34,7 +34,7 @@ def small(monkeypatch):
 
 
 def job_of(name, **options):
-  return serving.Job(name, inner_steps=3, tasks=2, dtype='float64', **options)
+  return serving.Job(name, inner_steps=2, tasks=2, dtype='float64', **options)
 
 
 def gradient_of(function, job):
