@@ -90,7 +90,7 @@ def run(
     compilation.persist()
     if 'coordinator' in flag_values:
       parallel.start(
-        flag_values['devices'].value or 0,
+        int(flag_values['devices'].value or 0),
         coordinator=flag_values['coordinator'].value,
         processes=flag_values['processes'].value,
         process=flag_values['process'].value,

@@ -51,10 +51,14 @@ def same(sizes, taps, stride):
 def max_pool(x: jax.Array) -> jax.Array:
   """Maxima of pairs along every spatial axis: `nn.max_pool` of window 2.
 
-  Made of pairwise maxima, which decide once where the gradient goes. `x.max`
-  over the window looks afterwards for the places that equal the maximum; a
-  compiler that works out `x` anew for that, rounded otherwise, finds none, and
-  the gradient is lost. A tie is shared evenly.
+  Made of pairwise maxima, which is fast and right. `x.max` over the window is
+  not to be used: behind a batch normalisation and a ReLU, XLA's CPU backend
+  (jaxlib 0.10) compiles its gradient wrongly, by 20 % to 70 % and differently
+  from one compilation to the next. It is right when run step by step, at
+  `xla_backend_optimization_level=0`, without fusion and with
+  `xla_cpu_use_fusion_emitters=false`: the fault is in the fusion of the
+  comparison with the maximum, neither in pooling nor in JAX's derivative of it.
+  A tie is shared evenly.
 
   Args:
     x: [N, *S, C]; an odd last place of an axis is left out.
