@@ -141,8 +141,8 @@ def test_parameters_are_the_models_own():
   for name, workload in SMALL.items():
     batch = training_worker.tasks(workloads.batch(workload, 1))
     network = training_worker.network(workload)(1)
-    made = network.init(
-      jax.random.key(0), batch.support.x[0], batch.features[0]
+    made = jax.eval_shape(
+      network.init, jax.random.key(0), batch.support.x[0], batch.features[0]
     )
     own = workloads.parameters(workload)
     shapes = lambda tree: jax.tree.map(jnp.shape, tree)
