@@ -34,7 +34,7 @@ def network(workload: workloads.Workload, remat: bool = False):
   elif workload.network == 'residual':
     model = residual.residual(width=width, blocks=(depth - 1) // 2, remat=remat)
   else:
-    model = conv4.conv4(channels=width)
+    model = conv4.conv4(channels=width, layers=depth)
   return lambda outputs: model(workload.sizes[-1])
 
 

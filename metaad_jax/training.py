@@ -76,7 +76,8 @@ def initial_state(
   seed: int,
 ) -> State:
   """The state before the first step; `example` gives the shapes."""
-  params = learner.init(jax.random.fold_in(jax.random.key(seed), 0), example)
+  key = jax.random.fold_in(jax.random.key(seed), 0)
+  params = jax.jit(learner.init)(key, example)
   state = State(
     jnp.zeros((), jnp.int32),
     params,

@@ -84,6 +84,7 @@ class Conv4(nn.Module):
   """[N, H, W, C] -> [N, outputs]."""
 
   channels: int
+  layers: int
   outputs: int
 
   @nn.compact
@@ -94,13 +95,13 @@ class Conv4(nn.Module):
         'or a source of images'
       )
     x = jnp.where(features > 0, x, 0)
-    for _ in range(4):
+    for _ in range(self.layers):
       x = Block(self.channels)(x)
     return nn.Dense(self.outputs)(x.reshape(len(x), -1))
 
 
-def conv4(*, channels: int = 64):
+def conv4(*, channels: int = 64, layers: int = 4):
   """See `Conv4`."""
-  if channels < 1:
-    raise base.DataError('conv4: channels must be at least 1')
-  return functools.partial(Conv4, channels)
+  if min(channels, layers) < 1:
+    raise base.DataError('conv4: channels and layers must be at least 1')
+  return functools.partial(Conv4, channels, layers)
