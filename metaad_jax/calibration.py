@@ -425,18 +425,13 @@ def threshold(
   Raises:
     DataError: if no score can have so small a p-value.
   """
+  check(calibration, evidence, rate)
   high = 1.0
   for score in (*np.ravel(evidence.support), *np.ravel(evidence.own)):
     high = max(high, abs(float(score)))
   judge = lambda scores: p_values(calibration, evidence, scores) <= rate
   while not judge(np.array([high]))[0]:
     high *= 4
-    if high > 1e30:
-      raise DataError(
-        f'a false-alarm rate of {rate:g} cannot be promised from '
-        f'{calibration.entities} calibration entities: ask for at least '
-        f'{smallest_rate(calibration):.2g}'
-      )
   low = -high
   if judge(np.array([low]))[0]:
     return low
@@ -445,6 +440,32 @@ def threshold(
     first = max(1, int(np.argmax(judge(ladder))))
     low, high = ladder[first - 1], ladder[first]
   return float(np.nextafter(high, -np.inf))
+
+
+def check(calibration: Calibration, evidence: Evidence, rate: float) -> None:
+  """Refuses a rate that no score of an entity can meet.
+
+  Args:
+    calibration: see `fit`.
+    evidence: of the entity; of its scores only the number of own ones counts.
+    rate: false-alarm rate.
+
+  Raises:
+    DataError: if no score can have so small a p-value.
+  """
+  if _least(calibration, evidence) > rate:
+    raise DataError(
+      f'a false-alarm rate of {rate:g} cannot be promised from '
+      f'{calibration.entities} calibration entities: ask for at least '
+      f'{smallest_rate(calibration):.2g}'
+    )
+
+
+def _least(calibration, evidence):
+  """The p-value of a score above all others."""
+  own = np.zeros(len(evidence.own))
+  evidence = evidence._replace(support=np.zeros(0), own=own)
+  return p_values(calibration, evidence, np.array([1e30]))[0]
 
 
 def ladder(
@@ -461,7 +482,7 @@ def ladder(
     Scores [steps], increasing, and their p-values [steps], not increasing. A
     score between two has at most the p-value of the lower one.
   """
-  least = p_values(calibration, evidence, np.array([1e30]))[0]
+  least = _least(calibration, evidence)
   low, high = (
     threshold(calibration, evidence, rate) for rate in (0.99, least * 1.001)
   )

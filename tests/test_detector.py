@@ -140,11 +140,11 @@ def test_labels_and_more_normals_are_taken_in(run_dir, rows):
   few.partial_fit(normal[5:45], np.zeros(40))
   # 20 shots are the most that were calibrated; the others calibrate.
   assert (few.support_ & (few._y == 0)).sum() == 20
-  assert len(few._evidence.own) == 25
-  assert few._evidence.anomalies == 2
+  assert len(few._judged().evidence.own) == 25
+  assert few._judged().evidence.anomalies == 2
   assert few.score_samples(bad[2:3])[0] != before
   whole = MetaAnomalyDetector(run_dir).fit(normal[:150])
-  assert whole.support_.sum() == 20 and len(whole._evidence.own) == 130
+  assert whole.support_.sum() == 20 and len(whole._judged().evidence.own) == 130
   own = whole.decision_scores_[~whole.support_]
   p = whole.p_values(normal[150:])
   within = [
@@ -160,9 +160,9 @@ def test_unlabelled_rows_do_not_certify(run_dir, rows):
   y = np.where(np.arange(34) % 2, -1, 0)
   y[30:] = -1
   detector = MetaAnomalyDetector(run_dir).fit(x, y)
-  assert detector._evidence.unlabelled
+  assert detector._judged().evidence.unlabelled
   assert (detector.support_ & (y == 0)).sum() == 15
-  assert not len(detector._evidence.own)
+  assert not len(detector._judged().evidence.own)
 
 
 def test_clone_pipeline_and_grid_search(run_dir, rows):
@@ -185,7 +185,7 @@ def test_pyod_convention(run_dir, rows, capsys):
   normal, bad = rows
   x = np.concatenate([normal[:18], bad[:2]])
   detector = PyODAdapter(run_dir).fit(x)
-  assert detector.detector_._evidence.unlabelled
+  assert detector.detector_._judged().evidence.unlabelled
   new = np.concatenate([normal[20:60], bad[20:60]])
   y = np.repeat([0, 1], 40)
   scores = detector.decision_function(new)
@@ -209,7 +209,7 @@ def test_pyod_convention(run_dir, rows, capsys):
   odd, plain = pyod_data.get_outliers_inliers(x, detector.labels_)
   assert len(odd) == detector.labels_.sum() and len(odd) + len(plain) == 20
   supervised = PyODAdapter(run_dir).fit(x, np.r_[np.zeros(18), np.ones(2)])
-  assert supervised.detector_._evidence.anomalies == 2
+  assert supervised.detector_._judged().evidence.anomalies == 2
   again = clone(PyODAdapter(run_dir, false_alarm_rate=0.2))
   assert again.false_alarm_rate == 0.2
   with pytest.raises(DataError, match='contamination'):

@@ -78,14 +78,11 @@ def test_the_planted_column_comes_first(run_dir):
       row[column] += 6 * normal[:, column].std() * rng.choice([-1, 1])
       told = detector.explain(row[None])[0]
       first.append(np.argmax(told.attributions) == column)
-      unseen = np.mean(detector.decision_scores_)
-      error.append(abs(told.reference - unseen) / abs(told.score - unseen))
-      total = told.attributions.sum()
-      assert abs(total - (told.score - told.reference)) < 1e-9
+      # Complete: the rise above the normals, each scored without itself.
+      rise = told.score - np.mean(detector.decision_scores_)
+      error.append(abs(told.attributions.sum() / rise - 1))
   assert np.mean(first) >= 0.95
-  # What the attributions add up to is the rise above unseen normals, up to
-  # the difference between the whole support and parts of it.
-  assert np.median(error) < 0.1
+  assert max(error) < 1e-9
 
 
 def test_a_change_is_small_and_mends(run_dir):
