@@ -313,9 +313,27 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     )
     numbers = np.flatnonzero(support & (self._y != 1))
     return [
-      self._explain(*each, self._x[support], y, judges, numbers)
-      for each in zip(rows, scores, p, strict=True)
+      self._explain(*each, self._x[support], y, judges, numbers)._replace(
+        words=words
+      )
+      for *each, words in zip(
+        rows, scores, p, self._words(X, rows), strict=True
+      )
     ]
+
+  def _words(self, X, rows):
+    """The texts of every row, by column; missing ones left out."""
+    found = [{} for _ in rows]
+    names = getattr(self, '_names', None) or ()
+    for name in getattr(self, '_categories', {}):
+      if not _is_frame(X):
+        break
+      (column,) = (c for c in X.columns if str(c) == name)
+      place = names.index(name)
+      for words, row, text in zip(found, rows, X[column], strict=True):
+        if not np.isnan(row[place]):
+          words[name] = str(text)
+    return found
 
   def _explain(self, row, score, p, support, bad, judges, numbers):
     names = self._column_names()

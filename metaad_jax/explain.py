@@ -77,6 +77,7 @@ class Explanation(NamedTuple):
     numbers: [n] which row of `fit` (counted from 0, later ones following) each
       of `normals` is; () = the same numbers.
     categories: the texts that the codes of a column stand for, by its name.
+    words: the row's own texts, by column; those that `fit` has not seen, too.
   """
 
   names: tuple[str, ...]
@@ -98,6 +99,7 @@ class Explanation(NamedTuple):
   usual: np.ndarray = np.zeros((0, 0, 0))
   numbers: Sequence[int] = ()
   categories: Mapping[str, Sequence[str]] = types.MappingProxyType({})
+  words: Mapping[str, str] = types.MappingProxyType({})
 
 
 def attributions(
@@ -303,13 +305,13 @@ class Reason(NamedTuple):
 
   Attributes:
     column: its name.
-    value: the row's own; NaN = missing.
+    value: the row's own, the text of a category; NaN = missing.
     share: its attribution.
     text: the value beside those of the normals, in words.
   """
 
   column: str
-  value: float
+  value: float | str
   share: float
   text: str
 
@@ -318,7 +320,12 @@ def reasons(explanation: Explanation, most: int = 3) -> list[Reason]:
   """The columns that explain most; those below a tenth of the first: none."""
   e = explanation
   return [
-    Reason(e.names[c], float(e.row[c]), float(e.attributions[c]), _reason(e, c))
+    Reason(
+      e.names[c],
+      e.words.get(e.names[c], float(e.row[c])),
+      float(e.attributions[c]),
+      _reason(e, c),
+    )
     for c in _leading(e, most)
   ]
 
@@ -393,7 +400,8 @@ def _reason(e, c):
     return _power_reason(e, c)
   value, known = e.row[c], e.normals[:, c]
   known = known[np.isfinite(known)]
-  start = f'{e.names[c]} is {_told(e, c, value)}'
+  own = e.words.get(e.names[c])
+  start = f'{e.names[c]} is {_told(e, c, value) if own is None else repr(own)}'
   if np.isnan(value):
     return start
   if not len(known):
@@ -404,7 +412,7 @@ def _reason(e, c):
       return f'{start}, as always'
     return f'{start}, always {_told(e, c, low)} in normals'
   if e.names[c] in e.categories:
-    return f'{start}, as in {seen:.0%} of the normals'
+    return f'{start}, as in {f"{seen:.0%}" if seen else "none"} of the normals'
   if low <= value <= high:
     if seen:
       return f'{start}, as in {seen:.0%} of the normals'
