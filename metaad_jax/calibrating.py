@@ -21,7 +21,7 @@ from metaad_jax.base import DataError, Entity
 from metaad_jax.calibration import Calibration, Case, Evidence
 
 RATES = (0.01, 0.05, 0.1)
-_NORMALS, _ANOMALIES = 200, 60  # that are scored per support
+_NORMALS, _ANOMALIES = 200, 56  # scored per support: 256 is a compiled size
 _OWN = 20  # normals held out, in the rule that has some
 
 

@@ -264,10 +264,13 @@ def _grid(values, weights):
   mass = np.concatenate(
     [np.full(len(v), w / len(v)) for v, w in zip(values, weights, strict=True)]
   )
+  # How many of its own entity's normals are at least as high as each.
+  own = np.concatenate(
+    [1 - np.searchsorted(np.sort(v), v, 'left') / len(v) for v in values]
+  )
   order = np.argsort(-pooled, kind='stable')
   pooled, total = pooled[order], np.sum(weights) + 1
-  # p of a value just above pooled[i] is before[i]; with it, after[i].
-  after = (0.5 + np.cumsum(mass[order])) / total
+  after = _with_new(np.cumsum(mass[order]), (mass * own)[order]) / total
   first = np.searchsorted(after, LEVELS * (1 + 1e-9), 'right')
   bars = np.append(pooled, -np.inf)[first]
   bars[0.5 / total > LEVELS] = np.inf
@@ -276,6 +279,30 @@ def _grid(values, weights):
   low = rounded < bars
   rounded[low] = np.nextafter(rounded[low], np.float32(np.inf))
   return rounded
+
+
+def _with_new(others, own):
+  """The sum of all entities' shares, with what the new one is expected to add.
+
+  Of a row of the new entity only the other entities' shares at or above it are
+  known. Its own is taken to be what it is for the calibration entities' rows
+  at about the same place, at a half to twice the sum; and the whole at least
+  0.5, for so few entities cannot tell less.
+
+  Args:
+    others: [n] sum of the shares at or above each of the pooled values.
+    own: [n] the share in the value's own entity, times its mass.
+
+  Returns:
+    [n] not decreasing.
+  """
+  known = np.append(0, others)
+  low, high = others / 2, np.minimum(2 * others, others[-1])
+  sums = [
+    np.interp(x, known, np.append(0, np.cumsum(own))) for x in (low, high)
+  ]
+  expected = (sums[1] - sums[0]) / (high - low)
+  return np.maximum.accumulate(np.maximum(0.5, others + expected))
 
 
 def _look_up(grid, values):
@@ -340,11 +367,12 @@ def p_values(
 
   Without own normals it is the share of the calibration entities' normals that
   score at least as high, after standardization; the new entity counts among
-  them, with one half. With m own normals, that share and the share of the own
-  normals are averaged, with weights 20 and m; and since an average of p-values
-  is none, its place among those of the calibration entities is taken, each
-  with m own normals. Beyond 100 own normals, the p-value within the entity,
-  (1 + own normals that score at least as high) / (m + 1), takes over.
+  them, with what is expected of it (`_with_new`). With m own normals, that
+  share and the share of the own normals are averaged, with weights 20 and m;
+  and since an average of p-values is none, its place among those of the
+  calibration entities is taken, each with m own normals. Beyond 100 own
+  normals, the p-value within the entity, (1 + own normals that score at least
+  as high) / (m + 1), takes over.
 
   Numbers of shots, anomalies and own normals between calibrated ones are
   interpolated; beyond them, the nearest counts.
