@@ -194,8 +194,7 @@ def case(name: str) -> tuple[str, explain.Explanation]:
         told = told._replace(names=tuple(names))
       kinds = entity.kinds or ('anomaly',) * len(entity.labels)
       kind = np.array(kinds, object)[entity.labels == 1][alarms[0]]
-      title = f'{name}, {entity.name}: {kind or "anomaly"}'
-      return f'{title} ({source.units})', told
+      return f'{name}, {entity.name}: {kind or "anomaly"}', told
   raise DataError(f'{name}: no anomaly is found in any entity')
 
 

@@ -613,6 +613,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     if self._x.ndim == 2 and not hasattr(self, '_names'):
       channels = self._run().layout.channels
       return channels or tuple(f'column {i}' for i in range(self._x.shape[1]))
+    if self._x.shape[-1] == 1 and not hasattr(self, '_names'):
+      return tuple(name.removesuffix(', ch 0') for name in feature.names)
     return feature.names
 
   def _features(self, rows):

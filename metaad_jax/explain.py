@@ -400,8 +400,7 @@ def _reason(e, c):
     return _power_reason(e, c)
   value, known = e.row[c], e.normals[:, c]
   known = known[np.isfinite(known)]
-  own = e.words.get(e.names[c])
-  start = f'{e.names[c]} is {_told(e, c, value) if own is None else repr(own)}'
+  start = f'{e.names[c]} is {_value(e, c)}'
   if np.isnan(value):
     return start
   if not len(known):
@@ -453,10 +452,10 @@ def picture(
   from matplotlib import figure as mpl_figure
 
   e = explanation
-  timed = len(e.times) > 0
+  timed, noun = len(e.times) > 0, 'window' if len(e.signal) else 'row'
   shown = np.argsort(-np.abs(e.attributions), kind='stable')[:most][::-1]
   figure = mpl_figure.Figure(
-    figsize=(9, 1.6 + 0.32 * max(len(shown), 3) + 1.8 * timed),
+    figsize=(9, 1.9 + 0.32 * max(len(shown), 3) + 1.8 * timed),
     layout='constrained',
   )
   axes = figure.subplots(
@@ -468,24 +467,26 @@ def picture(
   left.barh(place, e.attributions[shown], color=list(colour))
   left.axvline(0, color='black', linewidth=0.6)
   left.set_yticks(place, [_shown(e.names[c])[:40] for c in shown])
-  left.set_xlabel(
-    f'share of the score: {e.score:.3g} against {e.reference:.3g} of normals'
-  )
-  spread, centre = (
-    _spread(e.normals),
-    np.nanmedian(np.where(np.isnan(e.normals).all(0), 0, e.normals), 0),
-  )
-  scaled = lambda x: np.arcsinh((x - centre) / spread)[..., shown]
+  left.set_xlabel('share of the score')
+  right.axvspan(-1, 1, color='tab:green', alpha=0.12, linewidth=0)
+  scaled = lambda x: _beyond(x, e.normals)[..., shown]
   for normal in scaled(e.normals):
     right.plot(normal, place, '|', color='grey', alpha=0.6)
-  right.plot(scaled(e.row), place, 'D', color='tab:red', label='this row')
   right.plot(
     scaled(e.normals[e.nearest[0]]), place, '|', color='tab:green',
     markersize=12, label=f'nearest normal, {_normal(e, e.nearest[0])} of fit',
   )  # fmt: skip
-  right.set_yticks(place, [])
-  right.set_xlabel('arcsinh of the distance from the median, in deviations')
-  right.legend(fontsize='small')
+  right.plot(scaled(e.row), place, 'D', color='tab:red', label=f'this {noun}')
+  right.yaxis.tick_right()
+  # Numbers of features tell nobody anything; those of a table are known.
+  values = [] if len(e.signal) else [_value(e, c) for c in shown]
+  right.set_yticks(place, values or [''] * len(place))
+  right.set_xlim(-4.3, 4.3)
+  right.set_xticks([-3, -1, 1, 3], ['-100', 'low', 'high', '+100'])
+  right.set_xlabel("normals' range (green); beyond: in halves of it")
+  for axis in axes[0]:
+    axis.set_ylim(-0.7, len(place) - 0.3)
+  figure.legend(loc='outside lower right', fontsize='small', ncols=2)
   if timed:
     for axis in axes[1]:
       axis.remove()
@@ -493,29 +494,55 @@ def picture(
     _draw_signal(axis, e)
   verdict = 'abnormal' if e.score > e.threshold else 'normal'
   line = f'{title}\n' if title else ''
-  figure.suptitle(f'{line}{verdict}: p = {e.p_value:.2g}')
+  figure.suptitle(
+    f'{line}{verdict}: p = {e.p_value:.2g}, score {e.score:.3g} (normals '
+    f'{e.reference:.3g})'
+  )
   return figure
 
 
+def _beyond(x, normals):
+  """Where values lie: -1 to 1 is the normals' range, 2 is ten halves of it.
+
+  A constant column has no range: what differs is at the end of the scale.
+  """
+  with np.errstate(all='ignore'):
+    gone = np.isnan(normals).all(0)
+    known = np.where(gone, 0, normals)
+    low, high = np.nanmin(known, 0), np.nanmax(known, 0)
+    middle = low / 2 + high / 2
+    far = (x - middle) / (high / 2 - low / 2)
+    far = np.where(x == middle, 0, far)
+    outside = np.sign(far) * (1 + np.log10(np.abs(far)))
+    return np.clip(np.where(np.abs(far) > 1, outside, far), -4, 4)
+
+
+def _value(e, c):
+  own = e.words.get(e.names[c])
+  return _told(e, c, e.row[c]) if own is None else repr(own)
+
+
 def _draw_signal(axis, e):
-  """The window above the normals'; the darker, the more a stretch explains."""
+  """The window and the normals; the darker, the more a stretch explains."""
   share = np.maximum(e.times, 0) / max(e.times.max(), 1e-12)
   for begin, end, part in zip(e.seconds, e.seconds[1:], share, strict=False):
     axis.axvspan(begin, end, color='tab:orange', alpha=0.5 * part, linewidth=0)
   length = len(e.signal)
   time = np.arange(length) * (e.seconds[-1] / length)
-  for normal in e.usual:
-    axis.plot(time, normal, color='grey', alpha=0.3, linewidth=0.6)
+  for low, high in zip(e.usual.min(0).T, e.usual.max(0).T, strict=True):
+    axis.fill_between(time, low, high, color='grey', alpha=0.3, linewidth=0)
   axis.plot(time, e.signal, color='tab:red', linewidth=1.2)
   axis.margins(x=0)
-  axis.set_xlabel(f'time in {e.time_unit}; orange: what explains the score')
+  axis.set_xlabel(
+    f'time in {e.time_unit}; grey: the normals; orange: what explains the score'
+  )
   axis.set_ylabel('signal')
 
 
 def png(explanation: Explanation, title: str = '') -> bytes:
   """The picture as a file."""
   held = io.BytesIO()
-  picture(explanation, title=title).savefig(held, format='png', dpi=120)
+  picture(explanation, title=title).savefig(held, format='png', dpi=90)
   return held.getvalue()
 
 
