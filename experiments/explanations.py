@@ -19,7 +19,7 @@ from absl import flags
 import numpy as np
 
 from experiments import cli
-from metaad_jax import detector, episodes, explain, results, sources
+from metaad_jax import detector, episodes, explain, features, results, sources
 from metaad_jax.base import DataError
 
 FLAGS = flags.FlagValues()
@@ -154,11 +154,11 @@ def planted_bands(name, rate, entity, rng, count: int) -> list[dict]:
     return []
   fitted = detector.MetaAnomalyDetector(_RUN_DIR.value, rate=rate).fit(support)
   length, channels = support.shape[1:]
-  edges = np.arange(detector.BANDS + 1) * (length // 2 + 1) // detector.BANDS
+  edges = np.arange(features.BANDS + 1) * (length // 2 + 1) // features.BANDS
   spectra = np.abs(np.fft.rfft(support, axis=1)) ** 2
   windows, places = [], []
   for _ in range(count):
-    band, channel = rng.integers(1, detector.BANDS), rng.integers(channels)
+    band, channel = rng.integers(1, features.BANDS), rng.integers(channels)
     lines = np.arange(edges[band], edges[band + 1])
     strongest = spectra[:, lines, channel].sum(1).max()
     power = strongest * np.exp(rng.uniform(np.log(20), np.log(200)))
@@ -168,10 +168,10 @@ def planted_bands(name, rate, entity, rng, count: int) -> list[dict]:
       2 * np.sqrt(power) / length * np.sin(2 * np.pi * turns)
     )
     windows.append(window)
-    places.append(channel * detector.BANDS + band)
+    places.append(channel * features.BANDS + band)
   told = fitted.explain(np.stack(windows))
   return [
-    _record(name, entity, fitted, e, c, channels * detector.BANDS)
+    _record(name, entity, fitted, e, c, channels * features.BANDS)
     for e, c in zip(told, places, strict=True)
   ]
 
@@ -248,7 +248,7 @@ def main() -> None:
   found = plant()
   text = _PAGE.format(
     command=cli.command(),
-    bands=detector.BANDS,
+    bands=features.BANDS,
     shots=_SHOTS.value,
     summary=summary(found),
   )

@@ -49,12 +49,11 @@ def entities(
   Of the source that the run was trained on, the sides are those of its
   training; all entities of another are on the test side.
   """
-  source, _ = sources.get(spec)
   everyone = sources.load(spec, data_dir)
   layout = runs.layout_of(spec, everyone)
   if run.layout.shape == (None,) and len(layout.shape) == 2:
     made = features.make(
-      '+'.join(source.features),
+      features.of_windows(layout.shape[0]),  # as the detector does
       layout.shape,
       rate=layout.rate,
       channels=layout.channels,

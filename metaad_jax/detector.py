@@ -36,7 +36,6 @@ from metaad_jax import (
 )
 from metaad_jax.base import DataError
 
-BANDS = 32  # of a window's spectrum, unless its features are chosen
 _LARGE = 1e15
 _ANOMALIES = 64  # labelled ones that a support holds at most
 _UNCALIBRATED = 50  # normals that a support holds, where nobody measured
@@ -599,8 +598,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     if run.layout.shape == (None,):
       spec = 'identity'
       if len(shape) == 2:
-        bands = min(BANDS, shape[0] // 2 + 1)
-        spec = self.window_features or f'logspec:bins={bands}+statistics'
+        spec = self.window_features or features.of_windows(shape[0])
       return features_of(spec, shape, self.rate, self._names_of(shape))
     return runs.make_feature(run.config, run.layout)
 

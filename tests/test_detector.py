@@ -5,6 +5,8 @@ import json
 import pathlib
 import pickle
 import re
+import subprocess
+import sys
 import warnings
 
 from hypothesis import HealthCheck, given, settings
@@ -315,6 +317,42 @@ def test_saved_and_loaded(run_dir, rows, tmp_path):
   np.testing.assert_array_equal(copied.predict(frame), detector.predict(frame))
 
 
+def test_the_threshold_is_that_of_fit_whenever_it_is_asked_for(run_dir, rows):
+  """It is found on first use; what is set later does not change it."""
+  early, late = (MetaAnomalyDetector(run_dir).fit(rows[0][:20]) for _ in '12')
+  known = early.threshold_
+  late.set_params(false_alarm_rate=0.5)
+  assert late.threshold_ == known == -late.offset_
+  assert late.fit(rows[0][:20]).threshold_ < known
+  with pytest.raises(AttributeError):
+    _ = MetaAnomalyDetector(run_dir).threshold_
+  with pytest.raises(DataError, match='cannot be promised'):
+    MetaAnomalyDetector(run_dir, false_alarm_rate=1e-9).fit(rows[0][:20])
+
+
+def test_the_shipped_file_is_what_its_learner_has():
+  """It is read by its names alone, which saves tracing the network."""
+  named = runs.restore('shipped')
+  traced = runs.restore(
+    str(pathlib.Path(runs.__file__).parent / 'shipped' / 'tables.npz')
+  )
+  jax.tree.map(np.testing.assert_array_equal, named.params, traced.params)
+  assert jax.tree.structure(named.params) == jax.tree.structure(traced.params)
+
+
+def test_importing_the_detector_leaves_the_collector_as_it_was():
+  code = (
+    'import gc, sys, metaad_jax\n'
+    'metaad_jax.MetaAnomalyDetector\n'
+    'late = {"matplotlib", "orbax", "scipy.signal", "sklearn.metrics"}\n'
+    'print(gc.isenabled(), sorted(late & set(sys.modules)))'
+  )
+  told = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert told.stdout.split('\n')[0] == 'True []'
+
+
 def test_a_run_without_calibration_says_so(run_dir, rows, tmp_path):
   run = runs.restore(run_dir)._replace(calibration=None)
   path = str(tmp_path / 'bare.npz')
@@ -355,7 +393,7 @@ def test_windows(run_dir):
 def test_nothing_is_compiled_as_the_number_of_rows_varies(run_dir, rows):
   normal, bad = rows
   detector = MetaAnomalyDetector(run_dir)
-  for n in (9, 17, 5, 33):
+  for n in (9, 30, 5, 33):  # supports fill half of their size, or more
     detector.fit(normal[:n, :5]).predict(bad[:, :5])
     detector.predict(bad[:9, :5])
   with jax.log_compiles(), warnings.catch_warnings(record=True):
