@@ -33,6 +33,7 @@ from metaad_jax import (
   model_files,
   models,
   objectives,
+  parallel,
   sources,
   specs,
   table_tasks,
@@ -387,7 +388,9 @@ def train(
   )
   if run_dir is not None:
     layout = data.layout if data is not None else Layout((1,), None, ())
-    _open(run_dir, config, layout, _seen(data))
+    if parallel.first_process():
+      _open(run_dir, config, layout, _seen(data))
+    parallel.wait('run folder')
   return training.train(
     learner,
     sample,
