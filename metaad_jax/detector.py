@@ -311,18 +311,19 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       self._calibration(), self._judged().evidence, scores
     )
     numbers = np.flatnonzero(support & (self._y != 1))
-    return [
-      self._explain(*each, self._x[support], y, judges, numbers)._replace(
-        words=words
+    told = []
+    for row, score, chance, words in zip(
+      rows, scores, p, self._words(X, rows), strict=True
+    ):
+      e = self._explain(
+        row, score, chance, self._x[support], y, judges, numbers
       )
-      for *each, words in zip(
-        rows, scores, p, self._words(X, rows), strict=True
-      )
-    ]
+      told.append(e._replace(words=words))
+    return told
 
   def _words(self, X, rows):
     """The texts of every row, by column; missing ones left out."""
-    found = [{} for _ in rows]
+    found: list[dict[str, str]] = [{} for _ in rows]
     names = getattr(self, '_names', None) or ()
     for name in getattr(self, '_categories', {}):
       if not _is_frame(X):
