@@ -540,13 +540,13 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     self._adapted = adaptation.adapt(
       self._run(), self._features(self._x[support]), y[support]
     )
-    self._found = None
+    self._found: list[_Judged] = []  # filled when it is asked for
     return self
 
   def _judged(self) -> _Judged:
     """Scores all rows that are held, and finds the threshold."""
     check_is_fitted(self, '_x')
-    if self._found is None:
+    if not self._found:
       run, support = self._run(), self.support_
       x, normal = self._features(self._x), self._normal_support()
       scores = np.empty(len(x))
@@ -560,8 +560,9 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       threshold = calibration.threshold(
         self._calibration(), evidence, self._rate
       )
-      self._found = _Judged(scores, evidence, threshold)
-    return self._found
+      # Into a list: a call leaves the attributes what they were.
+      self._found.append(_Judged(scores, evidence, threshold))
+    return self._found[0]
 
   threshold_ = property(lambda self: self._judged().threshold)
   offset_ = property(lambda self: -self._judged().threshold)
