@@ -96,6 +96,8 @@ def adapt(run: runs.Run, x: np.ndarray, y: np.ndarray) -> Adapted:
   """
   rows, features = _padded(run, x, y)
   state = _compiled(run.learner)[0](_key(), run.params, rows, features)
+  # Waited for: what `fit` took is over when it returns.
+  state = jax.block_until_ready(state)
   return Adapted(state, x.shape[-1], rows.x.size)
 
 

@@ -541,9 +541,13 @@ def _draw_signal(axis, e):
 
 def png(explanation: Explanation, title: str = '') -> bytes:
   """The picture as a file."""
-  held = io.BytesIO()
+  from PIL import Image  # matplotlib brings it, and is as late
+
+  held, small = io.BytesIO(), io.BytesIO()
   picture(explanation, title=title).savefig(held, format='png', dpi=90)
-  return held.getvalue()
+  image = Image.open(held).convert('RGB').quantize(64)  # a third of the bytes
+  image.save(small, 'png', optimize=True)
+  return small.getvalue()
 
 
 def segments(length: int, most: int = 16) -> np.ndarray:
