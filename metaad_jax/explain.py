@@ -545,7 +545,7 @@ def png(explanation: Explanation, title: str = '') -> bytes:
 
   held, small = io.BytesIO(), io.BytesIO()
   picture(explanation, title=title).savefig(held, format='png', dpi=90)
-  image = Image.open(held).convert('RGB').quantize(64)  # a third of the bytes
+  image = Image.open(held).convert('RGB').quantize(256)  # half of the bytes
   image.save(small, 'png', optimize=True)
   return small.getvalue()
 
