@@ -64,6 +64,12 @@ _REPORT_SOURCES = flags.DEFINE_string(
   "to check on, joined by '+'; the one of the training by default",
   flag_values=FLAGS,
 )
+_REPORT_PLAIN = flags.DEFINE_bool(
+  'report_plain',
+  False,
+  'check clean supports without labels only: a quarter of the time',
+  flag_values=FLAGS,
+)
 _KEEP = flags.DEFINE_bool(
   'keep', False, 'do not fit: check the calibration that is there',
   flag_values=FLAGS,
@@ -125,6 +131,7 @@ def _report(run, folder, calibrated_on):
   for name in sources:
     members = calibrating.entities(run, name, _DATA_DIR.value)['test']
     settings = [(0, 0.0), (1, 0.0), (5, 0.0), (0, 0.1)]
+    settings = settings[:1] if _REPORT_PLAIN.value else settings
     found = calibrating.check(
       run, run.calibration, members, shots=(5, 10, 20, 50), settings=settings
     )

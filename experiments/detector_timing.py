@@ -92,6 +92,7 @@ def measure(
     name: functools.partial(model.fit, support)
     for name, model in models.items()
   }
+  fits[f'{OURS}, with its threshold'] = lambda: ours.fit(support).threshold_
   fits[f'{OURS}, uncalibrated'] = adapted
   yield Measured('fit', _SHOTS, columns, turns(fits, repeats))
   for count in sorted({1, min(1000, rows), rows}):

@@ -21,7 +21,7 @@ from metaad_jax.base import DataError, Entity
 from metaad_jax.calibration import Calibration, Case, Evidence
 
 RATES = (0.01, 0.05, 0.1)
-_NORMALS, _ANOMALIES = 200, 60  # that are scored per support
+_NORMALS, _ANOMALIES = 200, 56  # scored per support: 256 is a compiled size
 _OWN = 20  # normals held out, in the rule that has some
 
 
@@ -49,12 +49,11 @@ def entities(
   Of the source that the run was trained on, the sides are those of its
   training; all entities of another are on the test side.
   """
-  source, _ = sources.get(spec)
   everyone = sources.load(spec, data_dir)
   layout = runs.layout_of(spec, everyone)
   if run.layout.shape == (None,) and len(layout.shape) == 2:
     made = features.make(
-      '+'.join(source.features),
+      features.of_windows(layout.shape[0]),  # as the detector does
       layout.shape,
       rate=layout.rate,
       channels=layout.channels,

@@ -264,10 +264,13 @@ def _grid(values, weights):
   mass = np.concatenate(
     [np.full(len(v), w / len(v)) for v, w in zip(values, weights, strict=True)]
   )
+  # How many of its own entity's normals are at least as high as each.
+  own = np.concatenate(
+    [1 - np.searchsorted(np.sort(v), v, 'left') / len(v) for v in values]
+  )
   order = np.argsort(-pooled, kind='stable')
   pooled, total = pooled[order], np.sum(weights) + 1
-  # p of a value just above pooled[i] is before[i]; with it, after[i].
-  after = (0.5 + np.cumsum(mass[order])) / total
+  after = _with_new(np.cumsum(mass[order]), (mass * own)[order]) / total
   first = np.searchsorted(after, LEVELS * (1 + 1e-9), 'right')
   bars = np.append(pooled, -np.inf)[first]
   bars[0.5 / total > LEVELS] = np.inf
@@ -276,6 +279,30 @@ def _grid(values, weights):
   low = rounded < bars
   rounded[low] = np.nextafter(rounded[low], np.float32(np.inf))
   return rounded
+
+
+def _with_new(others, own):
+  """The sum of all entities' shares, with what the new one is expected to add.
+
+  Of a row of the new entity only the other entities' shares at or above it are
+  known. Its own is taken to be what it is for the calibration entities' rows
+  at about the same place, at a half to twice the sum; and the whole at least
+  0.5, for so few entities cannot tell less.
+
+  Args:
+    others: [n] sum of the shares at or above each of the pooled values.
+    own: [n] the share in the value's own entity, times its mass.
+
+  Returns:
+    [n] not decreasing.
+  """
+  known = np.append(0, others)
+  low, high = others / 2, np.minimum(2 * others, others[-1])
+  sums = [
+    np.interp(x, known, np.append(0, np.cumsum(own))) for x in (low, high)
+  ]
+  expected = (sums[1] - sums[0]) / (high - low)
+  return np.maximum.accumulate(np.maximum(0.5, others + expected))
 
 
 def _look_up(grid, values):
@@ -340,11 +367,12 @@ def p_values(
 
   Without own normals it is the share of the calibration entities' normals that
   score at least as high, after standardization; the new entity counts among
-  them, with one half. With m own normals, that share and the share of the own
-  normals are averaged, with weights 20 and m; and since an average of p-values
-  is none, its place among those of the calibration entities is taken, each
-  with m own normals. Beyond 100 own normals, the p-value within the entity,
-  (1 + own normals that score at least as high) / (m + 1), takes over.
+  them, with what is expected of it (`_with_new`). With m own normals, that
+  share and the share of the own normals are averaged, with weights 20 and m;
+  and since an average of p-values is none, its place among those of the
+  calibration entities is taken, each with m own normals. Beyond 100 own
+  normals, the p-value within the entity, (1 + own normals that score at least
+  as high) / (m + 1), takes over.
 
   Numbers of shots, anomalies and own normals between calibrated ones are
   interpolated; beyond them, the nearest counts.
@@ -425,18 +453,13 @@ def threshold(
   Raises:
     DataError: if no score can have so small a p-value.
   """
+  check(calibration, evidence, rate)
   high = 1.0
   for score in (*np.ravel(evidence.support), *np.ravel(evidence.own)):
     high = max(high, abs(float(score)))
   judge = lambda scores: p_values(calibration, evidence, scores) <= rate
   while not judge(np.array([high]))[0]:
     high *= 4
-    if high > 1e30:
-      raise DataError(
-        f'a false-alarm rate of {rate:g} cannot be promised from '
-        f'{calibration.entities} calibration entities: ask for at least '
-        f'{smallest_rate(calibration):.2g}'
-      )
   low = -high
   if judge(np.array([low]))[0]:
     return low
@@ -445,6 +468,32 @@ def threshold(
     first = max(1, int(np.argmax(judge(ladder))))
     low, high = ladder[first - 1], ladder[first]
   return float(np.nextafter(high, -np.inf))
+
+
+def check(calibration: Calibration, evidence: Evidence, rate: float) -> None:
+  """Refuses a rate that no score of an entity can meet.
+
+  Args:
+    calibration: see `fit`.
+    evidence: of the entity; of its scores only the number of own ones counts.
+    rate: false-alarm rate.
+
+  Raises:
+    DataError: if no score can have so small a p-value.
+  """
+  if _least(calibration, evidence) > rate:
+    raise DataError(
+      f'a false-alarm rate of {rate:g} cannot be promised from '
+      f'{calibration.entities} calibration entities: ask for at least '
+      f'{smallest_rate(calibration):.2g}'
+    )
+
+
+def _least(calibration, evidence):
+  """The p-value of a score above all others."""
+  own = np.zeros(len(evidence.own))
+  evidence = evidence._replace(support=np.zeros(0), own=own)
+  return p_values(calibration, evidence, np.array([1e30]))[0]
 
 
 def ladder(
@@ -461,7 +510,7 @@ def ladder(
     Scores [steps], increasing, and their p-values [steps], not increasing. A
     score between two has at most the p-value of the lower one.
   """
-  least = p_values(calibration, evidence, np.array([1e30]))[0]
+  least = _least(calibration, evidence)
   low, high = (
     threshold(calibration, evidence, rate) for rate in (0.99, least * 1.001)
   )

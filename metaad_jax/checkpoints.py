@@ -9,7 +9,6 @@ import shutil
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from metaad_jax import parallel
 from metaad_jax.base import DataError
@@ -46,6 +45,10 @@ class Checkpoints:
     Raises:
       DataError: if it cannot be made.
     """
+    # A quarter of a second that only who trains should wait for.
+    import orbax.checkpoint as ocp
+
+    self._args = ocp.args
     try:
       os.makedirs(folder, exist_ok=True)
       self._manager = ocp.CheckpointManager(
@@ -69,7 +72,7 @@ class Checkpoints:
     """
     folder = self._folder(step)
     try:
-      self._manager.save(step, args=ocp.args.StandardSave(state))
+      self._manager.save(step, args=self._args.StandardSave(state))
       if folder.is_dir() and parallel.first_process():
         path = folder / _DIGESTS
         path.with_suffix('.part').write_text(json.dumps(_digests(folder)))
@@ -141,7 +144,9 @@ class Checkpoints:
       like,
     )
     try:
-      return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+      return self._manager.restore(
+        step, args=self._args.StandardRestore(target)
+      )
     except Exception as error:
       raise self._damaged(step, str(error).split('\n')[0][:200]) from error
 

@@ -36,7 +36,6 @@ from metaad_jax import (
 )
 from metaad_jax.base import DataError
 
-_WINDOW_FEATURES = 'logspec+statistics'
 _LARGE = 1e15
 _ANOMALIES = 64  # labelled ones that a support holds at most
 _UNCALIBRATED = 50  # normals that a support holds, where nobody measured
@@ -44,7 +43,6 @@ _UNCALIBRATED = 50  # normals that a support holds, where nobody measured
 
 def load_run(run_dir: str) -> runs.Run:
   """A run by its folder, file or name, read once."""
-  compilation.persist()
   parts = ('', 'config.json', 'calibration.npz', 'checkpoints')
   return _load_run(
     run_dir, *[_changed(os.path.join(run_dir, p)) for p in parts]
@@ -61,6 +59,7 @@ def _changed(path):
 @functools.lru_cache(maxsize=8)
 def _load_run(run_dir, *changed):
   del changed
+  compilation.persist()
   run = runs.restore(run_dir)
   if runs.regression(run.config):
     raise DataError(
@@ -83,6 +82,20 @@ class Judgement(NamedTuple):
   outliers: np.ndarray
 
 
+class _Judged(NamedTuple):
+  """What the rows of `fit` and their calibration come to.
+
+  Attributes:
+    scores: [n] of all rows, higher = more abnormal.
+    evidence: see `calibration`.
+    threshold: a score above is an alarm.
+  """
+
+  scores: np.ndarray
+  evidence: calibration.Evidence
+  threshold: float
+
+
 class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
   """A meta-trained detector, adapted to few normals of one entity.
 
@@ -92,7 +105,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     false_alarm_rate: the share of normal rows that `predict` may call
       outliers; what is promised is in `docs/calibration.md`.
     window_features: features of windows [length, channels], for a run that
-      takes tables of any width; see `metaad_jax.features`.
+      takes tables of any width; see `metaad_jax.features`. None = the logarithm
+      of the power in 32 bands, and statistics.
     rate: sampling rate of windows in Hz, for the names of frequency bands.
 
   Attributes:
@@ -118,7 +132,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     run_dir: str = 'shipped',
     *,
     false_alarm_rate: float = 0.05,
-    window_features: str = _WINDOW_FEATURES,
+    window_features: str | None = None,
     rate: float | None = None,
   ):
     self.run_dir = run_dir
@@ -248,12 +262,16 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
   def p_values(self, X) -> np.ndarray:
     """[n] how likely a normal row scores as high; see `calibration`."""
     scores = self._abnormality(X)
-    return calibration.p_values(self._calibration(), self._evidence, scores)
+    return calibration.p_values(
+      self._calibration(), self._judged().evidence, scores
+    )
 
   def judge(self, X) -> Judgement:
     """Scores, p-values and decisions, in one go; see `fit` for X."""
     scores = self._abnormality(X)
-    p = calibration.p_values(self._calibration(), self._evidence, scores)
+    p = calibration.p_values(
+      self._calibration(), self._judged().evidence, scores
+    )
     return Judgement(scores, p, scores > self.threshold_)
 
   def discoveries(self, X, rate: float = 0.1) -> np.ndarray:
@@ -289,32 +307,54 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       for adapted, who in adaptation.without(self._run(), x, y)
     ]
     scores = self._score(self._features(rows))
-    p = calibration.p_values(self._calibration(), self._evidence, scores)
+    p = calibration.p_values(
+      self._calibration(), self._judged().evidence, scores
+    )
     numbers = np.flatnonzero(support & (self._y != 1))
-    return [
-      self._explain(*each, self._x[support], y, judges, numbers)
-      for each in zip(rows, scores, p, strict=True)
-    ]
+    told = []
+    for row, score, chance, words in zip(
+      rows, scores, p, self._words(X, rows), strict=True
+    ):
+      e = self._explain(
+        row, score, chance, self._x[support], y, judges, numbers
+      )
+      told.append(e._replace(words=words))
+    return told
+
+  def _words(self, X, rows):
+    """The texts of every row, by column; missing ones left out."""
+    found: list[dict[str, str]] = [{} for _ in rows]
+    names = getattr(self, '_names', None) or ()
+    for name in getattr(self, '_categories', {}):
+      if not _is_frame(X):
+        break
+      (column,) = (c for c in X.columns if str(c) == name)
+      place = names.index(name)
+      for words, row, text in zip(found, rows, X[column], strict=True):
+        if not np.isnan(row[place]):
+          words[name] = str(text)
+    return found
 
   def _explain(self, row, score, p, support, bad, judges, numbers):
     names = self._column_names()
     seen, values = self._features(support), self._features(row[None])[0]
     known = seen[~bad]
     times, seconds = np.zeros(0), np.zeros(0)
-    gains, mend = np.zeros(0), None
+    gains, mend, shared = np.zeros(0), None, 0.0
     signal, usual = np.zeros((0, 0)), np.zeros((0, 0, 0))
     reference = float(np.mean(self.decision_scores_[self._normal_support()]))
     if known.ndim == 2:
       unseen = [(judge, seen[who]) for judge, who in judges]
-      gains = explain.attributions(unseen, values, np.arange(len(values)))
-      reference = float(score - gains.sum())
+      gains, shared = explain.attributions(
+        unseen, values, np.arange(len(values)), score - reference
+      )
       mend = explain.change(self._score, values, known, gains, self.threshold_)
     if row.ndim == 2:
       part = explain.segments(len(row))
       players = np.repeat(part[:, None], row.shape[1], 1)
       through = lambda judge: lambda rows: judge(self._features(rows))
       unseen = [(through(judge), support[who]) for judge, who in judges]
-      times = explain.attributions(unseen, row, players)
+      times, _ = explain.attributions(unseen, row, players, score - reference)
       starts = np.flatnonzero(np.diff(part, prepend=-1))
       rate = self._sampling() or 1.0
       seconds = np.append(starts, len(row)) / rate
@@ -328,7 +368,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
         told[mend.columns] = known[mend.normal][mend.columns]
         mend = mend._replace(row=told)
     return explain.Explanation(
-      names, flat(values[None])[0], gains, float(score), reference,
+      names, flat(values[None])[0], gains, float(score), reference, shared,
       self.threshold_, float(p), flat(known), near, far, mend, times, seconds,
       's' if self._sampling() else 'samples', signal, usual, numbers,
       getattr(self, '_categories', {}),
@@ -450,7 +490,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       scaling=scaling,
       threshold=self.threshold_,
       false_alarm_rate=float(self.false_alarm_rate),
-      ladder=calibration.ladder(self._calibration(), self._evidence),
+      ladder=calibration.ladder(self._calibration(), self._judged().evidence),
       names=tuple(str(name) for name in self._column_names()) if plain else (),
       meta={'run': run.name, 'categories': getattr(self, '_categories', {})},
     )
@@ -487,36 +527,63 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     return self._run().layout.rate or self.rate
 
   def _adapt(self):
-    """Adapts to the support, and judges all rows that are held."""
-    check = self._calibration()
-    run = self._run()
+    """Adapts to the support; `_judged` judges by it when it is asked."""
+    self._rate = float(self.false_alarm_rate)
+    calibration.check(
+      self._calibration(),
+      self._evidence(np.zeros(0), np.zeros(self._own().sum())),
+      self._rate,
+    )
     self._centre, self._unit = self._scaling()
-    x = self._features(self._x)
-    support, own = self.support_, ~self.support_ & (self._y == 0)
     y = (self._y == 1).astype(np.float32)
-    self._adapted = adaptation.adapt(run, x[support], y[support])
-    normal = self._normal_support()
-    scores = np.empty(len(x))
-    known = adaptation.support_scores(run, x[support], y[support])
-    rest = ~normal if len(known) else np.ones(len(x), bool)
-    if len(known):
-      scores[normal] = known
-    if rest.any():
-      scores[rest] = adaptation.score(run, self._adapted, x[rest])
-    self._evidence = calibration.Evidence(
-      int(normal.sum()),
-      int(y[support].sum()),
-      bool((self._y[support] == -1).any()),
-      known,
-      scores[own],
+    support = self.support_
+    self._adapted = adaptation.adapt(
+      self._run(), self._features(self._x[support]), y[support]
     )
-    self.threshold_ = calibration.threshold(
-      check, self._evidence, float(self.false_alarm_rate)
-    )
-    self.offset_ = -self.threshold_
-    self.decision_scores_ = scores
-    self.labels_ = (scores > self.threshold_).astype(int)
+    self._found: list[_Judged] = []  # filled when it is asked for
     return self
+
+  def _judged(self) -> _Judged:
+    """Scores all rows that are held, and finds the threshold."""
+    check_is_fitted(self, '_x')
+    if not self._found:
+      run, support = self._run(), self.support_
+      x, normal = self._features(self._x), self._normal_support()
+      scores = np.empty(len(x))
+      known = adaptation.support_scores(run, x[support], self._y[support] == 1)
+      rest = ~normal if len(known) else np.ones(len(x), bool)
+      if len(known):
+        scores[normal] = known
+      if rest.any():
+        scores[rest] = adaptation.score(run, self._adapted, x[rest])
+      evidence = self._evidence(known, scores[self._own()])
+      threshold = calibration.threshold(
+        self._calibration(), evidence, self._rate
+      )
+      # Into a list: a call leaves the attributes what they were.
+      self._found.append(_Judged(scores, evidence, threshold))
+    return self._found[0]
+
+  threshold_ = property(lambda self: self._judged().threshold)
+  offset_ = property(lambda self: -self._judged().threshold)
+  decision_scores_ = property(lambda self: self._judged().scores)
+  labels_ = property(
+    lambda self: (self.decision_scores_ > self.threshold_).astype(int)
+  )
+
+  def _evidence(self, known, own):
+    support = self._y[self.support_]
+    return calibration.Evidence(
+      int((support != 1).sum()),
+      int((support == 1).sum()),
+      bool((support == -1).any()),
+      known,
+      own,
+    )
+
+  def _own(self):
+    """[n] bool, the normals that are held out of the support."""
+    return ~self.support_ & (self._y == 0)
 
   def _normal_support(self):
     return self.support_ & (self._y != 1)
@@ -531,7 +598,9 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
   def _feature(self):
     run, shape = self._run(), self._x.shape[1:]
     if run.layout.shape == (None,):
-      spec = self.window_features if len(shape) == 2 else 'identity'
+      spec = 'identity'
+      if len(shape) == 2:
+        spec = self.window_features or features.of_windows(shape[0])
       return features_of(spec, shape, self.rate, self._names_of(shape))
     return runs.make_feature(run.config, run.layout)
 
@@ -544,6 +613,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     if self._x.ndim == 2 and not hasattr(self, '_names'):
       channels = self._run().layout.channels
       return channels or tuple(f'column {i}' for i in range(self._x.shape[1]))
+    if self._x.shape[-1] == 1 and not hasattr(self, '_names'):
+      return tuple(name.removesuffix(', ch 0') for name in feature.names)
     return feature.names
 
   def _features(self, rows):
@@ -570,12 +641,15 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       return np.zeros(1), np.ones(1)
     with warnings.catch_warnings(), np.errstate(all='ignore'):
       warnings.simplefilter('ignore', RuntimeWarning)  # columns all missing
-      median = np.nan_to_num(np.nanmedian(x, 0))
-      span = np.nan_to_num(np.nanmax(x, 0) / 2 - np.nanmin(x, 0) / 2)
-      centre = np.where(
-        (span > 0) & (span < 1e-4 * np.abs(median)), median, 0.0
-      )
-      size = np.nan_to_num(np.nanmax(np.abs(x - centre), 0))
+      low, high = (np.nan_to_num(f(x, 0)) for f in (np.nanmin, np.nanmax))
+      span, centre = high / 2 - low / 2, np.zeros(x.shape[1])
+      size = np.maximum(np.abs(low), np.abs(high))
+      narrow = (span > 0) & (span < 1e-4 * size)
+      if narrow.any():  # a median takes longer than all the rest
+        median = np.nanmedian(x[:, narrow], 0)
+        far = span[narrow] < 1e-4 * np.abs(median)
+        centre[narrow] = np.where(far, median, 0.0)
+        size = np.nan_to_num(np.nanmax(np.abs(x - centre), 0))
     odd = (size > _LARGE) | ((size < 1 / _LARGE) & (size > 0))
     exponent = np.frexp(np.where(odd, size, 0.0))[1]
     unit = np.exp2(np.clip(-exponent, -1000, 1000).astype(np.float64))

@@ -2,12 +2,11 @@
 
 An attribution is a Shapley value: the mean, over orders of the columns and
 over normals of the support, of what the score gains when a column of the
-normal is replaced by the row's own. Because every order ends at the row
-itself, the attributions add up to the row's score minus the normals' mean
-score exactly (completeness). Integrated gradients have the same property in
-theory; on rows with discrete columns they miss it, because a detector that
-looks at ranks and at equality has a gradient of zero nearly everywhere
-(`docs/calibration.md` has the numbers).
+normal is replaced by the row's own. The attributions add up to the row's score
+minus the normals' mean score exactly (completeness). Integrated gradients have
+the same property in theory; on rows with discrete columns they miss it, because
+a detector that looks at ranks and at equality has a gradient of zero nearly
+everywhere (`docs/calibration.md`).
 
 References:
   Strumbelj and Kononenko, Explaining prediction models and individual
@@ -19,15 +18,19 @@ References:
 from collections.abc import Callable, Mapping, Sequence
 import io
 import types
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from matplotlib import figure as mpl_figure
 import numpy as np
+
+if TYPE_CHECKING:
+  from matplotlib import figure as mpl_figure
 
 Score = Callable[[np.ndarray], np.ndarray]
 _BUDGET = 2048  # rows that are scored for the attributions of one
+# Features of windows that are logarithms of a power, and what to call them.
+_POWERS = {'log-power ': 'band', 'envelope ': 'envelope band'}
 
 
 class Change(NamedTuple):
@@ -57,6 +60,8 @@ class Explanation(NamedTuple):
     score: of the row, higher = more abnormal.
     reference: mean score of the support's normals, each unseen by the
       detector that scores it.
+    shared: the part of `score` - `reference` that detectors of parts of the
+      support miss, shared out among the attributions; see `attributions`.
     threshold: a score above is an alarm.
     p_value: of the score.
     normals: [n, F] the support's normals.
@@ -72,6 +77,7 @@ class Explanation(NamedTuple):
     numbers: [n] which row of `fit` (counted from 0, later ones following) each
       of `normals` is; () = the same numbers.
     categories: the texts that the codes of a column stand for, by its name.
+    words: the row's own texts, by column; those that `fit` has not seen, too.
   """
 
   names: tuple[str, ...]
@@ -79,6 +85,7 @@ class Explanation(NamedTuple):
   attributions: np.ndarray
   score: float
   reference: float
+  shared: float
   threshold: float
   p_value: float
   normals: np.ndarray
@@ -92,28 +99,32 @@ class Explanation(NamedTuple):
   usual: np.ndarray = np.zeros((0, 0, 0))
   numbers: Sequence[int] = ()
   categories: Mapping[str, Sequence[str]] = types.MappingProxyType({})
+  words: Mapping[str, str] = types.MappingProxyType({})
 
 
 def attributions(
   judges: Sequence[tuple[Score, np.ndarray]],
   row: np.ndarray,
   players: np.ndarray,
-) -> np.ndarray:
+  rise: float,
+) -> tuple[np.ndarray, float]:
   """Shapley values, with normals that the detector has not seen.
 
   A detector scores the rows that it was adapted to far too low; a step away
   from one of them would look like a reason, in whichever column it is. So the
   normals are dealt out in parts, and each part is compared with by a detector
-  that was adapted to the others.
+  that was adapted to the others. These score the row itself a little
+  differently than the detector that is explained, which was adapted to all
+  normals; the difference is shared out in proportion to what they found.
 
   Args:
     judges: scores [n, ...] -> [n], and the normals [m, ...] unseen by each.
     row: [...] to explain.
     players: [...] int, which of P groups an entry belongs to.
+    rise: what is explained: the row's score minus the normals' mean score.
 
   Returns:
-    [P] float64; the sum is the mean of score(row) minus the mean score of the
-    normals that were drawn.
+    [P] float64 that add up to `rise`, and the difference that was shared out.
   """
   count = int(players.max()) + 1
   total = sum(len(normals) for _, normals in judges)
@@ -126,7 +137,10 @@ def attributions(
         score, row, normals, players, budget=_BUDGET // len(judges), seed=i
       )
     )
-  return found
+  left = rise - found.sum()
+  size = np.abs(found)
+  size = size / size.sum() if size.any() else np.full(count, 1 / count)
+  return found + left * size, float(left)
 
 
 def shapley(
@@ -291,13 +305,13 @@ class Reason(NamedTuple):
 
   Attributes:
     column: its name.
-    value: the row's own; NaN = missing.
+    value: the row's own, the text of a category; NaN = missing.
     share: its attribution.
     text: the value beside those of the normals, in words.
   """
 
   column: str
-  value: float
+  value: float | str
   share: float
   text: str
 
@@ -306,7 +320,12 @@ def reasons(explanation: Explanation, most: int = 3) -> list[Reason]:
   """The columns that explain most; those below a tenth of the first: none."""
   e = explanation
   return [
-    Reason(e.names[c], float(e.row[c]), float(e.attributions[c]), _reason(e, c))
+    Reason(
+      e.names[c],
+      e.words.get(e.names[c], float(e.row[c])),
+      float(e.attributions[c]),
+      _reason(e, c),
+    )
     for c in _leading(e, most)
   ]
 
@@ -323,21 +342,49 @@ def text(explanation: Explanation, most: int = 3) -> str:
     i = int(np.argmax(e.times))
     begin, end = e.seconds[i], e.seconds[i + 1]
     line += f'; mostly between {begin:.4g} and {end:.4g} {e.time_unit}'
-  line += f'; the nearest normal is row {_number_of(e)} of fit'
+  line += f'; the nearest normal is {_normal(e, e.nearest[0])} of fit'
   if e.change is not None:
     told = ', '.join(
-      f'{e.names[c]} = {_told(e, c, e.change.row[c])}'
+      _shown(e.names[c])
+      if len(e.signal)  # a number of a feature tells nobody what to mend
+      else f'{e.names[c]} = {_told(e, c, e.change.row[c])}'
       for c in e.change.columns[:most]
     )
     more = len(e.change.columns) - most
     line += f'; it would be normal with {told}'
     line += f' and {more} more' if more > 0 else ''
+    line += f' as in {_normal(e, e.change.normal)}' if len(e.signal) else ''
   return line
 
 
-def _number_of(e):
-  near = int(e.nearest[0])
-  return int(e.numbers[near]) if len(e.numbers) else near
+def _normal(e, place):
+  number = int(e.numbers[place]) if len(e.numbers) else int(place)
+  return f'{"window" if len(e.signal) else "row"} {number}'
+
+
+def _shown(name):
+  """The name of a column; of a feature that is the power in a band, that."""
+  for start in _POWERS:
+    if name.startswith(start):
+      return f'{_POWERS[start]} {name.removeprefix(start)}'
+  return name
+
+
+def _power_reason(e, c):
+  """`_reason` of a band of a spectrum, as a ratio of powers."""
+  value, known = e.row[c], e.normals[:, c]
+  name = _shown(e.names[c])
+  if value > known.max():
+    ratio = _number(np.exp(min(value - known.max(), 500.0)))
+    return f"{name} has {ratio} times the power of the normals' strongest"
+  if value < known.min():
+    ratio = _number(np.exp(min(known.min() - value, 500.0)))
+    return f"{name} is {ratio} times weaker than the normals' weakest"
+  return f'{name} is as strong as in some normals, but unusual'
+
+
+def _number(x):
+  return f'{x:.2g}' if x < 99.5 else f'{x:,.0f}' if x < 1e6 else f'{x:.0e}'
 
 
 def _leading(e, most):
@@ -349,9 +396,11 @@ def _leading(e, most):
 
 
 def _reason(e, c):
+  if len(e.signal) and _shown(e.names[c]) != e.names[c]:
+    return _power_reason(e, c)
   value, known = e.row[c], e.normals[:, c]
   known = known[np.isfinite(known)]
-  start = f'{e.names[c]} is {_told(e, c, value)}'
+  start = f'{e.names[c]} is {_value(e, c)}'
   if np.isnan(value):
     return start
   if not len(known):
@@ -362,7 +411,7 @@ def _reason(e, c):
       return f'{start}, as always'
     return f'{start}, always {_told(e, c, low)} in normals'
   if e.names[c] in e.categories:
-    return f'{start}, as in {seen:.0%} of the normals'
+    return f'{start}, as in {f"{seen:.0%}" if seen else "none"} of the normals'
   if low <= value <= high:
     if seen:
       return f'{start}, as in {seen:.0%} of the normals'
@@ -372,7 +421,7 @@ def _reason(e, c):
     )
   side, bound = ('above', high) if value > high else ('below', low)
   far = abs(value / 2 - bound / 2) / (high / 2 - low / 2)
-  return f'{start}, {side} all normals by {far:.2g} times their range'
+  return f'{start}, {side} all normals by {_number(far)} times their range'
 
 
 def _told(e, c, value):
@@ -388,7 +437,7 @@ def _told(e, c, value):
 
 def picture(
   explanation: Explanation, most: int = 12, title: str = ''
-) -> mpl_figure.Figure:
+) -> 'mpl_figure.Figure':
   """Attributions, the row among the normals, and stretches of time.
 
   Args:
@@ -399,11 +448,14 @@ def picture(
   Returns:
     The figure.
   """
+  # A third of a second that only who draws should wait for.
+  from matplotlib import figure as mpl_figure
+
   e = explanation
-  timed = len(e.times) > 0
+  timed, noun = len(e.times) > 0, 'window' if len(e.signal) else 'row'
   shown = np.argsort(-np.abs(e.attributions), kind='stable')[:most][::-1]
   figure = mpl_figure.Figure(
-    figsize=(9, 1.6 + 0.32 * max(len(shown), 3) + 1.8 * timed),
+    figsize=(9, 1.9 + 0.32 * max(len(shown), 3) + 1.8 * timed),
     layout='constrained',
   )
   axes = figure.subplots(
@@ -414,25 +466,27 @@ def picture(
   colour = np.where(e.attributions[shown] > 0, 'tab:red', 'tab:blue')
   left.barh(place, e.attributions[shown], color=list(colour))
   left.axvline(0, color='black', linewidth=0.6)
-  left.set_yticks(place, [e.names[c][:40] for c in shown])
-  left.set_xlabel(
-    f'share of the score: {e.score:.3g} against {e.reference:.3g} of normals'
-  )
-  spread, centre = (
-    _spread(e.normals),
-    np.nanmedian(np.where(np.isnan(e.normals).all(0), 0, e.normals), 0),
-  )
-  scaled = lambda x: np.arcsinh((x - centre) / spread)[..., shown]
+  left.set_yticks(place, [_shown(e.names[c])[:40] for c in shown])
+  left.set_xlabel('share of the score')
+  right.axvspan(-1, 1, color='tab:green', alpha=0.12, linewidth=0)
+  scaled = lambda x: _beyond(x, e.normals)[..., shown]
   for normal in scaled(e.normals):
     right.plot(normal, place, '|', color='grey', alpha=0.6)
-  right.plot(scaled(e.row), place, 'D', color='tab:red', label='this row')
   right.plot(
     scaled(e.normals[e.nearest[0]]), place, '|', color='tab:green',
-    markersize=12, label=f'nearest normal, row {_number_of(e)} of fit',
+    markersize=12, label=f'nearest normal, {_normal(e, e.nearest[0])} of fit',
   )  # fmt: skip
-  right.set_yticks(place, [])
-  right.set_xlabel('arcsinh of the distance from the median, in deviations')
-  right.legend(fontsize='small')
+  right.plot(scaled(e.row), place, 'D', color='tab:red', label=f'this {noun}')
+  right.yaxis.tick_right()
+  # Numbers of features tell nobody anything; those of a table are known.
+  values = [] if len(e.signal) else [_value(e, c) for c in shown]
+  right.set_yticks(place, values or [''] * len(place))
+  right.set_xlim(-4.3, 4.3)
+  right.set_xticks([-3, -1, 1, 3], ['-100', 'low', 'high', '+100'])
+  right.set_xlabel("normals' range (green); beyond: in halves of it")
+  for axis in axes[0]:
+    axis.set_ylim(-0.7, len(place) - 0.3)
+  figure.legend(loc='outside lower right', fontsize='small', ncols=2)
   if timed:
     for axis in axes[1]:
       axis.remove()
@@ -440,30 +494,60 @@ def picture(
     _draw_signal(axis, e)
   verdict = 'abnormal' if e.score > e.threshold else 'normal'
   line = f'{title}\n' if title else ''
-  figure.suptitle(f'{line}{verdict}: p = {e.p_value:.2g}')
+  figure.suptitle(
+    f'{line}{verdict}: p = {e.p_value:.2g}, score {e.score:.3g} (normals '
+    f'{e.reference:.3g})'
+  )
   return figure
 
 
+def _beyond(x, normals):
+  """Where values lie: -1 to 1 is the normals' range, 2 is ten halves of it.
+
+  A constant column has no range: what differs is at the end of the scale.
+  """
+  with np.errstate(all='ignore'):
+    gone = np.isnan(normals).all(0)
+    known = np.where(gone, 0, normals)
+    low, high = np.nanmin(known, 0), np.nanmax(known, 0)
+    middle = low / 2 + high / 2
+    far = (x - middle) / (high / 2 - low / 2)
+    far = np.where(x == middle, 0, far)
+    outside = np.sign(far) * (1 + np.log10(np.abs(far)))
+    return np.clip(np.where(np.abs(far) > 1, outside, far), -4, 4)
+
+
+def _value(e, c):
+  own = e.words.get(e.names[c])
+  return _told(e, c, e.row[c]) if own is None else repr(own)
+
+
 def _draw_signal(axis, e):
-  """The window above the normals'; the darker, the more a stretch explains."""
+  """The window and the normals; the darker, the more a stretch explains."""
   share = np.maximum(e.times, 0) / max(e.times.max(), 1e-12)
   for begin, end, part in zip(e.seconds, e.seconds[1:], share, strict=False):
     axis.axvspan(begin, end, color='tab:orange', alpha=0.5 * part, linewidth=0)
   length = len(e.signal)
   time = np.arange(length) * (e.seconds[-1] / length)
-  for normal in e.usual:
-    axis.plot(time, normal, color='grey', alpha=0.3, linewidth=0.6)
+  for low, high in zip(e.usual.min(0).T, e.usual.max(0).T, strict=True):
+    axis.fill_between(time, low, high, color='grey', alpha=0.3, linewidth=0)
   axis.plot(time, e.signal, color='tab:red', linewidth=1.2)
   axis.margins(x=0)
-  axis.set_xlabel(f'time in {e.time_unit}; orange: what explains the score')
+  axis.set_xlabel(
+    f'time in {e.time_unit}; grey: the normals; orange: what explains the score'
+  )
   axis.set_ylabel('signal')
 
 
 def png(explanation: Explanation, title: str = '') -> bytes:
   """The picture as a file."""
-  held = io.BytesIO()
-  picture(explanation, title=title).savefig(held, format='png', dpi=120)
-  return held.getvalue()
+  from PIL import Image  # matplotlib brings it, and is as late
+
+  held, small = io.BytesIO(), io.BytesIO()
+  picture(explanation, title=title).savefig(held, format='png', dpi=90)
+  image = Image.open(held).convert('RGB').quantize(256)  # half of the bytes
+  image.save(small, 'png', optimize=True)
+  return small.getvalue()
 
 
 def segments(length: int, most: int = 16) -> np.ndarray:

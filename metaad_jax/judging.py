@@ -302,7 +302,7 @@ def reasons(explanation: explain.Explanation) -> list[dict[str, Any]]:
   return [
     {
       'column': reason.column,
-      'value': reason.value if math.isfinite(reason.value) else None,
+      'value': None if reason.value != reason.value else reason.value,
       'share': round(reason.share, 6),
       'text': reason.text,
     }

@@ -7,7 +7,6 @@ Host metrics take NumPy arrays and go through scikit-learn's ROC curve;
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn import metrics as sklearn_metrics
 
 from metaad_jax import base
 
@@ -162,6 +161,8 @@ def _curve(
       f'{anomalies} anomalies and {normals} normal rows: ranking needs at '
       'least one of each'
     )
+  from sklearn import metrics as sklearn_metrics  # late: the detector starts
+
   false_alarms, recalls, _ = sklearn_metrics.roc_curve(
     labels, scores, drop_intermediate=False
   )

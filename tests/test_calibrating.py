@@ -90,17 +90,18 @@ def test_support_scores_are_of_rows_left_out(run):
     hand = adaptation.score(run, adapted, x[i : i + 1])[0]
     assert score == pytest.approx(hand, abs=1e-5)
   assert adaptation.support_scores(run, x[:1], y[:1]).shape == (0,)
-  many = np.random.default_rng(1).normal(size=(30, 3))
-  parts = adaptation.without(run, many, np.zeros(30))
-  assert len(parts) == 4
-  np.testing.assert_array_equal(
-    np.sort(np.concatenate([who for _, who in parts])), np.arange(30)
-  )
-  scores = adaptation.support_scores(run, many, np.zeros(30))
-  for adapted, who in parts:
-    np.testing.assert_allclose(
-      scores[who], adaptation.score(run, adapted, many[who]), atol=1e-5
+  for number in (20, 30, 40):  # the others fill half of the size, or more
+    many = np.random.default_rng(number).normal(size=(number, 3))
+    parts = adaptation.without(run, many, np.zeros(number))
+    assert len(parts) == 4
+    np.testing.assert_array_equal(
+      np.sort(np.concatenate([who for _, who in parts])), np.arange(number)
     )
+    scores = adaptation.support_scores(run, many, np.zeros(number))
+    for adapted, who in parts:
+      np.testing.assert_allclose(
+        scores[who], adaptation.score(run, adapted, many[who]), atol=1e-5
+      )
 
 
 def call(program, *arguments):

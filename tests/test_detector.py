@@ -5,6 +5,8 @@ import json
 import pathlib
 import pickle
 import re
+import subprocess
+import sys
 import warnings
 
 from hypothesis import HealthCheck, given, settings
@@ -140,11 +142,11 @@ def test_labels_and_more_normals_are_taken_in(run_dir, rows):
   few.partial_fit(normal[5:45], np.zeros(40))
   # 20 shots are the most that were calibrated; the others calibrate.
   assert (few.support_ & (few._y == 0)).sum() == 20
-  assert len(few._evidence.own) == 25
-  assert few._evidence.anomalies == 2
+  assert len(few._judged().evidence.own) == 25
+  assert few._judged().evidence.anomalies == 2
   assert few.score_samples(bad[2:3])[0] != before
   whole = MetaAnomalyDetector(run_dir).fit(normal[:150])
-  assert whole.support_.sum() == 20 and len(whole._evidence.own) == 130
+  assert whole.support_.sum() == 20 and len(whole._judged().evidence.own) == 130
   own = whole.decision_scores_[~whole.support_]
   p = whole.p_values(normal[150:])
   within = [
@@ -160,9 +162,9 @@ def test_unlabelled_rows_do_not_certify(run_dir, rows):
   y = np.where(np.arange(34) % 2, -1, 0)
   y[30:] = -1
   detector = MetaAnomalyDetector(run_dir).fit(x, y)
-  assert detector._evidence.unlabelled
+  assert detector._judged().evidence.unlabelled
   assert (detector.support_ & (y == 0)).sum() == 15
-  assert not len(detector._evidence.own)
+  assert not len(detector._judged().evidence.own)
 
 
 def test_clone_pipeline_and_grid_search(run_dir, rows):
@@ -185,7 +187,7 @@ def test_pyod_convention(run_dir, rows, capsys):
   normal, bad = rows
   x = np.concatenate([normal[:18], bad[:2]])
   detector = PyODAdapter(run_dir).fit(x)
-  assert detector.detector_._evidence.unlabelled
+  assert detector.detector_._judged().evidence.unlabelled
   new = np.concatenate([normal[20:60], bad[20:60]])
   y = np.repeat([0, 1], 40)
   scores = detector.decision_function(new)
@@ -209,7 +211,7 @@ def test_pyod_convention(run_dir, rows, capsys):
   odd, plain = pyod_data.get_outliers_inliers(x, detector.labels_)
   assert len(odd) == detector.labels_.sum() and len(odd) + len(plain) == 20
   supervised = PyODAdapter(run_dir).fit(x, np.r_[np.zeros(18), np.ones(2)])
-  assert supervised.detector_._evidence.anomalies == 2
+  assert supervised.detector_._judged().evidence.anomalies == 2
   again = clone(PyODAdapter(run_dir, false_alarm_rate=0.2))
   assert again.false_alarm_rate == 0.2
   with pytest.raises(DataError, match='contamination'):
@@ -315,6 +317,42 @@ def test_saved_and_loaded(run_dir, rows, tmp_path):
   np.testing.assert_array_equal(copied.predict(frame), detector.predict(frame))
 
 
+def test_the_threshold_is_that_of_fit_whenever_it_is_asked_for(run_dir, rows):
+  """It is found on first use; what is set later does not change it."""
+  early, late = (MetaAnomalyDetector(run_dir).fit(rows[0][:20]) for _ in '12')
+  known = early.threshold_
+  late.set_params(false_alarm_rate=0.5)
+  assert late.threshold_ == known == -late.offset_
+  assert late.fit(rows[0][:20]).threshold_ < known
+  with pytest.raises(AttributeError):
+    _ = MetaAnomalyDetector(run_dir).threshold_
+  with pytest.raises(DataError, match='cannot be promised'):
+    MetaAnomalyDetector(run_dir, false_alarm_rate=1e-9).fit(rows[0][:20])
+
+
+def test_the_shipped_file_is_what_its_learner_has():
+  """It is read by its names alone, which saves tracing the network."""
+  named = runs.restore('shipped')
+  traced = runs.restore(
+    str(pathlib.Path(runs.__file__).parent / 'shipped' / 'tables.npz')
+  )
+  jax.tree.map(np.testing.assert_array_equal, named.params, traced.params)
+  assert jax.tree.structure(named.params) == jax.tree.structure(traced.params)
+
+
+def test_importing_the_detector_leaves_the_collector_as_it_was():
+  code = (
+    'import gc, sys, metaad_jax\n'
+    'metaad_jax.MetaAnomalyDetector\n'
+    'late = {"matplotlib", "orbax", "scipy.signal", "sklearn.metrics"}\n'
+    'print(gc.isenabled(), sorted(late & set(sys.modules)))'
+  )
+  told = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert told.stdout.split('\n')[0] == 'True []'
+
+
 def test_a_run_without_calibration_says_so(run_dir, rows, tmp_path):
   run = runs.restore(run_dir)._replace(calibration=None)
   path = str(tmp_path / 'bare.npz')
@@ -355,7 +393,7 @@ def test_windows(run_dir):
 def test_nothing_is_compiled_as_the_number_of_rows_varies(run_dir, rows):
   normal, bad = rows
   detector = MetaAnomalyDetector(run_dir)
-  for n in (9, 17, 5, 33):
+  for n in (9, 30, 5, 33):  # supports fill half of their size, or more
     detector.fit(normal[:n, :5]).predict(bad[:, :5])
     detector.predict(bad[:9, :5])
   with jax.log_compiles(), warnings.catch_warnings(record=True):

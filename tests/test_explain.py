@@ -78,14 +78,49 @@ def test_the_planted_column_comes_first(run_dir):
       row[column] += 6 * normal[:, column].std() * rng.choice([-1, 1])
       told = detector.explain(row[None])[0]
       first.append(np.argmax(told.attributions) == column)
-      unseen = np.mean(detector.decision_scores_)
-      error.append(abs(told.reference - unseen) / abs(told.score - unseen))
-      total = told.attributions.sum()
-      assert abs(total - (told.score - told.reference)) < 1e-9
+      # Complete: the rise above the normals, each scored without itself.
+      rise = told.score - np.mean(detector.decision_scores_)
+      error.append(abs(told.attributions.sum() / rise - 1))
   assert np.mean(first) >= 0.95
-  # What the attributions add up to is the rise above unseen normals, up to
-  # the difference between the whole support and parts of it.
-  assert np.median(error) < 0.1
+  assert max(error) < 1e-9
+
+
+def test_what_parts_of_the_support_miss_is_shared_out():
+  """Two judges say 3 and 1 for the row, the whole says 2.6: .6 are shared."""
+  normals = np.zeros((1, 3))
+  judges = [
+    (lambda x: x @ np.array([2.0, 1.0, 0.0]), normals),
+    (lambda x: x @ np.array([2.0, -1.0, 0.0]), normals),
+  ]
+  row, players = np.ones(3), np.arange(3)
+  found, shared = explain.attributions(judges, row, players, 2.6)
+  assert abs(shared - 0.6) < 1e-9
+  np.testing.assert_allclose(found, [2.6, 0, 0], atol=1e-9)
+  still, _ = explain.attributions(judges, np.zeros(3), players, 0.3)
+  np.testing.assert_allclose(still, 0.1)  # nothing differs: an equal share
+
+
+def test_a_planted_band_comes_first_and_is_a_ratio_of_powers(run_dir):
+  """A tone in one of 32 bands of noise, and where in the window it is."""
+  rng = np.random.default_rng(0)
+  windows = rng.normal(size=(21, 256, 1))
+  detector = MetaAnomalyDetector(run_dir, rate=1000.0).fit(windows[:20])
+  bad = windows[20:].copy()
+  time = np.arange(128) / 1000
+  bad[0, 128:, 0] += 3 * np.sin(2 * np.pi * 133 * time)
+  (told,) = detector.explain(bad)
+  names = np.array(told.names)
+  c = int(np.argmax(told.attributions[:32]))  # of the bands
+  assert names[c].startswith('log-power 125')
+  assert told.seconds[np.argmax(told.times)] >= 0.128
+  rise = told.score - np.mean(detector.decision_scores_)
+  for shares in (told.attributions, told.times):
+    assert abs(shares.sum() / rise - 1) < 1e-9
+  ratio = np.exp(told.row[c] - told.normals[:, c].max())
+  line = explain.text(told, most=40)
+  assert "times the power of the normals' strongest" in line
+  assert f'band {names[c][10:]} has {ratio:.2g} times' in line
+  assert 'the nearest normal is window ' in line and 'row' not in line
 
 
 def test_a_change_is_small_and_mends(run_dir):
@@ -170,9 +205,8 @@ def test_texts_stay_texts_and_large_values_stay_as_they_came(run_dir):
   detector = MetaAnomalyDetector(run_dir).fit(known)
   told = detector.explain(make(['ftp', 'http'], [day + 500, day + 90_000]))
   assert told[0].row[1] == day + 500
-  assert 'kind is a text not seen in fit, as in 0% of the normals' in (
-    explain.text(told[0])
-  )
+  assert "kind is 'ftp', as in none of the normals" in explain.text(told[0])
+  assert [r.value for r in explain.reasons(told[0])] == ['ftp']
   assert 'time is 1.764e+09, above all normals by' in explain.text(told[1])
   assert known['time'].min() <= told[1].change.row[1] <= known['time'].max()
   near = told[1].numbers[told[1].nearest[0]]

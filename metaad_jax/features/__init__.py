@@ -15,6 +15,7 @@ from metaad_jax import base, specs
 from metaad_jax.features import feature, spectrum, time_statistics, wavelets
 
 Feature = feature.Feature
+BANDS = 32
 
 # name: (length, channels, rate, *, options) -> Feature
 REGISTRY: dict[str, Callable[..., Feature]] = {
@@ -26,6 +27,11 @@ REGISTRY: dict[str, Callable[..., Feature]] = {
   'wavelet': wavelets.wavelet_energies,
   'wavelet_packet': wavelets.packet_energies,
 }
+
+
+def of_windows(length: int) -> str:
+  """The features of windows for who chooses none: 32 bands and statistics."""
+  return f'logspec:bins={min(BANDS, length // 2 + 1)}+statistics'
 
 
 def make(

@@ -18,7 +18,6 @@ import re
 import zlib
 
 import numpy as np
-from scipy import signal
 
 from metaad_jax.base import DataError, Entity, Source
 from metaad_jax.sources import files, series
@@ -54,6 +53,8 @@ def read(root: pathlib.Path, path: str, *, lowpass: bool = True) -> np.ndarray:
     raise files.broken(
       root, files.find(root, path), f'DE[{bad[0]}] is {recording[bad[0]]}'
     )
+  from scipy import signal  # late: the detector starts without
+
   taps = signal.firwin(129, _CUTOFF, fs=RATE)
   if len(recording) < 8 * _GAP:
     raise files.broken(
