@@ -54,6 +54,7 @@ FLAGS = flags.FlagValues()
 _WORKLOADS = flags.DEFINE_string(
   'workloads', 'all', 'what to time, several between commas', flag_values=FLAGS
 )
+flags.DEFINE_alias('workload', 'workloads', flag_values=FLAGS)
 _OUTPUT = flags.DEFINE_string(
   'output', 'runs/benchmark', 'folder', flag_values=FLAGS
 )
