@@ -37,6 +37,21 @@ _RUN_DIR = flags.DEFINE_multi_string(
   'folder of a trained run; may be given several times',
   flag_values=FLAGS,
 )
+_FINE_TUNE = flags.DEFINE_multi_string(
+  'fine_tune',
+  None,
+  "a learner that starts from each run's meta-parameters and is evaluated "
+  'beside it, such as tables_maml:adapt_steps=5,rate=0.01; may be given several '
+  'times',
+  flag_values=FLAGS,
+)
+_FEATURES = flags.DEFINE_string(
+  'features',
+  None,
+  'of the windows of --source, for runs that take any width; the usual ones of '
+  'that source if not given',
+  flag_values=FLAGS,
+)
 _SOURCE = flags.DEFINE_string(
   'source',
   None,
@@ -49,8 +64,9 @@ _DATA_DIR = flags.DEFINE_string(
 _SPLIT = flags.DEFINE_enum(
   'split',
   'test',
-  ['test', 'all'],
-  'test = entities not seen in training',
+  ['test', 'validation', 'all'],
+  'test = entities not seen in training; validation = those that a run was '
+  'chosen with: for choices, not for results',
   flag_values=FLAGS,
 )
 _SHOTS = flags.DEFINE_list(
@@ -165,7 +181,9 @@ def main() -> None:
     found = evaluation.evaluate(
       _RUN_DIR.value,
       grid,
+      fine_tune=_FINE_TUNE.value or (),
       source=_SOURCE.value,
+      features=_FEATURES.value,
       data_dir=_DATA_DIR.value,
       split=_SPLIT.value,
       baseline_names=names,

@@ -422,7 +422,12 @@ def _test_entities(run, source, data_dir, split):
     sides = episodes.split(
       everyone, fold=config.fold, folds=config.folds, seed=config.seed
     )
-    return sides['test'], layout
+    return sides[split], layout
+  if split == 'validation':
+    raise DataError(
+      f'{spec!r} has no validation side: the run was trained on '
+      f'{run.config.source!r}'
+    )
   return [e for e in everyone if e.side != 'train'], layout
 
 
@@ -440,7 +445,9 @@ def evaluate(
   run_dirs: Sequence[str],
   grid: Grid,
   *,
+  fine_tune: Sequence[str] = (),
   source: str | None = None,
+  features: str | None = None,
   data_dir: str | None = None,
   split: str = 'test',
   baseline_names: Sequence[str] = tuple(baselines.REGISTRY),
@@ -455,10 +462,15 @@ def evaluate(
   Args:
     run_dirs: of trained runs.
     grid: see `Grid`.
+    fine_tune: specs of learners that start from the meta-parameters of each
+      run, and are evaluated beside it (see `runs.fine_tuned`).
     source: evaluate there instead of on each run's own source; several are
       joined by '+'.
+    features: of the rows of another source than the run's own, for runs that
+      take any width; None = the usual ones of that source.
     data_dir: root of the data.
-    split: 'test' = entities that the run has not seen; 'all' = all.
+    split: 'test' = entities that the run has not seen; 'validation' = those
+      that it was chosen with and not trained on; 'all' = all.
     baseline_names: keys of `baselines.REGISTRY`.
     workers: processes for the baselines.
     quiet: no progress bars.
@@ -472,10 +484,15 @@ def evaluate(
   started = time.time()
   check_grid(grid)
   _check_dirs(run_dirs)
-  loaded = [runs.restore(run_dir) for run_dir in run_dirs]
+  loaded = [(run_dir, runs.restore(run_dir)) for run_dir in run_dirs]
+  loaded += [
+    (run_dir, runs.fine_tuned(run, spec))
+    for run_dir, run in loaded
+    for spec in dict.fromkeys(fine_tune)
+  ]
   groups: dict[Any, list[tuple[str, runs.Run]]] = {}
   for one in source.split('+') if source else (None,):
-    for path, run in zip(run_dirs, loaded, strict=True):
+    for path, run in loaded:
       groups.setdefault(_group(run, one), []).append((path, run))
   rows: list[dict[str, Any]] = []
   notes: list[str] = []
@@ -502,8 +519,9 @@ def evaluate(
     audits.cells(cells, raw)
     audits.enough_anomalies(raw, grid.anomalies, repr(spec))
     scored, kinds = _score_group(
-      members, spec, raw, layout, cells, grid, baseline_names, workers, quiet
-    )
+      members, spec, features, raw, layout, cells, grid, baseline_names, workers,
+      quiet,
+    )  # fmt: skip
     for name, (indices, scores) in scored.items():
       audits.constant(name, [cells[i] for i in indices], scores, raw)
       for i, values in zip(indices, scores, strict=True):
@@ -527,8 +545,8 @@ def evaluate(
     _collect(collected, spec, cells, raw, scored, kinds)
     if example is None:
       example = _example(spec, members[0][1], layout, cells, raw, scored, kinds)
-  features = {run.config.features or run.config.source for run in loaded}
-  if len(features) > 1:
+  used = {run.config.features or run.config.source for _, run in loaded}
+  if len(used) > 1:
     notes.append(
       'the runs differ in features; the baselines use those of the first run '
       f'of each group, here {members[0][1].config.features or "the default"}'
@@ -540,10 +558,7 @@ def evaluate(
     'summary': statistics.summarise(rows),
     'tests': statistics.compare(rows),
     'curves': {
-      _unique(path, run, list(zip(run_dirs, loaded, strict=True))): runs.curves(
-        path
-      )
-      for path, run in zip(run_dirs, loaded, strict=True)
+      _unique(path, run, loaded): runs.curves(path) for path, run in loaded
     },
     'histograms': _histograms(collected),
     'example': example,
@@ -573,13 +588,14 @@ def _unique(path, run, members):
 
 
 def _score_group(
-  members, spec, raw, layout, cells, grid, baseline_names, workers, quiet
-):
+  members, spec, features, raw, layout, cells, grid, baseline_names, workers,
+  quiet,
+):  # fmt: skip
   cache: dict[str, list[Entity]] = {}
   scored: dict[str, tuple[Sequence[int], list[np.ndarray]]] = {}
   kinds = {}
   everything = range(len(cells))
-  usual = '+'.join(sources.get(spec)[0].features)
+  usual = features or '+'.join(sources.get(spec)[0].features)
   text = lambda run: (
     usual if runs.any_width(run.config) and spec != run.config.source else None
   )

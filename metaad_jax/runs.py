@@ -554,6 +554,37 @@ def restore(run_dir: str, **overrides: Any) -> Run:
   )
 
 
+def fine_tuned(run: Run, spec: str) -> Run:
+  """Another learner that starts from the meta-parameters of a run.
+
+  Args:
+    run: see `restore`.
+    spec: of a learner on the same network, such as
+      'tables_maml:adapt_steps=5,rate=0.01'.
+
+  Returns:
+    The run, named by the spec.
+
+  Raises:
+    DataError: if the spec is wrong, or its parameters are of another shape.
+  """
+  config = dataclasses.replace(run.config, learner=spec)
+  check(config)
+  if any_width(config) != any_width(run.config):
+    raise DataError(
+      f'{spec!r} cannot start from a run of {run.config.learner!r}: they read '
+      'rows differently'
+    )
+  columns = row_columns(config, run.layout)
+  learner, _ = _learner(config, columns)
+  like = jax.eval_shape(
+    lambda: learner.init(jax.random.key(0), _example(columns))
+  )
+  what = f'{spec!r} from a run of {run.config.learner!r}'
+  params = _unflatten(_flatten(run.params), like, what)
+  return run._replace(name=spec, config=config, learner=learner, params=params)
+
+
 def _settings(content, path):
   """The config, the layout, and the shape of a featurized row."""
   try:
