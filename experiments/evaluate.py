@@ -41,8 +41,8 @@ _FINE_TUNE = flags.DEFINE_multi_string(
   'fine_tune',
   None,
   "a learner that starts from each run's meta-parameters and is evaluated "
-  'beside it, such as tables_maml:adapt_steps=5,rate=0.01; may be given several '
-  'times',
+  'beside it, such as tables_maml:adapt_steps=5,rate=0.01; may be given '
+  'several times',
   flag_values=FLAGS,
 )
 _FEATURES = flags.DEFINE_string(

@@ -519,8 +519,8 @@ def evaluate(
     audits.cells(cells, raw)
     audits.enough_anomalies(raw, grid.anomalies, repr(spec))
     scored, kinds = _score_group(
-      members, spec, features, raw, layout, cells, grid, baseline_names, workers,
-      quiet,
+      members, spec, features, raw, layout, cells, grid, baseline_names,
+      workers, quiet,
     )  # fmt: skip
     for name, (indices, scores) in scored.items():
       audits.constant(name, [cells[i] for i in indices], scores, raw)
