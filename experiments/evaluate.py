@@ -105,6 +105,13 @@ _BASELINES = flags.DEFINE_string(
   f'all, none, or some of {", ".join(sorted(baselines.REGISTRY))}',
   flag_values=FLAGS,
 )
+_TUNE = flags.DEFINE_integer(
+  'tune_baselines',
+  0,
+  'choose hyper-parameters and scaling of the baselines on this many tasks for '
+  'each source and cell, of entities that are not reported; 0 = their defaults',
+  flag_values=FLAGS,
+)
 _STEPS = flags.DEFINE_list(
   'steps',
   ['1', '5', '10'],
@@ -159,6 +166,8 @@ def main() -> None:
         sources.get(spec)
   if not steps or min(steps) < 1 or _TASKS.value < 1 or _WORKERS.value < 1:
     raise cli.UsageError('--steps, --tasks and --workers must be at least 1')
+  if _TUNE.value < 0:
+    raise cli.UsageError('--tune_baselines must be at least 0')
   if _ROWS_PER_DAY.value is not None and not 0 < _ROWS_PER_DAY.value < 1e12:
     raise cli.UsageError('--rows_per_day must be positive')
   regression = [
@@ -187,6 +196,7 @@ def main() -> None:
       data_dir=_DATA_DIR.value,
       split=_SPLIT.value,
       baseline_names=names,
+      tune_baselines=_TUNE.value,
       workers=_WORKERS.value,
     )
     if _COMPARE.value:

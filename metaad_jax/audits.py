@@ -85,6 +85,29 @@ def unseen(entities: Sequence[Entity], seen: Collection[str]) -> None:
     )
 
 
+def apart(
+  validation: Sequence[Entity], tested: Sequence[Entity], why: str
+) -> None:
+  """What is chosen on some entities is not reported on them.
+
+  Args:
+    validation: entities that options are chosen on.
+    tested: entities that are reported.
+    why: what to do about it.
+
+  Raises:
+    DataError: naming the entities.
+  """
+  known = {digest(entity) for entity in validation}
+  names = [entity.name for entity in tested if digest(entity) in known]
+  if names:
+    raise DataError(
+      f'{len(names)} of {len(tested)} entities to test on are also there to '
+      f'choose options on: {", ".join(names[:5])}'
+      f'{", ..." if len(names) > 5 else ""}: {why}'
+    )
+
+
 def shared_rows(entities: Sequence[Entity]) -> None:
   """Supports and queries do not share rows more than rows repeat anyway.
 

@@ -27,12 +27,14 @@ from metaad_jax import (
   specs,
   statistics,
   training,
+  tuning,
 )
 from metaad_jax.base import DataError, Entity, Rows, Task
 from metaad_jax.learners import standardized
 
 _BATCH = 32
 _ELEMENTS = 1 << 23  # of a batch: tasks x query x support x columns
+_VALIDATION = 100  # query rows of a label, at most, to choose options by
 _LIMIT = 1e6  # of the baselines' z-scores: they stay finite
 
 
@@ -451,6 +453,7 @@ def evaluate(
   data_dir: str | None = None,
   split: str = 'test',
   baseline_names: Sequence[str] = tuple(baselines.REGISTRY),
+  tune_baselines: int = 0,
   workers: int = 2,
   quiet: bool = False,
 ) -> dict[str, Any]:
@@ -472,6 +475,8 @@ def evaluate(
     split: 'test' = entities that the run has not seen; 'validation' = those
       that it was chosen with and not trained on; 'all' = all.
     baseline_names: keys of `baselines.REGISTRY`.
+    tune_baselines: validation tasks, at most, for each source and cell, that
+      the options of the baselines are chosen on; 0 = their defaults.
     workers: processes for the baselines.
     quiet: no progress bars.
 
@@ -497,6 +502,9 @@ def evaluate(
   rows: list[dict[str, Any]] = []
   notes: list[str] = []
   collected: dict[Any, tuple[list, list]] = {}
+  earlier: dict[Any, Any] = {}
+  tuned_on: list[dict[str, Any]] = []
+  tuned: list[dict[str, Any]] = []
   example = None
   for (spec, *_), members in groups.items():
     raw, layout = _test_entities(members[0][1], spec, data_dir, split)
@@ -518,9 +526,17 @@ def evaluate(
       )
     audits.cells(cells, raw)
     audits.enough_anomalies(raw, grid.anomalies, repr(spec))
+    chosen: dict[tuning.Cell, dict[str, tuning.Choice]] = {}
+    if tune_baselines and baseline_names:
+      chosen, where, choices = _tune(
+        _baseline_run(members), spec, features, data_dir, split, raw, grid,
+        baseline_names, tune_baselines, earlier, workers=workers, quiet=quiet,
+      )  # fmt: skip
+      tuned_on.append(where)
+      tuned += choices
     scored, kinds = _score_group(
       members, spec, features, raw, layout, cells, grid, baseline_names,
-      workers, quiet,
+      chosen, workers, quiet,
     )  # fmt: skip
     for name, (indices, scores) in scored.items():
       audits.constant(name, [cells[i] for i in indices], scores, raw)
@@ -562,6 +578,8 @@ def evaluate(
     },
     'histograms': _histograms(collected),
     'example': example,
+    'tuned_on': tuned_on,
+    'tuning': tuned,
     'notes': notes,
   }
 
@@ -588,17 +606,13 @@ def _unique(path, run, members):
 
 
 def _score_group(
-  members, spec, features, raw, layout, cells, grid, baseline_names, workers,
-  quiet,
+  members, spec, features, raw, layout, cells, grid, baseline_names, chosen,
+  workers, quiet,
 ):  # fmt: skip
   cache: dict[str, list[Entity]] = {}
   scored: dict[str, tuple[Sequence[int], list[np.ndarray]]] = {}
   kinds = {}
   everything = range(len(cells))
-  usual = features or '+'.join(sources.get(spec)[0].features)
-  text = lambda run: (
-    usual if runs.any_width(run.config) and spec != run.config.source else None
-  )
   for path, run in members:
     if layout.shape == (None,) and not runs.any_width(run.config):
       raise DataError(
@@ -606,7 +620,7 @@ def _score_group(
         'differ in theirs: choose a run of '
         + ', '.join(sorted(learners.TABLES))
       )
-    entities = _featurized(run, layout, raw, cache, text(run))
+    entities = _featurized(run, layout, raw, cache, _usual(run, spec, features))
     wanted = runs.row_columns(run.config, run.layout)
     fits = entities[0].normal.shape[1:] == wanted
     if not (fits or runs.any_width(run.config)):
@@ -623,28 +637,154 @@ def _score_group(
       quiet=quiet,
     )  # fmt: skip
     scored[name] = everything, scores
-  first = next((r for _, r in members if r.prior is not None), members[0][1])
-  entities = _featurized(first, layout, raw, cache, text(first))
-  if first.prior is None:
-    tasks = scale_tables(cells, entities)
-  else:
-    prior = first.prior
-    if entities[0].normal.ndim == 3:
-      own = '+'.join(sources.get(first.config.source)[0].features)
-      prior, entities = None, _featurized(first, layout, raw, cache, own)
-    tasks = standardize_cells(prior, cells, entities)
-  for name in baseline_names:
-    labelled = baselines.REGISTRY[name].needs_anomalies
-    kinds[name] = 'baseline'
-    chosen = [i for i in everything if cells[i].anomalies or not labelled]
-    scored[name] = chosen, []
-  done = baselines.score_many(
-    list(baseline_names), tasks, seed=grid.seed, workers=workers, quiet=quiet
-  )
-  for name in baseline_names:
-    indices = scored[name][0]
-    scored[name] = indices, [np.asarray(done[name][i]) for i in indices]
+  scored |= _score_baselines(
+    baseline_names, _baseline_run(members), spec, features, layout, raw, cells,
+    chosen, seed=grid.seed, workers=workers, quiet=quiet,
+  )  # fmt: skip
+  kinds |= dict.fromkeys(baseline_names, 'baseline')
   return scored, kinds
+
+
+def _baseline_run(members):
+  """The run whose features and prior the baselines get."""
+  return next((r for _, r in members if r.prior is not None), members[0][1])
+
+
+def _usual(run, spec, features):
+  """Features of a run of any width on a source that is not its own."""
+  if runs.any_width(run.config) and spec != run.config.source:
+    return features or '+'.join(sources.get(spec)[0].features)
+  return None
+
+
+def _baseline_tasks(run, spec, features, layout, raw, cells):
+  """What the baselines see of the cells; see `baselines.score_jobs`."""
+  entities = _featurized(run, layout, raw, {}, _usual(run, spec, features))
+  if run.prior is None:
+    return scale_tables(cells, entities)
+  prior = run.prior
+  if entities[0].normal.ndim == 3:
+    own = '+'.join(sources.get(run.config.source)[0].features)
+    prior, entities = None, _featurized(run, layout, raw, {}, own)
+  return standardize_cells(prior, cells, entities)
+
+
+def _score_baselines(
+  names, run, spec, features, layout, raw, cells, chosen, **how
+):
+  """{name: (indices of cells, scores)}, with the options chosen for a cell.
+
+  Where a baseline ignores labels, the cells of a draw that differ in their
+  number alone are scored once.
+  """
+  tasks = _baseline_tasks(run, spec, features, layout, raw, cells)
+  first: dict[Any, int] = {}
+  same = [
+    first.setdefault((c.entity, c.draw, c.shots, c.contamination), i)
+    for i, c in enumerate(cells)
+  ]
+  jobs: list[list[baselines.Job]] = []
+  for i, cell in enumerate(cells):
+    jobs.append([])
+    told = chosen.get((cell.shots, cell.anomalies, cell.contamination), {})
+    for name in names:
+      labelled = baselines.REGISTRY[name].needs_anomalies
+      if cell.anomalies if labelled else same[i] == i:
+        jobs[-1].append((name, told[name].options if name in told else {}))
+  found = baselines.score_jobs(jobs, tasks, **how)
+  scores = {
+    (name, i): np.asarray(values)
+    for i, some in enumerate(jobs)
+    for (name, _), values in zip(some, found[i], strict=True)
+  }
+  scored: dict[str, tuple[Sequence[int], list[np.ndarray]]] = {}
+  for name in names:
+    labelled = baselines.REGISTRY[name].needs_anomalies
+    indices = [i for i, c in enumerate(cells) if c.anomalies or not labelled]
+    places = indices if labelled else [same[i] for i in indices]
+    scored[name] = indices, [scores[name, i] for i in places]
+  return scored
+
+
+_REMEDY = 'leave out --tune_baselines, and they keep their defaults'
+
+
+def _tune(
+  run, spec, features, data_dir, split, raw, grid, names, count, earlier, **how
+):
+  """Options of the baselines from validation tasks: choices, and a record.
+
+  Entities of the same source that are not on the test side; where it has none,
+  the validation side that the run was chosen with. `earlier` remembers what was
+  chosen on the same entities for another source.
+  """
+  home, members, layout = _validation_side(run, spec, data_dir, split)
+  audits.apart(members, raw, _REMEDY)
+  cells = _validation_cells(members, grid, count)
+  key = id(run), home, tuple(entity.name for entity in members)
+  if key not in earlier:
+    earlier[key] = tuning.choose(
+      names,
+      _baseline_tasks(run, home, features, layout, members, cells),
+      [members[c.entity].labels[c.query] for c in cells],
+      [(c.shots, c.anomalies, c.contamination) for c in cells],
+      seed=grid.seed,
+      **how,
+    )
+  chosen = earlier[key]
+  used = sorted({members[c.entity].name for c in cells})
+  choices = [
+    {
+      'source': spec, 'learner': name, 'shots': shots, 'anomalies': anomalies,
+      'contamination': share, 'options': tuning.text(one.options),
+      'auroc': one.auroc, 'default': one.default, 'tasks': one.tasks,
+    }
+    for (shots, anomalies, share), found in chosen.items()
+    for name, one in found.items()
+  ]  # fmt: skip
+  return chosen, {'source': spec, 'from': home, 'entities': used}, choices
+
+
+def _validation_side(run, spec, data_dir, split):
+  """A source, entities of it that options are chosen on, and their layout."""
+  config = run.config
+  home, members = spec, []
+  if _own(run, spec) and sources.get(spec)[0].tables:
+    home = config.source  # of one scenario there are few
+  everyone = sources.load(home, data_dir)
+  if not _own(run, spec) and split == 'test':
+    members = [e for e in everyone if e.side == 'train' and e.labels.any()]
+  if not members:
+    if not _own(run, home):
+      home = config.source
+      everyone = sources.load(home, data_dir)
+    members = episodes.split(
+      everyone, fold=config.fold, folds=config.folds, seed=config.seed
+    )['validation']
+    if home == config.source and len(audits.known(members, run.seen)) < len(
+      members
+    ):
+      raise DataError(
+        f'the validation side of {home!r} is not the one that the run was '
+        f'trained with: {_REMEDY}'
+      )
+  return home, members, runs.layout_of(home, everyone)
+
+
+def _validation_cells(members, grid, count):
+  """At most `count` tasks for each cell of the grid, over many entities."""
+  grid = grid._replace(
+    draws=-(-count // len(members)), queries=min(grid.queries, _VALIDATION)
+  )
+  cells, _ = draw_cells(members, grid)
+  order = np.random.default_rng(grid.seed).permutation(len(members))
+  cells.sort(key=lambda c: (c.draw, order[c.entity]))
+  taken: dict[Any, list[Cell]] = {}
+  for cell in cells:
+    key = cell.shots, cell.anomalies, cell.contamination
+    if len(taken.setdefault(key, [])) < count:
+      taken[key].append(cell)
+  return [cell for some in taken.values() for cell in some]
 
 
 def _collect(collected, spec, cells, raw, scored, kinds):
