@@ -181,7 +181,7 @@ def _isolation_forest(seed, normal, query, *, share=1.0, deeper=0):
       grower = tree.ExtraTreeRegressor(
         max_depth=limit, max_features=1, random_state=rng.randint(2**31 - 1)
       )
-      rows = slice(None)
+      rows = np.arange(len(normal))
       if size < len(normal):
         rows = rng.permutation(len(normal))[:size]
       grown = grower.fit(normal[rows], target[rows], check_input=False)
@@ -507,7 +507,7 @@ def score_many(
   Raises:
     DataError: as `score_jobs`.
   """
-  jobs = [[(name, {}) for name in names]] * len(tasks)
+  jobs: list[list[Job]] = [[(name, {}) for name in names]] * len(tasks)
   found = score_jobs(jobs, tasks, seed=seed, workers=workers, quiet=quiet)
   return {name: [one[i] for one in found] for i, name in enumerate(names)}
 

@@ -30,7 +30,7 @@ import pywt
 import scipy.signal
 import sklearn.metrics
 
-from metaad_jax import base, metrics, recommendation, statistics
+from metaad_jax import base, metrics, recommendation, statistics, tuning
 from metaad_jax import results as results_lib
 
 _METRICS = {
@@ -1937,6 +1937,14 @@ def _page(results: dict[str, Any], drawn: Sequence[Picture]) -> str:
         ''.join(pictures['regression']) + _regression_html(results),
       )
     )
+  if tuned := tuning.told(results):
+    listed = ''.join(
+      f'<p>{_e(heading)}:</p><ul>'
+      + ''.join(f'<li>{_e(line)}</li>' for line in lines)
+      + '</ul>'
+      for heading, lines in tuned
+    )
+    parts.append(('tuned', 'Options of the baselines', listed))
   if results['notes']:
     notes = ''.join(f'<li>{_e(note)}</li>' for note in results['notes'])
     parts.append(('notes', 'Notes', f'<ul>{notes}</ul>'))

@@ -6,6 +6,7 @@ made for each cell (shots, anomalies, contamination) by the mean AUROC over the
 tasks given; a tie goes to what comes first, the default first of all.
 """
 
+import collections
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -140,3 +141,43 @@ def _scalings(name):
 def text(options: dict[str, Any]) -> str:
   """Options as a reader may type them; 'defaults' where there are none."""
   return ','.join(f'{k}={v}' for k, v in sorted(options.items())) or 'defaults'
+
+
+def told(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
+  """What was chosen, in words, from a results file.
+
+  Args:
+    results: what `results.validate` returned.
+
+  Returns:
+    For each set of entities that options were chosen on, a heading and a line
+    for each baseline: its options, in how many cells, and the mean over cells
+    of the validation AUROC with the defaults and with the choice. Empty where
+    nothing was tuned.
+  """
+  homes: dict[tuple, list[str]] = {}
+  for one in results.get('tuned_on', []):
+    key = one['from'], tuple(one['entities'])
+    homes.setdefault(key, []).append(one['source'])
+  found = []
+  for (home, entities), served in homes.items():
+    own = [c for c in results['tuning'] if c['source'] == served[0]]
+    most = max(c['tasks'] for c in own)
+    heading = (
+      f'Baselines of {", ".join(dict.fromkeys(served))}: chosen on at most '
+      f'{most} tasks for each cell, of {len(entities)} entities of {home}, '
+      'none of which is reported'
+    )
+    lines = []
+    for name in dict.fromkeys(c['learner'] for c in own):
+      cells = [c for c in own if c['learner'] == name]
+      count = collections.Counter(c['options'] for c in cells)
+      several = ', '.join(
+        f'{options} ({times})' for options, times in count.most_common()
+      )
+      before, after = (
+        np.mean([c[key] for c in cells]) for key in ('default', 'auroc')
+      )
+      lines.append(f'{name}: {several}; {before:.3f} -> {after:.3f}')
+    found.append((heading, lines))
+  return found
