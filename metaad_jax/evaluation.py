@@ -526,6 +526,8 @@ def evaluate(
       )
     audits.cells(cells, raw)
     audits.enough_anomalies(raw, grid.anomalies, repr(spec))
+    if max(grid.anomalies):
+      notes += [f'{spec}: {n}' for n in audits.repeated_anomalies(raw)]
     chosen: dict[tuning.Cell, dict[str, tuning.Choice]] = {}
     if tune_baselines and baseline_names:
       chosen, where, choices = _tune(

@@ -257,6 +257,8 @@ def test_regression_runs_get_a_table_and_no_scores(
     ('train', '--outer=nothing', "'nothing'"),
     ('train', '--outer=adam:rate=fast', 'rate'),
     ('train', '--outer=adam:rate=-1', 'rate'),
+    ('train', '--outer=adamw:weight_decay=-0.1', 'weight_decay=-0.1'),
+    ('evaluate', '--run_dir=x --tune_baselines=-1', 'tune_baselines'),
     ('train', '--schedule=square', 'schedule'),
     ('train', '--clip=0', 'clip'),
     ('train', '--clip=x', 'clip'),

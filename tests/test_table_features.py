@@ -199,6 +199,21 @@ def test_a_constant_column_has_no_deviations():
   assert cells[0, 3] < cells[1, 3] < cells[2, 3]
 
 
+@pytest.mark.parametrize(('spread', 'constant'), [(2e-5, 0), (3e-6, 1)])
+def test_a_deviation_of_a_hundred_thousandth_counts_as_none(spread, constant):
+  """Of 1,000 +- 0.003, as the table says; less the thousand, it is none."""
+  support = make()
+  rows = support.x.copy()
+  noise = np.random.default_rng(0).choice([-1, 1], len(rows))
+  rows[:, 0] = 1000 * (1 + spread * noise)
+  x = QUERY.copy()
+  cells = told(support._replace(x=rows), x).cells[:, 0]
+  np.testing.assert_array_equal(cells[:, 11], constant)
+  rows[:, 0] -= 1000
+  cells = told(support._replace(x=rows), x).cells[:, 0]
+  np.testing.assert_array_equal(cells[:, 11], 0)
+
+
 @pytest.mark.parametrize('value', [1e30, -1e30, 3e38, 1e-38, np.inf, np.nan])
 @pytest.mark.parametrize('place', ['support', 'query', 'column', 'row', 'both'])
 def test_any_value_gives_finite_descriptions(value, place):
