@@ -407,6 +407,28 @@ def _group(run, source):
   return key + (('foreign',) if foreign else (config.fold,))
 
 
+def _groups(loaded, source, split):
+  """{key: paths and runs} that share their test entities.
+
+  Runs of another source join those that were trained on this one, so that all
+  are scored on the same entities.
+  """
+  groups: dict[Any, list[tuple[str, runs.Run]]] = {}
+  guests = []
+  for path, run in loaded:
+    if source is not None and not _own(run, source):
+      guests.append((path, run))
+    else:
+      groups.setdefault(_group(run, source), []).append((path, run))
+  if groups and split == 'test':
+    for members in groups.values():
+      members += guests
+  else:
+    for path, run in guests:
+      groups.setdefault(_group(run, source), []).append((path, run))
+  return groups
+
+
 def _own(run, spec):
   """Whether it is the source of the run, be it with other options."""
   return specs.parse(spec)[0] == specs.parse(run.config.source)[0]
@@ -497,8 +519,8 @@ def evaluate(
   ]
   groups: dict[Any, list[tuple[str, runs.Run]]] = {}
   for one in source.split('+') if source else (None,):
-    for path, run in loaded:
-      groups.setdefault(_group(run, one), []).append((path, run))
+    for key, members in _groups(loaded, one, split).items():
+      groups.setdefault(key, []).extend(members)
   rows: list[dict[str, Any]] = []
   notes: list[str] = []
   collected: dict[Any, tuple[list, list]] = {}

@@ -372,7 +372,7 @@ def write(
     if picture.name.split('-')[0] in ('budget', 'ranks'):
       slug = re.sub(r'[^A-Za-z0-9.]+', '-', picture.name).strip('-.')[:80]
       written.append(path.with_name(f'{path.stem}-{slug}.png'))
-      results_lib.write_bytes(written[-1], report.png(picture.figure))
+      results_lib.write_bytes(written[-1], report.small_png(picture.figure))
       images.append((written[-1].name, picture.caption))
   page = render(
     results,

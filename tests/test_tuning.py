@@ -153,6 +153,11 @@ def test_every_candidate_and_scaling_changes_the_scores(name):
 # --- in an evaluation --------------------------------------------------------
 
 GRID = Grid((2, 4), (0, 1), (0.0,), draws=1, queries=6)
+CONFIG = runs.Config(
+  source='rows', learner='protonet', model='mlp:width=4,depth=1', shots=(2,),
+  anomalies=(0,), queries=4, steps=2, tasks=2, validation_tasks=2,
+  validate_every=2,
+)  # fmt: skip
 NAMES = ['distance_to_mean', 'knn', 'logistic_regression']
 
 
@@ -174,13 +179,8 @@ def run_dir(tmp_path_factory):
   """A run on a source `rows` of 20 entities; `everyone` is put into it."""
   with pytest.MonkeyPatch.context() as patch:
     everyone = register(patch)
-    config = runs.Config(
-      source='rows', learner='protonet', model='mlp:width=4,depth=1',
-      shots=(2,), anomalies=(0,), queries=4, steps=2, tasks=2,
-      validation_tasks=2, validate_every=2,
-    )  # fmt: skip
     folder = str(tmp_path_factory.mktemp('run') / 'proto')
-    runs.train(config, run_dir=folder, quiet=True)
+    runs.train(CONFIG, run_dir=folder, quiet=True)
     assert len(everyone) == 20
   return folder
 
@@ -325,21 +325,55 @@ def test_fine_tuned_starts_from_the_run_and_stands_beside_it(
 
 
 def test_descent_starts_from_the_parameters_of_the_run(tmp_path, monkeypatch):
-  """A rate of zero is the network in context, another moves the scores."""
+  """The run's own descent gives its own scores, more of it others."""
   register(monkeypatch)
-  config = runs.Config(
-    source='rows', learner='tables', model='tables:width=2,blocks=1,heads=1',
-    shots=(2,), anomalies=(0,), queries=2, steps=1, tasks=1,
-    validation_tasks=1, validate_every=1,
-  )  # fmt: skip
-  runs.train(config, run_dir=str(tmp_path / 'run'), quiet=True)
-  specs = [f'tables_maml:adapt_steps=1,rate={rate}' for rate in (0.0, 0.5)]
-  found = evaluation.evaluate(
-    [str(tmp_path / 'run')], GRID._replace(shots=(4,), anomalies=(1,)),
-    baseline_names=[], fine_tune=specs, quiet=True,
-  )  # fmt: skip
+  folder = str(tmp_path / 'maml')
+  runs.train(
+    dataclasses.replace(CONFIG, learner='maml:steps=1,rate=0.1'),
+    run_dir=folder,
+    quiet=True,
+  )
+  specs = ['maml:adapt_steps=1,rate=0.1', 'maml:adapt_steps=9,rate=0.5']
+  found = evaluate(folder, baseline_names=[], fine_tune=specs)
   table = {}
+  for row in found['rows']:
+    key = row['entity'], row['shots'], row['anomalies']
+    table.setdefault(row['learner'], {})[key] = row['auroc']
+  plain, same, further = (table[name] for name in ('maml', *specs))
+  assert plain == same and plain != further
+
+
+def test_training_starts_from_another_run(run_dir, tmp_path, monkeypatch):
+  register(monkeypatch)
+  config = dataclasses.replace(CONFIG, start=run_dir, outer='sgd:rate=0.0')
+  folder = str(tmp_path / 'on')
+  runs.train(config, run_dir=folder, quiet=True)
+  first, second = runs.restore(run_dir), runs.restore(folder)
+  jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+  assert first.seen == second.seen
+  with pytest.raises(DataError, match='were used in training'):
+    runs.train(dataclasses.replace(config, fold='1'), quiet=True)
+
+
+def test_a_run_of_another_source_is_scored_on_the_same_entities(
+  run_dir, tmp_path, monkeypatch
+):
+  register(monkeypatch)
+  register(monkeypatch, 'free', 20, 100)
+  folder = str(tmp_path / 'guest')
+  runs.train(
+    dataclasses.replace(CONFIG, source='free', learner='relation'),
+    run_dir=folder,
+    quiet=True,
+  )
+  found = evaluation.evaluate(
+    [folder, run_dir], GRID, source='rows', baseline_names=['knn'],
+    workers=1, quiet=True,
+  )  # fmt: skip
+  tested = {}
   for row in results.validate(found)['rows']:
-    table.setdefault(row['learner'], {})[row['entity']] = row['auroc']
-  plain, still, moved = (table[name] for name in ('tables', *specs))
-  assert plain == still and plain != moved
+    key = row['entity'], row['shots'], row['anomalies']
+    tested.setdefault(row['learner'], []).append(key)
+  assert sorted(tested['relation']) == sorted(tested['protonet'])
+  assert sorted(tested['knn']) == sorted(tested['protonet'])
+  assert len(set(tested['knn'])) == len(tested['knn'])
