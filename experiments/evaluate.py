@@ -134,10 +134,11 @@ _COMPARE = flags.DEFINE_bool(
   'each costs',
   flag_values=FLAGS,
 )
-_ROWS_PER_DAY = flags.DEFINE_float(
+_ROWS_PER_DAY = flags.DEFINE_list(
   'rows_per_day',
   None,
-  'rows that an entity scores in a day: the report turns rates into alarms',
+  'rows that an entity scores in a day, one number for all sources or one for '
+  'each in their order: the report turns rates into alarms',
   flag_values=FLAGS,
 )
 _OUTPUT = flags.DEFINE_string(
@@ -168,8 +169,13 @@ def main() -> None:
     raise cli.UsageError('--steps, --tasks and --workers must be at least 1')
   if _TUNE.value < 0:
     raise cli.UsageError('--tune_baselines must be at least 0')
-  if _ROWS_PER_DAY.value is not None and not 0 < _ROWS_PER_DAY.value < 1e12:
-    raise cli.UsageError('--rows_per_day must be positive')
+  rates = cli.rows_per_day(_ROWS_PER_DAY.value)
+  several = len(_SOURCE.value.split('+')) if _SOURCE.value else 1
+  if rates is not None and len(rates) not in (1, several):
+    raise cli.UsageError(
+      f'--rows_per_day has {len(rates)} rates for {several} sources: give one, '
+      'or one for each'
+    )
   regression = [
     runs.regression(runs.restore(path).config) for path in _RUN_DIR.value
   ]
@@ -208,8 +214,8 @@ def main() -> None:
         queries=grid.queries,
       )
   found['meta']['command'] = cli.command()
-  if _ROWS_PER_DAY.value is not None:
-    found['meta']['flags']['rows_per_day'] = _ROWS_PER_DAY.value
+  if rates is not None:
+    found['meta']['flags']['rows_per_day'] = rates
   print(report.write(found, _OUTPUT.value))
   if _COMPARE.value and found['rows']:
     print(f'\n{recommendation.text(results.validate(found))}')

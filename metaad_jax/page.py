@@ -238,7 +238,7 @@ def _operation(results: dict[str, Any]) -> list[str]:
   found = report.operation(results)
   if not found:
     return []
-  rows_per_day = results['meta']['flags'].get('rows_per_day')
+  rates = report.rows_per_day(results)
   lines = [
     '## In operation',
     '',
@@ -248,10 +248,13 @@ def _operation(results: dict[str, Any]) -> list[str]:
     'beforehand, from few rows, is less exact.',
     '',
   ]
-  if rows_per_day:
+  if rates:
+    told = ', '.join(
+      f'{_plain(s)} {report.amount(rate)}' for s, rate in rates.items()
+    )
     lines += [
-      f'At {rows_per_day:g} rows a day, nearly all of them normal, the last '
-      'two columns are the false alarms of a day.',
+      f'Rows that an entity scores in a day, nearly all normal: {told}; the '
+      'last two columns are the false alarms of a day.',
       '',
     ]
   for title, (header, *body) in found:
@@ -328,7 +331,7 @@ def write(
   path: str | os.PathLike[str],
   *,
   intro: str | os.PathLike[str] | None = None,
-  rows_per_day: float | None = None,
+  rows_per_day: float | Sequence[float] | None = None,
 ) -> list[pathlib.Path]:
   """Writes a page, its pictures, and the compact results that it is made from.
 
@@ -338,7 +341,8 @@ def write(
       written beside it.
     intro: hand-written Markdown for the top; `intro/NAME.md` beside the page
       by default, where there is one.
-    rows_per_day: turns false-alarm rates into alarms a day, in place of what
+    rows_per_day: one for all sources, or one for each in the order of the
+      rows; turns false-alarm rates into alarms a day, in place of what
       the evaluation was given.
 
   Returns:
