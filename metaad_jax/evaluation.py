@@ -364,16 +364,8 @@ def scale_tables(
   have none. A column is centred and scaled by the mean and the standard
   deviation of the same rows; one that is constant there keeps its units.
 
-  The rule was chosen for the baselines, on 88 tables of the validation side of
-  `oddbench` (fold 0, 2 draws, K = 5 and 20): mean AUROC / AP of mahalanobis,
-  knn, nearest_neighbour and ocsvm on normals alone, and of extra_trees with 1
-  and 5 labelled anomalies:
-
-    this rule                                       .698 / .565   .768 / .677
-    a deviation below 1e-6 of the mean counts as 0  .697 / .564   .768 / .677
-    clipped to +-20                                 .697 / .557   .769 / .678
-    clipped, and a deviation of at least a
-    thousandth of the mean                          .694 / .554   .768 / .678
+  What else may be done to the columns is in `baselines.SCALINGS`, and chosen on
+  validation tasks by `tuning`.
 
   Args:
     cells: the tasks.
