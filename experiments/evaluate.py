@@ -112,6 +112,13 @@ _TUNE = flags.DEFINE_integer(
   'each source and cell, of entities that are not reported; 0 = their defaults',
   flag_values=FLAGS,
 )
+_TOGETHER = flags.DEFINE_bool(
+  'tune_together',
+  False,
+  'with --tune_baselines: one choice for all --shots and --anomalies, for '
+  'large grids; from so many tasks with labels and so many without',
+  flag_values=FLAGS,
+)
 _STEPS = flags.DEFINE_list(
   'steps',
   ['1', '5', '10'],
@@ -203,6 +210,7 @@ def main() -> None:
       split=_SPLIT.value,
       baseline_names=names,
       tune_baselines=_TUNE.value,
+      tune_together=_TOGETHER.value,
       workers=_WORKERS.value,
     )
     if _COMPARE.value:

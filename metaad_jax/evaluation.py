@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 import datetime
 import functools
+import itertools
 import math
 import os
 import platform
@@ -468,6 +469,7 @@ def evaluate(
   split: str = 'test',
   baseline_names: Sequence[str] = tuple(baselines.REGISTRY),
   tune_baselines: int = 0,
+  tune_together: bool = False,
   workers: int = 2,
   quiet: bool = False,
 ) -> dict[str, Any]:
@@ -491,6 +493,8 @@ def evaluate(
     baseline_names: keys of `baselines.REGISTRY`.
     tune_baselines: validation tasks, at most, for each source and cell, that
       the options of the baselines are chosen on; 0 = their defaults.
+    tune_together: one choice for all shots and numbers of labels of a source
+      and contamination, from so many tasks without labels and so many with.
     workers: processes for the baselines.
     quiet: no progress bars.
 
@@ -546,7 +550,8 @@ def evaluate(
     if tune_baselines and baseline_names:
       chosen, where, choices = _tune(
         _baseline_run(members), spec, features, data_dir, split, raw, grid,
-        baseline_names, tune_baselines, earlier, workers=workers, quiet=quiet,
+        baseline_names, tune_baselines, tune_together, earlier,
+        workers=workers, quiet=quiet,
       )  # fmt: skip
       tuned_on.append(where)
       tuned += choices
@@ -726,8 +731,9 @@ _REMEDY = 'leave out --tune_baselines, and they keep their defaults'
 
 
 def _tune(
-  run, spec, features, data_dir, split, raw, grid, names, count, earlier, **how
-):
+  run, spec, features, data_dir, split, raw, grid, names, count, together,
+  earlier, **how,
+):  # fmt: skip
   """Options of the baselines from validation tasks: choices, and a record.
 
   Entities of the same source that are not on the test side; where it has none,
@@ -736,18 +742,25 @@ def _tune(
   """
   home, members, layout = _validation_side(run, spec, data_dir, split)
   audits.apart(members, raw, _REMEDY)
-  cells = _validation_cells(members, grid, count)
+  group = lambda k, a, c: (0, min(a, 1), c) if together else (k, a, c)
+  cells = _validation_cells(members, grid, count, group)
   key = id(run), home, tuple(entity.name for entity in members)
   if key not in earlier:
     earlier[key] = tuning.choose(
       names,
       _baseline_tasks(run, home, features, layout, members, cells),
       [members[c.entity].labels[c.query] for c in cells],
-      [(c.shots, c.anomalies, c.contamination) for c in cells],
+      [group(c.shots, c.anomalies, c.contamination) for c in cells],
       seed=grid.seed,
       **how,
     )
-  chosen = earlier[key]
+  chosen = {
+    cell: earlier[key][group(*cell)]
+    for cell in itertools.product(
+      grid.shots, grid.anomalies, grid.contamination
+    )
+    if group(*cell) in earlier[key]
+  }
   used = sorted({members[c.entity].name for c in cells})
   choices = [
     {
@@ -787,18 +800,25 @@ def _validation_side(run, spec, data_dir, split):
   return home, members, runs.layout_of(home, everyone)
 
 
-def _validation_cells(members, grid, count):
-  """At most `count` tasks for each cell of the grid, over many entities."""
+def _validation_cells(members, grid, count, group):
+  """At most `count` tasks for each group of cells, over many entities."""
   grid = grid._replace(
     draws=-(-count // len(members)), queries=min(grid.queries, _VALIDATION)
   )
   cells, _ = draw_cells(members, grid)
-  order = np.random.default_rng(grid.seed).permutation(len(members))
-  cells.sort(key=lambda c: (c.draw, order[c.entity]))
+  rng = np.random.default_rng(grid.seed)
+  order, turn = rng.permutation(len(members)), rng.random(len(cells))
+  place = sorted(
+    range(len(cells)),
+    key=lambda i: (cells[i].draw, order[cells[i].entity], turn[i]),
+  )
   taken: dict[Any, list[Cell]] = {}
-  for cell in cells:
-    key = cell.shots, cell.anomalies, cell.contamination
-    if len(taken.setdefault(key, [])) < count:
+  seen = set()
+  for cell in (cells[i] for i in place):
+    key = group(cell.shots, cell.anomalies, cell.contamination)
+    once = key, cell.draw, cell.entity
+    if once not in seen and len(taken.setdefault(key, [])) < count:
+      seen.add(once)
       taken[key].append(cell)
   return [cell for some in taken.values() for cell in some]
 

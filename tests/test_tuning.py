@@ -225,6 +225,29 @@ def test_no_test_entity_is_looked_at(run_dir, monkeypatch):
   assert again['rows'] != found['rows']
 
 
+def test_one_choice_for_all_shots_and_labels(run_dir, monkeypatch):
+  register(monkeypatch)
+  given = []
+  genuine = tuning.choose
+  monkeypatch.setattr(
+    tuning,
+    'choose',
+    lambda names, tasks, labels, cells, **how: (
+      given.extend(zip(tasks, cells, strict=True))
+      or genuine(names, tasks, labels, cells, **how)
+    ),
+  )
+  found = evaluate(run_dir, tune_baselines=3, tune_together=True)
+  assert len(given) == 2 * 3
+  for (_, y, _), (shots, anomalies, _) in given:
+    assert shots == 0 and anomalies == y.sum()
+  assert len({len(y) - y.sum() for (_, y, _), _ in given}) == 2  # both shots
+  assert len(found['tuning']) == 4 * 2 + 2
+  for name in NAMES:
+    told = [c for c in found['tuning'] if c['learner'] == name]
+    assert len({(c['options'], c['auroc']) for c in told}) == 1
+
+
 def test_what_is_chosen_is_what_is_used(run_dir, monkeypatch):
   register(monkeypatch)
   plain = evaluate(run_dir)
