@@ -787,9 +787,12 @@ def _validation_side(run, spec, data_dir, split):
     if not _own(run, home):
       home = config.source
       everyone = sources.load(home, data_dir)
-    members = episodes.split(
-      everyone, fold=config.fold, folds=config.folds, seed=config.seed
-    )['validation']
+    try:
+      members = episodes.split(
+        everyone, fold=config.fold, folds=config.folds, seed=config.seed
+      )['validation']
+    except DataError as error:
+      raise DataError(f'{home!r}: {error}; or {_REMEDY}') from error
     if home == config.source and len(audits.known(members, run.seen)) < len(
       members
     ):

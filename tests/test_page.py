@@ -139,7 +139,7 @@ def test_commands_notes_alarms_and_no_paths_of_this_machine(folder):
   assert 'experiments.evaluate --flagfile=x.flags\n' in text
   assert '--output=rig.md' in text
   assert 'no task with 50 shots' in text
-  assert '2000 rows a day' in text
+  assert 'nearly all normal: rig 2,000;' in text
   (header,) = {tuple(c) for c in tables(text) if 'alarms a day at 1%' in c}
   place = header.index('alarms a day at 1%')
   alarms = {
