@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from metaad_jax import compilation, results
+from metaad_jax import compilation, parallel, results
 from metaad_jax.base import DataError, Terminated
 
 
@@ -41,6 +41,24 @@ def usage() -> Iterator[None]:
     yield
   except DataError as error:
     raise UsageError(str(error)) from error
+
+
+def define_devices(to: flags.FlagValues) -> None:
+  """Defines the flags that say which devices and processes work together."""
+  flags.DEFINE_integer(
+    'devices', 0, 'CPU devices to make; 0 = one for every core', lower_bound=0,
+    flag_values=to,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    'coordinator', None, 'host:port of process 0 where several processes train '
+    'together; auto = found where Slurm, a TPU pod or MPI tell',
+    flag_values=to,
+  )  # fmt: skip
+  for name, text in (
+    ('processes', 'how many train together'),
+    ('process', 'which of them this is, from 0'),
+  ):
+    flags.DEFINE_integer(name, None, text, lower_bound=0, flag_values=to)
 
 
 def run(
@@ -70,6 +88,13 @@ def run(
       raise UsageError(f'unexpected argument {extra[0]!r}: flags start with --')
     logging.use_absl_handler()
     compilation.persist()
+    if 'devices' in flag_values:
+      parallel.start(
+        int(flag_values['devices'].value or 0),
+        coordinator=flag_values['coordinator'].value,
+        processes=flag_values['processes'].value,
+        process=flag_values['process'].value,
+      )
     code = main()
     sys.stdout.flush()
     sys.exit(code)

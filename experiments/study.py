@@ -66,6 +66,7 @@ _BASELINES = flags.DEFINE_string(
   'baselines', 'all', 'as in experiments.evaluate', flag_values=FLAGS
 )
 train.define_flags(FLAGS, skip=('learner', 'run_dir', 'fold'))
+cli.define_devices(FLAGS)
 FLAGS.set_default('steps', 1500)
 
 

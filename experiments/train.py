@@ -101,6 +101,7 @@ def config(values: flags.FlagValues, **fixed: Any) -> runs.Config:
 
 FLAGS = flags.FlagValues()
 define_flags(FLAGS)
+cli.define_devices(FLAGS)
 
 
 def main() -> None:

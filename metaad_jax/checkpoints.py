@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from metaad_jax import parallel
 from metaad_jax.base import DataError
 
 # What orbax finds wrong it also raises.
@@ -69,10 +70,11 @@ class Checkpoints:
     folder = self._folder(step)
     try:
       self._manager.save(step, args=ocp.args.StandardSave(state))
-      if folder.is_dir():
+      if folder.is_dir() and parallel.first_process():
         path = folder / _DIGESTS
         path.with_suffix('.part').write_text(json.dumps(_digests(folder)))
         os.replace(path.with_suffix('.part'), path)
+      parallel.wait(f'checkpoint {step}')
     except Exception as error:  # orbax and tensorstore have their own
       shutil.rmtree(folder, ignore_errors=True)
       for part in folder.parent.glob(f'{step}.orbax-checkpoint-tmp*'):
@@ -98,6 +100,7 @@ class Checkpoints:
     for newer in self._steps():
       if newer > step:
         shutil.rmtree(self._folder(newer), ignore_errors=True)
+    parallel.wait('checkpoints forgotten')
     self._manager.reload()
 
   def restore(self, like: Any) -> tuple[int, Any] | None:
@@ -132,7 +135,10 @@ class Checkpoints:
     self._check(step)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
-      lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), like
+      lambda a: jax.ShapeDtypeStruct(
+        a.shape, a.dtype, sharding=getattr(a, 'sharding', None) or device
+      ),
+      like,
     )
     try:
       return self._manager.restore(step, args=ocp.args.StandardRestore(target))

@@ -33,6 +33,7 @@ from metaad_jax import (
   model_files,
   models,
   objectives,
+  parallel,
   sources,
   specs,
   table_tasks,
@@ -397,7 +398,9 @@ def train(
     seen = sorted({*seen, *started.seen})
   if run_dir is not None:
     layout = data.layout if data is not None else Layout((1,), None, ())
-    _open(run_dir, config, layout, seen)
+    if parallel.first_process():
+      _open(run_dir, config, layout, seen)
+    parallel.wait('run folder')
   return training.train(
     learner,
     sample,

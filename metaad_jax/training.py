@@ -1,6 +1,6 @@
 """Meta-training: one jitted scan over many steps, task sampling included."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import json
 import math
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 import tqdm
 
+from metaad_jax import parallel
 from metaad_jax.base import DataError, MetaLearner, Params, Task, Terminated
 from metaad_jax.checkpoints import Checkpoints
 
@@ -45,14 +46,27 @@ class State(NamedTuple):
 
 
 def meta_gradient(
-  learner: MetaLearner, key: jax.Array, params: Params, batch: Task
+  learner: MetaLearner,
+  key: jax.Array,
+  params: Params,
+  batch: Task,
+  at_once: int | None = None,
 ) -> tuple[Params, dict[str, jax.Array]]:
-  """Means over a batch of tasks: of the meta-gradients and of the metrics."""
+  """Means over a batch of tasks: of the meta-gradients and of the metrics.
+
+  Args:
+    learner: see `MetaLearner`.
+    key: split into one for each task.
+    params: meta-parameters.
+    batch: Task with a leading axis.
+    at_once: see `parallel.mean_over_tasks`.
+  """
   keys = jax.random.split(key, batch.features.shape[0])
-  grads, metrics = jax.vmap(learner.meta_grad, (0, None, 0))(
-    keys, params, batch
+  return parallel.mean_over_tasks(
+    lambda key, task: learner.meta_grad(key, params, task),
+    (keys, batch),
+    at_once,
   )
-  return jax.tree.map(lambda leaf: leaf.mean(0), (grads, metrics))
 
 
 def initial_state(
@@ -94,6 +108,8 @@ def make_scan(
   tasks: int,
   length: int,
   average: float = 0.0,
+  at_once: int | None = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Callable[[State, Callable], tuple[State, dict[str, jax.Array]]]:
   """Compiles `length` meta-steps into one call; steps past the last do nothing.
 
@@ -109,18 +125,31 @@ def make_scan(
     length: steps per call.
     average: weight of the past in the running mean of the meta-parameters
       (Polyak and Juditsky, 1992); less in the first steps, 0 = no mean.
+    at_once: tasks worked on at once; None = chosen, see `parallel`.
+    devices: that share the tasks; None = as many of all as divide them evenly.
 
   Returns:
     (state, sample) -> (state, metrics [length]); `state` is donated. `sample`
     is a pytree, so that the data it draws from is an argument and no constant.
+    Both are to be on all the devices: see `parallel.replicate`.
   """
   outer = guarded(optimizer)
   root = jax.random.key(seed)
+  mesh = parallel.mesh(tasks, devices)
+
+  def mean_gradient(draw, adapt, params, sample):
+    keys = jax.random.split(draw, tasks), jax.random.split(adapt, tasks)
+
+    def one(draw, adapt):
+      return learner.meta_grad(adapt, params, sample(draw))
+
+    mine = parallel.share(keys, mesh)
+    found = parallel.mean_over_tasks(one, mine, at_once)
+    return parallel.mean(found, mesh)
 
   def advance(state, sample):
     draw, adapt = jax.random.split(jax.random.fold_in(root, state.step + 1))
-    batch = jax.vmap(sample)(jax.random.split(draw, tasks))
-    grads, metrics = meta_gradient(learner, adapt, state.params, batch)
+    grads, metrics = mean_gradient(draw, adapt, state.params, sample)
     updates, optimizer_state = outer.update(
       grads, state.optimizer, state.params
     )
@@ -152,20 +181,21 @@ def make_scan(
 
     return jax.lax.scan(body, state, length=length)
 
-  return jax.jit(chunk, donate_argnums=0)
+  return jax.jit(parallel.sharded(chunk, mesh), donate_argnums=0)
 
 
 def scores_of(
   learner: MetaLearner, key: jax.Array, params: Params, batch: Task
 ) -> jax.Array:
   """Adapts to every task of a batch and scores its queries: [T, N]."""
-
-  def one(key, task):
-    adapted = learner.adapt(key, params, task.support, task.features)
-    return learner.score(adapted, task.query.x)
-
   keys = jax.random.split(key, batch.features.shape[0])
+  one = lambda key, task: _adapted_score(learner, key, params, task)
   return jax.vmap(one)(keys, batch)
+
+
+def _adapted_score(learner, key, params, task):
+  adapted = learner.adapt(key, params, task.support, task.features)
+  return learner.score(adapted, task.query.x)
 
 
 def train(
@@ -188,8 +218,13 @@ def train(
   label: str = 'meta-train',
   quiet: bool = False,
   skip_limit: int = 100,
+  at_once: int | None = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> State:
   """Meta-trains; resumes where a checkpoint in `run_dir` left off.
+
+  The tasks of a step are shared among devices, those of other processes too;
+  all processes call this alike, and the first one writes.
 
   Args:
     learner: see `MetaLearner`.
@@ -212,9 +247,11 @@ def train(
     label: of the progress bar.
     quiet: no progress bar.
     skip_limit: stop after this many updates in a row were not finite.
+    at_once: tasks worked on at once; None = chosen, see `parallel`.
+    devices: that share the tasks; None = as many of all as divide them evenly.
 
   Returns:
-    The final state; `best` holds the meta-parameters to use.
+    The final state, on one device; `best` holds the meta-parameters to use.
 
   Raises:
     DataError: if training diverges, or a checkpoint cannot be saved.
@@ -232,25 +269,43 @@ def train(
     tasks=tasks,
     length=min(report_every, steps),
     average=average,
+    at_once=at_once,
+    devices=devices,
   )
+  mesh = parallel.mesh(tasks, devices)
 
-  @jax.jit
   def validate(params, validation):
+    size = len(validation.features)
+    shared = mesh if size % mesh.size == 0 else alone
     key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
-    scores = scores_of(learner, key, params, validation)
-    query = validation.query
-    return jax.vmap(quality)(scores, query.y, query.mask).mean()
+    keys = jax.random.split(key, size)
 
+    def one(key, task):
+      score = _adapted_score(learner, key, params, task)
+      return quality(score, task.query.y, task.query.mask)
+
+    mine = parallel.share((keys, validation), shared)
+    return parallel.mean(jax.vmap(one)(*mine).mean(), shared)
+
+  alone = jax.sharding.Mesh(mesh.devices[:1], mesh.axis_names)
+  validate = jax.jit(parallel.sharded(validate, mesh))
+  sample, validation = parallel.replicate((sample, validation), mesh)
+  state = parallel.replicate(state, mesh)
   checkpoints = log = None
+  writes = parallel.first_process()
   if run_dir is not None:
     checkpoints = Checkpoints(os.path.join(run_dir, 'checkpoints'))
     found = checkpoints.restore(state)
     if found is not None:
-      state = jax.tree.map(jnp.copy, found[1])
+      state = parallel.replicate(jax.tree.map(jnp.copy, found[1]), mesh)
       checkpoints.forget_after(found[0])
-    log = _open_log(os.path.join(run_dir, 'metrics.jsonl'), int(state.step))
+    if writes:
+      log = _open_log(os.path.join(run_dir, 'metrics.jsonl'), int(state.step))
   bar = tqdm.tqdm(
-    total=steps, initial=int(state.step), desc=label, disable=quiet
+    total=steps,
+    initial=int(state.step),
+    desc=label,
+    disable=quiet or not writes,
   )
   ending = contextlib.ExitStack()
   came = ending.enter_context(_terminations()) if checkpoints else []
@@ -289,7 +344,7 @@ def train(
           f'meta-training diverged: the last {bad} updates before step {step} '
           'were not finite; lower the inner or the outer rate'
         )
-      stop = bool(came) and not last
+      stop = parallel.any_process(bool(came)) and not last
       if checkpoints is not None and (
         stop or last or _due(before, step, checkpoint_every)
       ):
@@ -307,7 +362,7 @@ def train(
         log.close()
     if checkpoints is not None:
       checkpoints.close()
-  return state
+  return parallel.local(state)
 
 
 @contextlib.contextmanager

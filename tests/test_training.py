@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from metaad_jax import episodes, metrics, training
+from metaad_jax import episodes, metrics, parallel, training
 from metaad_jax.base import DataError, Entity, MetaLearner, Rows, Task
 from metaad_jax.checkpoints import Checkpoints
 
@@ -300,6 +300,7 @@ def test_a_call_moves_nothing_between_host_and_device(sample, validation):
   scan = training.make_scan(
     learner, optimizer, seed=0, steps=12, tasks=2, length=4
   )
+  state, sample = parallel.replicate((state, sample), parallel.mesh(2))
   state, _ = scan(state, sample)
   with jax.transfer_guard('disallow'):
     state, found = scan(state, sample)

@@ -1,7 +1,9 @@
 """Flax Linen networks: the only place that imports Linen.
 
 A model is made for a number of outputs by the learner that needs it:
-`make('mlp:width=64')(1)` is a network with one logit.
+`make('mlp:width=64')(1)` is a network with one logit. `conv4`, the network of
+the benchmarks, is not in the registry: its batch normalisation looks at all the
+rows at once, padded ones too.
 """
 
 from collections.abc import Callable

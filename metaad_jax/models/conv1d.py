@@ -1,47 +1,11 @@
-"""A 1-D convolutional network on raw windows.
-
-Under `vmap` over tasks with per-task weights XLA turns `nn.Conv` into a grouped
-convolution, which the CPU backend runs 16 to 60 times slower than a matrix
-product; `Conv` therefore gathers its taps and multiplies.
-"""
+"""A 1-D convolutional network on raw windows."""
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from metaad_jax import base
-
-
-class Conv(nn.Module):
-  """The same numbers and parameters as `nn.Conv` in one dimension.
-
-  [N, L, C] -> [N, ceil(L / stride), channels], padding 'SAME'.
-  """
-
-  channels: int
-  taps: int
-  stride: int
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    rows, length, inputs = x.shape
-    kernel = self.param(
-      'kernel',
-      nn.initializers.he_normal(),
-      (self.taps, inputs, self.channels),
-    )
-    bias = self.param('bias', nn.initializers.zeros, (self.channels,))
-    out = -(-length // self.stride)
-    pad = max((out - 1) * self.stride + self.taps - length, 0)
-    x = jnp.pad(x, ((0, 0), (pad // 2, pad - pad // 2), (0, 0)))
-    span = self.stride * (out - 1) + 1
-    columns = jnp.concatenate(
-      [x[:, t : t + span : self.stride] for t in range(self.taps)], -1
-    )
-    product = columns.reshape(rows * out, -1) @ kernel.reshape(
-      -1, self.channels
-    )
-    return product.reshape(rows, out, self.channels) + bias
+from metaad_jax.models import convolution
 
 
 class Conv1D(nn.Module):
@@ -66,7 +30,8 @@ class Conv1D(nn.Module):
       )
     x = jnp.where(features > 0, x, 0)
     for _ in range(self.layers):
-      x = nn.relu(Conv(self.channels, self.taps, self.stride)(x))
+      layer = convolution.Conv(self.channels, (self.taps,), self.stride)
+      x = nn.relu(layer(x))
     mean = x.mean(1)
     spread = jnp.sqrt(((x - mean[:, None]) ** 2).mean(1) + 1e-6)
     return nn.Dense(self.outputs)(jnp.concatenate([mean, spread], -1))
