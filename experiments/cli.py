@@ -88,7 +88,7 @@ def run(
       raise UsageError(f'unexpected argument {extra[0]!r}: flags start with --')
     logging.use_absl_handler()
     compilation.persist()
-    if 'devices' in flag_values:
+    if 'coordinator' in flag_values:
       parallel.start(
         int(flag_values['devices'].value or 0),
         coordinator=flag_values['coordinator'].value,

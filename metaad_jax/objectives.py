@@ -1,4 +1,7 @@
-"""Masked losses of one task: (outputs [N, 1], y [N], mask [N]) -> scalar."""
+"""Masked losses of one task: (outputs [N, 1], y [N], mask [N]) -> scalar.
+
+Only `cross_entropy` knows more outputs than one.
+"""
 
 from collections.abc import Callable
 
@@ -31,6 +34,30 @@ def balanced_bce(
   means = weights @ losses / jnp.maximum(counts, 1)
   present = (counts > 0).astype(losses.dtype)
   return means @ present / jnp.maximum(present.sum(), 1)
+
+
+def bce(outputs: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
+  """Mean binary cross-entropy over the real rows: logits [N, 1], y [N]."""
+  losses = mask * optax.sigmoid_binary_cross_entropy(outputs[:, 0], y)
+  return losses.sum() / jnp.maximum(mask.sum(), 1)
+
+
+def cross_entropy(
+  outputs: jax.Array, y: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """Mean cross-entropy over the real rows.
+
+  Args:
+    outputs: [N, classes] logits.
+    y: [N] the class, a whole number from 0; of any dtype.
+    mask: [N] 1 = a real row.
+
+  Returns:
+    The mean; 0 if no row is real.
+  """
+  hot = jax.nn.one_hot(y.astype(jnp.int32), outputs.shape[1])
+  losses = optax.softmax_cross_entropy(outputs, hot.astype(outputs.dtype))
+  return (mask * losses).sum() / jnp.maximum(mask.sum(), 1)
 
 
 def squared_error(

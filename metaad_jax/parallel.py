@@ -127,19 +127,31 @@ def local(tree: Any) -> Any:
   return jax.tree.map(one, tree)
 
 
-def sharded(
-  function: Callable[..., Any], over: jax.sharding.Mesh
-) -> Callable[..., Any]:
-  """A function that every device runs on the same arguments, its tasks apart.
+def jit(
+  function: Callable[..., Any], over: jax.sharding.Mesh, **options: Any
+) -> Any:
+  """Compiles a function that every device runs on the same arguments.
 
   Inside, `share` gives a device its tasks and `mean` averages over devices.
+  Where there is a device for every core, no operation is split among cores.
+
+  Args:
+    function: of replicated arrays, to replicated arrays.
+    over: the devices.
+    **options: of `jax.jit`.
+
+  Returns:
+    What `jax.jit` returns.
   """
   if over.size == 1:
-    return function
+    return jax.jit(function, **options)
   same = jax.sharding.PartitionSpec()
-  return jax.shard_map(
+  shared = jax.shard_map(
     function, mesh=over, in_specs=same, out_specs=same, check_vma=False
   )
+  if over.devices[0].platform == 'cpu':
+    options['compiler_options'] = {'xla_cpu_multi_thread_eigen': False}
+  return jax.jit(shared, **options)
 
 
 def share(tree: Any, over: jax.sharding.Mesh) -> Any:

@@ -181,7 +181,7 @@ def make_scan(
 
     return jax.lax.scan(body, state, length=length)
 
-  return jax.jit(parallel.sharded(chunk, mesh), donate_argnums=0)
+  return parallel.jit(chunk, mesh, donate_argnums=0)
 
 
 def scores_of(
@@ -288,7 +288,7 @@ def train(
     return parallel.mean(jax.vmap(one)(*mine).mean(), shared)
 
   alone = jax.sharding.Mesh(mesh.devices[:1], mesh.axis_names)
-  validate = jax.jit(parallel.sharded(validate, mesh))
+  validate = parallel.jit(validate, mesh)
   sample, validation = parallel.replicate((sample, validation), mesh)
   state = parallel.replicate(state, mesh)
   checkpoints = log = None

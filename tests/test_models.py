@@ -274,6 +274,16 @@ def test_conv1d_hears_impulses_and_levels_and_survives_silence():
   assert abs(silent - impulse) > 1e-3 and abs(silent - level) > 1e-3
 
 
+def test_conv1d_without_spread_sees_the_mean_alone():
+  """One tap of one channel: the same mean is the same output."""
+  x = jnp.zeros((2, 8, 1)).at[0, 3].set(8.0).at[1].set(1.0)
+  for spread in (True, False):
+    network = models.make(f'conv1d:layers=1,taps=1,stride=1,spread={spread}')(1)
+    params = network.init(jax.random.key(0), x, jnp.ones(1))
+    impulse, level = network.apply(params, x, jnp.ones(1))[:, 0]
+    assert (abs(impulse - level) > 1e-3) == spread
+
+
 def test_mlp_by_hand():
   network = mlp.MLP((2,), 1)
   params = {

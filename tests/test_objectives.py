@@ -36,9 +36,18 @@ def test_bce_at_zero_logits_is_log_two_whatever_the_balance():
     np.testing.assert_allclose(found, np.log(2), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-  'loss', [objectives.balanced_bce, objectives.squared_error]
+EVERY = pytest.mark.parametrize(
+  'loss',
+  [
+    objectives.balanced_bce,
+    objectives.bce,
+    objectives.cross_entropy,
+    objectives.squared_error,
+  ],
 )
+
+
+@EVERY
 def test_masked_rows_change_neither_value_nor_gradient(loss):
   outputs, y, mask = case([0, 1, 0, 1, 0], [1.0, 1.0, 1.0, 0.0, 0.0])
   both = jax.jit(jax.value_and_grad(loss))
@@ -49,9 +58,7 @@ def test_masked_rows_change_neither_value_nor_gradient(loss):
   assert not grads[3:].any()
 
 
-@pytest.mark.parametrize(
-  'loss', [objectives.balanced_bce, objectives.squared_error]
-)
+@EVERY
 def test_no_real_row_gives_zero_and_no_nan(loss):
   outputs, y, mask = case([0, 1], [0.0, 0.0])
   value, grads = jax.value_and_grad(loss)(*map(jnp.asarray, (outputs, y, mask)))
@@ -65,6 +72,22 @@ def test_bce_stays_finite_at_extreme_logits():
   )
   np.testing.assert_allclose(value, 1e4, rtol=1e-6)
   np.testing.assert_allclose(grads[:, 0], [0.5, -0.5], rtol=1e-6)
+
+
+def test_bce_is_sklearn_log_loss():
+  with jax.enable_x64(True):
+    outputs, y, mask = case([0, 0, 0, 1, 1], [1.0] * 5)
+    expected = metrics.log_loss(y, 1 / (1 + np.exp(-outputs[:, 0])))
+    found = objectives.bce(*map(jnp.asarray, (outputs, y, mask)))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_cross_entropy_is_sklearn_log_loss():
+  with jax.enable_x64(True):
+    y, outputs = np.array([2.0, 0.0, 1.0, 2.0]), RNG.normal(size=(4, 3)) * 3
+    share = np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
+    found = objectives.cross_entropy(*map(jnp.asarray, (outputs, y, y**0)))
+    np.testing.assert_allclose(found, metrics.log_loss(y, share), rtol=1e-12)
 
 
 def test_squared_error_by_hand():

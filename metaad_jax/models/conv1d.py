@@ -12,7 +12,8 @@ class Conv1D(nn.Module):
   """[N, L, C] -> [N, outputs]: strided convolutions, pooled over time.
 
   Mean and spread of every channel over time are kept: an impulsive fault shows
-  in the spread, a shifted level in the mean.
+  in the spread, a shifted level in the mean. `spread` off keeps the mean alone,
+  as the networks do that the benchmarks compare with.
   """
 
   channels: int
@@ -20,6 +21,7 @@ class Conv1D(nn.Module):
   taps: int
   stride: int
   outputs: int
+  spread: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array, features: jax.Array) -> jax.Array:
@@ -32,15 +34,22 @@ class Conv1D(nn.Module):
     for _ in range(self.layers):
       layer = convolution.Conv(self.channels, (self.taps,), self.stride)
       x = nn.relu(layer(x))
-    mean = x.mean(1)
-    spread = jnp.sqrt(((x - mean[:, None]) ** 2).mean(1) + 1e-6)
-    return nn.Dense(self.outputs)(jnp.concatenate([mean, spread], -1))
+    pooled = mean = x.mean(1)
+    if self.spread:
+      spread = jnp.sqrt(((x - mean[:, None]) ** 2).mean(1) + 1e-6)
+      pooled = jnp.concatenate([mean, spread], -1)
+    return nn.Dense(self.outputs)(pooled)
 
 
 def conv1d(
-  *, channels: int = 32, layers: int = 3, taps: int = 7, stride: int = 2
+  *,
+  channels: int = 32,
+  layers: int = 3,
+  taps: int = 7,
+  stride: int = 2,
+  spread: bool = True,
 ):
   """See `Conv1D`."""
   if min(channels, layers, taps, stride) < 1:
     raise base.DataError('conv1d: every option must be at least 1')
-  return lambda outputs: Conv1D(channels, layers, taps, stride, outputs)
+  return lambda outputs: Conv1D(channels, layers, taps, stride, outputs, spread)

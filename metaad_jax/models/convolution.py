@@ -17,6 +17,7 @@ import jax
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
+import numpy as np
 
 _WIDE = 16
 _FEW = 8  # channels below which gathering pays
@@ -115,26 +116,9 @@ def _numbers(axes):
 # Toom-Cook (Winograd) convolution of 2 outputs at a time: y = A (G k * B x),
 # by number of taps; Lavin and Gray, "Fast Algorithms for Convolutional Neural
 # Networks", CVPR 2016. Only points 0, 1, -1 and infinity: as accurate as sums.
-_B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-_G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
-_A = ((1, 1, 1, 0), (0, 1, -1, -1))
-
-
-def _combine(matrix, values):
-  """The rows of a small matrix times a list of arrays."""
-  sums = []
-  for row in matrix:
-    terms = [
-      v if c == 1 else -v if c == -1 else c * v
-      for c, v in zip(row, values, strict=True)
-      if c
-    ]
-    sums.append(functools.reduce(jnp.add, terms))
-  return sums
-
-
-def _transposed(matrix):
-  return tuple(zip(*matrix, strict=True))
+_B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+_A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 
 
 def _fast(y, taps, inputs, stride):
@@ -144,85 +128,82 @@ def _fast(y, taps, inputs, stride):
   return stride == 1 and set(taps) == {3} and wide
 
 
+def _mix(matrix, parts, place):
+  """The rows of a small matrix times equal arrays, along a new axis."""
+  ndim = parts[0].ndim + 1
+  column = lambda k: matrix[:, k].reshape([-1] + [1] * (ndim - place - 1))
+  terms = (
+    jnp.asarray(column(k), part.dtype) * jnp.expand_dims(part, place)
+    for k, part in enumerate(parts)
+    if matrix[:, k].any()
+  )
+  return functools.reduce(jnp.add, terms)
+
+
 def _even(a, sizes):
   """Pads the spatial axes of [N, *S, C] with zeros at their end, to `sizes`."""
   more = [(0, size - s) for size, s in zip(sizes, a.shape[1:-1], strict=True)]
   return jnp.pad(a, ((0, 0), *more, (0, 0)))
 
 
+def _pairs(a, axis):
+  """Every first and every second place along an axis."""
+  a = a.reshape(*a.shape[:axis], -1, 2, *a.shape[axis + 1 :])
+  return [jax.lax.index_in_dim(a, i, axis + 1, keepdims=False) for i in (0, 1)]
+
+
 def _input_tiles(x, pads):
   """[N, *S, C] -> [4^axes, N tiles, C]: B x, tiles of 4 that overlap by 2."""
   x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
   x = _even(x, [s + s % 2 for s in x.shape[1:-1]])
-  tiles = [x]
-  for axis in range(1, x.ndim - 1):
-    found = []
-    for tile in tiles:
-      many = tile.shape[axis] // 2
-      halves = tile.reshape(
-        *tile.shape[:axis], many, 2, *tile.shape[axis + 1 :]
-      )
-      half = lambda i, first: jax.lax.index_in_dim(
-        jax.lax.slice_in_dim(halves, first, first + many - 1, axis=axis),  # noqa: B023
-        i, axis + 1, False,  # noqa: B023
-      )  # fmt: skip
-      found += _combine(_B, [half(0, 0), half(1, 0), half(0, 1), half(1, 1)])
-    tiles = found
-  return jnp.stack([t.reshape(-1, x.shape[-1]) for t in tiles])
+  axes, channels = x.ndim - 2, x.shape[-1]
+  for done in range(axes):
+    axis = 2 * done + 1
+    even, odd = _pairs(x, axis)
+    early = lambda a: jax.lax.slice_in_dim(a, 0, -1, axis=axis)  # noqa: B023
+    late = lambda a: jax.lax.slice_in_dim(a, 1, None, axis=axis)  # noqa: B023
+    parts = [early(even), early(odd), late(even), late(odd)]
+    x = _mix(_B, parts, done)
+  return x.reshape(4**axes, -1, channels)
 
 
 def _output_tiles(g):
   """[N, *P, O] -> [4^axes, N tiles, O]: A' g, tiles of 2."""
   g = _even(g, [s + s % 2 for s in g.shape[1:-1]])
-  tiles = [g]
-  for axis in range(1, g.ndim - 1):
-    found = []
-    for tile in tiles:
-      halves = tile.reshape(*tile.shape[:axis], -1, 2, *tile.shape[axis + 1 :])
-      pair = [jax.lax.index_in_dim(halves, i, axis + 1, False) for i in (0, 1)]
-      found += _combine(_transposed(_A), pair)
-    tiles = found
-  return jnp.stack([t.reshape(-1, g.shape[-1]) for t in tiles])
+  axes, outputs = g.ndim - 2, g.shape[-1]
+  for done in range(axes):
+    parts = _pairs(g, 2 * done + 1)
+    g = _mix(_A.T, parts, done)
+  return g.reshape(4**axes, -1, outputs)
 
 
-def _by_axis(matrix, values, axes):
-  """Applies a small matrix along each of the leading axes of a flat list."""
-  for _ in range(axes):
-    width = len(values) // len(matrix[0])
-    groups = [
-      values[i * width : (i + 1) * width] for i in range(len(matrix[0]))
-    ]
-    mixed = [_combine(matrix, row) for row in zip(*groups, strict=True)]
-    values = [m[i] for m in mixed for i in range(len(matrix))]
-  return values
+def _along(matrix, kernel, axes):
+  """A small matrix along each of the first axes."""
+  for axis in range(axes):
+    mixed = jnp.tensordot(jnp.asarray(matrix, kernel.dtype), kernel, (1, axis))
+    kernel = jnp.moveaxis(mixed, 0, axis)
+  return kernel
 
 
 def _fast_forward(x, kernel, pads):
-  taps, (_, outputs) = kernel.shape[:-2], kernel.shape[-2:]
+  taps, outputs = kernel.shape[:-2], kernel.shape[-1]
   axes, outs = len(taps), _outs(x.shape[1:-1], taps, 1, pads)
-  flat = list(kernel.reshape(-1, *kernel.shape[-2:]))
-  weights = jnp.stack(_by_axis(_G, flat, axes))
-  product = jnp.matmul(_input_tiles(x, pads), weights)
-  tiles = [-(-o // 2) for o in outs]
-  parts = list(product.reshape(-1, len(x), *tiles, outputs))
-  parts = _by_axis(_A, parts, axes)
-  for axis in range(axes, 0, -1):
-    pairs = zip(parts[::2], parts[1::2], strict=True)
-    parts = [
-      jnp.stack(pair, axis + 1).reshape(
-        *pair[0].shape[:axis], -1, *pair[0].shape[axis + 1 :]
-      )
-      for pair in pairs
-    ]
-  return parts[0][(slice(None), *(slice(o) for o in outs))]
+  weights = _along(_G, kernel, axes).reshape(4**axes, *kernel.shape[-2:])
+  y = jnp.matmul(_input_tiles(x, pads), weights)
+  y = y.reshape(*(4,) * axes, len(x), *(-(-o // 2) for o in outs), outputs)
+  for _ in range(axes):
+    # The first axis mixes into pairs behind the tiles that it belongs to.
+    y = _mix(_A, list(y), axes + 1)
+    y = y.reshape(*y.shape[:axes], -1, *y.shape[axes + 2 :])
+  return y[(slice(None), *(slice(o) for o in outs))]
 
 
 def _fast_kernel(x, g, taps, pads):
   product = jax.lax.dot_general(
     _input_tiles(x, pads), _output_tiles(g), (((1,), (1,)), ((0,), (0,)))
   )
-  flat = _by_axis(_transposed(_G), list(product), len(taps))
-  return jnp.stack(flat).reshape(*taps, x.shape[-1], g.shape[-1])
+  product = product.reshape(*(4,) * len(taps), *product.shape[1:])
+  return _along(_G.T, product, len(taps))
 
 
 def _plain_forward(x, kernel, stride, pads):

@@ -1,0 +1,128 @@
+"""A benchmark's worker that runs this library (see `serving`).
+
+What is timed is what `experiments.train` runs: learner, model and objective of
+the library, tasks drawn by key inside one jitted scan, Adam outside.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments import jax_serving, serving, workloads
+from metaad_jax import learners, objectives, parallel, specs, training
+from metaad_jax.base import MetaLearner, Rows, Task
+from metaad_jax.models import conv1d, conv4, mlp
+
+LEARNERS = ('maml', 'fomaml', 'reptile')
+
+# FLOPs that a call may hold, so that it is neither all dispatch nor too long.
+_PER_CALL = {'cpu': 4e9}
+_PER_CALL_ELSEWHERE = 1e12
+_MOST_STEPS = 100
+
+
+def network(workload: workloads.Workload):
+  """(outputs) -> network: the workload's, whatever outputs are asked for."""
+  width, depth = workload.sizes[1], len(workload.sizes) - 2
+  if workload.network == 'mlp':
+    model = mlp.mlp(width=width, depth=depth)
+  elif workload.network == 'conv1d':
+    taps, stride = workload.taps, workload.stride
+    model = conv1d.conv1d(
+      channels=width, layers=depth, taps=taps, stride=stride, spread=False
+    )
+  else:
+    model = conv4.conv4(channels=width)
+  return lambda outputs: model(workload.sizes[-1])
+
+
+def learner(
+  workload: workloads.Workload, spec: str, inner_steps: int
+) -> MetaLearner:
+  """'maml:mode=remat' with the workload's network, loss and inner rate."""
+  name, options = specs.parse(spec)
+  options = {'steps': inner_steps, 'rate': workload.rate, **options}
+  text = ','.join(f'{key}={value}' for key, value in options.items())
+  return learners.make(
+    f'{name}:{text}',
+    network(workload),
+    loss=getattr(objectives, workload.loss),
+  )
+
+
+def tasks(batch: workloads.Batch) -> Task:
+  """A batch as the library has it: every row and column is real."""
+  rows = lambda x, y: Rows(jnp.asarray(x), jnp.asarray(y), jnp.ones_like(y))
+  columns = batch.support_x.shape[-1]
+  return Task(
+    rows(batch.support_x, batch.support_y),
+    rows(batch.query_x, batch.query_y),
+    jnp.ones((len(batch.support_x), columns), batch.support_x.dtype),
+  )
+
+
+def draw(pool: Task, key: jax.Array) -> Task:
+  """One task of the pool, any."""
+  place = jax.random.randint(key, (), 0, len(pool.features))
+  return jax.tree.map(lambda leaf: leaf[place], pool)
+
+
+def gradient(job: serving.Job, batch: workloads.Batch) -> workloads.Parameters:
+  """The mean meta-gradient of a batch, at the workload's parameters."""
+  made = learner(job.sized, job.learner, job.inner_steps)
+  params = {'params': workloads.parameters(job.sized, job.dtype)}
+  found, _ = jax.jit(training.meta_gradient, static_argnums=(0, 4))(
+    made, jax.random.key(0), params, tasks(batch), job.at_once or None
+  )
+  return jax_serving.ordered(found['params'], params['params'])
+
+
+def steps_per_call(job: serving.Job) -> int:
+  """How many meta-steps one call to the device holds."""
+  least = workloads.minimal_flops(job.sized, 'maml', job.inner_steps, job.tasks)
+  most = _PER_CALL.get(job.platform, _PER_CALL_ELSEWHERE)
+  return max(1, min(_MOST_STEPS, int(most / least)))
+
+
+def start(job: serving.Job):
+  """Compiles many meta-steps into one call; returns it and what XLA says."""
+  made = learner(job.sized, job.learner, job.inner_steps)
+  batches = workloads.batches(job.sized, job.tasks, job.dtype)
+  pool = jax.tree.map(
+    lambda *parts: jnp.concatenate(parts), *map(tasks, batches)
+  )
+  sample = jax.tree_util.Partial(draw, pool)
+  length = steps_per_call(job)
+  adam = optax.adam(1e-3)
+  example = jax.tree.map(lambda leaf: leaf[0], pool)
+  state = training.initial_state(made, example, adam, 0)
+  params = {'params': workloads.parameters(job.sized, job.dtype)}
+  copy = lambda: jax.tree.map(
+    lambda old, new: jnp.array(new, old.dtype), state.params, params
+  )
+  state = state._replace(params=copy(), average=copy(), best=copy())
+  devices = jax.devices()[: job.devices] if job.devices else None
+  scan = training.make_scan(
+    made, adam, seed=0, steps=2**30, tasks=job.tasks, length=length,
+    at_once=job.at_once or None, devices=devices,
+  )  # fmt: skip
+  mesh = parallel.mesh(job.tasks, devices)
+  state, sample = parallel.replicate((state, sample), mesh)
+  compiled, info = jax_serving.compile_steps(scan, length, state, sample)
+  held = [state]
+
+  def step():
+    held[0], metrics = compiled(held[0], sample)
+    jax.block_until_ready((held[0].params, metrics))
+
+  return step, {**info, 'devices': mesh.size}
+
+
+def make(job: serving.Job) -> serving.Contender:
+  """See `serving.Contender`."""
+  parallel.start(job.devices)
+  return jax_serving.contender(job, gradient, start)
+
+
+if __name__ == '__main__':
+  serving.serve(make)
