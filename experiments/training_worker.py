@@ -11,7 +11,7 @@ import optax
 from experiments import jax_serving, serving, workloads
 from metaad_jax import learners, objectives, parallel, specs, training
 from metaad_jax.base import MetaLearner, Rows, Task
-from metaad_jax.models import conv1d, conv4, mlp
+from metaad_jax.models import conv1d, conv4, mlp, residual
 
 LEARNERS = ('maml', 'fomaml', 'reptile')
 
@@ -21,7 +21,7 @@ _PER_CALL_ELSEWHERE = 1e12
 _MOST_STEPS = 100
 
 
-def network(workload: workloads.Workload):
+def network(workload: workloads.Workload, remat: bool = False):
   """(outputs) -> network: the workload's, whatever outputs are asked for."""
   width, depth = workload.sizes[1], len(workload.sizes) - 2
   if workload.network == 'mlp':
@@ -31,6 +31,8 @@ def network(workload: workloads.Workload):
     model = conv1d.conv1d(
       channels=width, layers=depth, taps=taps, stride=stride, spread=False
     )
+  elif workload.network == 'residual':
+    model = residual.residual(width=width, blocks=(depth - 1) // 2, remat=remat)
   else:
     model = conv4.conv4(channels=width)
   return lambda outputs: model(workload.sizes[-1])
@@ -39,13 +41,17 @@ def network(workload: workloads.Workload):
 def learner(
   workload: workloads.Workload, spec: str, inner_steps: int
 ) -> MetaLearner:
-  """'maml:mode=remat' with the workload's network, loss and inner rate."""
+  """'maml:mode=remat' with the workload's network, loss and inner rate.
+
+  Of a residual network `blocks=remat` computes the blocks anew, too.
+  """
   name, options = specs.parse(spec)
+  blocks = options.pop('blocks', None)
   options = {'steps': inner_steps, 'rate': workload.rate, **options}
   text = ','.join(f'{key}={value}' for key, value in options.items())
   return learners.make(
     f'{name}:{text}',
-    network(workload),
+    network(workload, blocks == 'remat'),
     loss=getattr(objectives, workload.loss),
   )
 
@@ -63,7 +69,7 @@ def tasks(batch: workloads.Batch) -> Task:
 
 def draw(pool: Task, key: jax.Array) -> Task:
   """One task of the pool, any."""
-  place = jax.random.randint(key, (), 0, len(pool.features))
+  place = jax.random.bits(key, dtype=jnp.uint32) % len(pool.features)
   return jax.tree.map(lambda leaf: leaf[place], pool)
 
 

@@ -11,6 +11,9 @@ the support's loss, and a step of Adam along it.
 | W2 | MLP 64-128-128-1 | 32 | 20 + 64 | 0.1 | binary cross-entropy |
 | W3 | 3 x conv1d, 32 channels, 7 taps, stride 2, mean over time, on 1,024 samples | 8 | 10 + 30 | 0.1 | binary cross-entropy |
 | W4 | 4 x (conv 3 x 3 of 64 channels, batch norm, ReLU, max-pool), 28 x 28, 5 ways | 8 | 5 + 75 | 0.1 | cross-entropy |
+| W5 | 16 residual blocks of two layers, width 128, 64 columns | 1 | 1024 + 256 | 0.01 | binary cross-entropy |
+
+W5 is deep and has many rows: what it costs is memory.
 """  # noqa: E501
 
 from collections.abc import Sequence
@@ -27,7 +30,7 @@ class Workload:
   """What is computed, without how.
 
   Attributes:
-    network: 'mlp', 'conv1d' or 'conv4'.
+    network: 'mlp', 'conv1d', 'conv4' or 'residual'.
     sizes: of the input (columns or channels), of every hidden layer (units or
       channels), and of the output.
     tasks: per meta-step.
@@ -69,6 +72,9 @@ WORKLOADS = {
     'conv4', (1, 64, 64, 64, 64, 5), 8, 5, 75, 0.1, 'cross_entropy',
     length=28, taps=3,
   ),
+  'W5': Workload(
+    'residual', (64, *(128,) * 33, 1), 1, 1024, 256, 0.01, 'bce'
+  ),
 }  # fmt: skip
 
 
@@ -102,6 +108,13 @@ def parameters(
   if workload.network == 'mlp':
     return {f'Dense_{i}': layer(*pair) for i, pair in enumerate([*inner, last])}
   layers: Parameters = {}
+  if workload.network == 'residual':
+    first, *pairs = inner
+    layers['Dense_0'] = layer(*first)
+    for i, (one, two) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
+      out = layer(*two)['kernel'] / 10
+      layers[f'Block_{i}'] = {**layer(*one), 'out': out}
+    return {**layers, 'Dense_1': layer(*last)}
   for i, pair in enumerate(inner):
     if workload.network == 'conv1d':
       layers[f'Conv_{i}'] = layer(workload.taps, *pair)
@@ -144,7 +157,7 @@ def batch(
     phase = rng.uniform(0, np.pi, (tasks, 1))
     x = rng.uniform(-5, 5, (tasks, rows, workload.sizes[0]))
     y = amplitude * np.sin(x[..., 0] - phase)
-  elif workload.network == 'mlp':
+  elif workload.network in ('mlp', 'residual'):
     x = rng.standard_normal((tasks, rows, workload.sizes[0]))
     y = rng.random((tasks, rows)) < 0.5
     x += y[..., None] * rng.standard_normal((tasks, 1, workload.sizes[0]))
@@ -178,7 +191,7 @@ def batches(
 def layer_flops(workload: Workload) -> list[int]:
   """FLOPs of the products of one row's forward pass, layer by layer."""
   pairs = list(zip(workload.sizes[:-1], workload.sizes[1:], strict=True))
-  if workload.network == 'mlp':
+  if workload.network in ('mlp', 'residual'):
     return [2 * inputs * outputs for inputs, outputs in pairs]
   axes = 2 if workload.network == 'conv4' else 1
   found = [

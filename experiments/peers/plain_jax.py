@@ -15,6 +15,12 @@ def forward(workload: workloads.Workload, layers, x):
     for i in range(depth):
       x = nn.relu(_dense(layers[f'Dense_{i}'], x))
     return _dense(layers[f'Dense_{depth}'], x)
+  if workload.network == 'residual':
+    x = _dense(layers['Dense_0'], x)
+    for i in range((depth - 1) // 2):
+      layer = layers[f'Block_{i}']
+      x = x + nn.relu(_dense(layer, nn.relu(x))) @ layer['out']
+    return _dense(layers['Dense_1'], x)
   for i in range(depth):
     if workload.network == 'conv1d':
       x = nn.relu(_convolution(layers[f'Conv_{i}'], x, workload.stride))

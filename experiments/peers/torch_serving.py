@@ -63,9 +63,26 @@ class BatchNorm(nn.Module):
     return x * (spread * self.weight[:, None, None]) + self.bias[:, None, None]
 
 
+class Residual(nn.Module):
+  """x and a hidden layer of it, added."""
+
+  def __init__(self, width):
+    super().__init__()
+    self.hidden = nn.Linear(width, width)
+    self.out = nn.Linear(width, width, bias=False)
+
+  def forward(self, x):
+    relu = functional.relu
+    return x + self.out(relu(self.hidden(relu(x))))
+
+
 def network(workload: workloads.Workload) -> nn.Module:
   """The workload's network; parameters in the order of the layers."""
   *inner, last = zip(workload.sizes[:-1], workload.sizes[1:], strict=True)
+  if workload.network == 'residual':
+    first, *pairs = inner
+    blocks = [Residual(width) for width, _ in pairs[::2]]
+    return nn.Sequential(nn.Linear(*first), *blocks, nn.Linear(*last))
   if workload.network == 'conv1d':
     return Conv1d(workload)
   layers: list[nn.Module] = []

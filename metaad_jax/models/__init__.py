@@ -9,13 +9,14 @@ rows at once, padded ones too.
 from collections.abc import Callable
 
 from metaad_jax import base, specs
-from metaad_jax.models import conv1d, mlp, tables
+from metaad_jax.models import conv1d, mlp, residual, tables
 
 Model = Callable[[int], base.Network]
 
 REGISTRY: dict[str, Callable[..., Model]] = {
   'conv1d': conv1d.conv1d,
   'mlp': mlp.mlp,
+  'residual': residual.residual,
   'tables': tables.tables,
 }
 
