@@ -163,6 +163,22 @@ def numbers(name: str, values: Sequence[str], kind: type = int) -> tuple:
     ) from error
 
 
+def rows_per_day(values: Sequence[str] | None) -> list[float] | None:
+  """The flag of that name: one rate for all sources, or one for each.
+
+  Raises:
+    UsageError: if a rate is not positive.
+  """
+  if values is None:
+    return None
+  rates = list(numbers('rows_per_day', values, float))
+  if not rates or not all(0 < rate < 1e12 for rate in rates):
+    raise UsageError(
+      f'--rows_per_day={",".join(values)}: every rate must be positive'
+    )
+  return rates
+
+
 def choose(name: str, value: str, registry: Collection[str]) -> list[str]:
   """A flag's choice of names: 'all', 'none', or some between commas.
 

@@ -37,6 +37,21 @@ _RUN_DIR = flags.DEFINE_multi_string(
   'folder of a trained run; may be given several times',
   flag_values=FLAGS,
 )
+_FINE_TUNE = flags.DEFINE_multi_string(
+  'fine_tune',
+  None,
+  "a learner that starts from each run's meta-parameters and is evaluated "
+  'beside it, such as tables_maml:adapt_steps=5,rate=0.01; may be given '
+  'several times',
+  flag_values=FLAGS,
+)
+_FEATURES = flags.DEFINE_string(
+  'features',
+  None,
+  'of the windows of --source, for runs that take any width; the usual ones of '
+  'that source if not given',
+  flag_values=FLAGS,
+)
 _SOURCE = flags.DEFINE_string(
   'source',
   None,
@@ -49,8 +64,9 @@ _DATA_DIR = flags.DEFINE_string(
 _SPLIT = flags.DEFINE_enum(
   'split',
   'test',
-  ['test', 'all'],
-  'test = entities not seen in training',
+  ['test', 'validation', 'all'],
+  'test = entities not seen in training; validation = those that a run was '
+  'chosen with: for choices, not for results',
   flag_values=FLAGS,
 )
 _SHOTS = flags.DEFINE_list(
@@ -89,6 +105,20 @@ _BASELINES = flags.DEFINE_string(
   f'all, none, or some of {", ".join(sorted(baselines.REGISTRY))}',
   flag_values=FLAGS,
 )
+_TUNE = flags.DEFINE_integer(
+  'tune_baselines',
+  0,
+  'choose hyper-parameters and scaling of the baselines on this many tasks for '
+  'each source and cell, of entities that are not reported; 0 = their defaults',
+  flag_values=FLAGS,
+)
+_TOGETHER = flags.DEFINE_bool(
+  'tune_together',
+  False,
+  'with --tune_baselines: one choice for all --shots and --anomalies, for '
+  'large grids; from so many tasks with labels and so many without',
+  flag_values=FLAGS,
+)
 _STEPS = flags.DEFINE_list(
   'steps',
   ['1', '5', '10'],
@@ -111,10 +141,11 @@ _COMPARE = flags.DEFINE_bool(
   'each costs',
   flag_values=FLAGS,
 )
-_ROWS_PER_DAY = flags.DEFINE_float(
+_ROWS_PER_DAY = flags.DEFINE_list(
   'rows_per_day',
   None,
-  'rows that an entity scores in a day: the report turns rates into alarms',
+  'rows that an entity scores in a day, one number for all sources or one for '
+  'each in their order: the report turns rates into alarms',
   flag_values=FLAGS,
 )
 _OUTPUT = flags.DEFINE_string(
@@ -143,8 +174,15 @@ def main() -> None:
         sources.get(spec)
   if not steps or min(steps) < 1 or _TASKS.value < 1 or _WORKERS.value < 1:
     raise cli.UsageError('--steps, --tasks and --workers must be at least 1')
-  if _ROWS_PER_DAY.value is not None and not 0 < _ROWS_PER_DAY.value < 1e12:
-    raise cli.UsageError('--rows_per_day must be positive')
+  if _TUNE.value < 0:
+    raise cli.UsageError('--tune_baselines must be at least 0')
+  rates = cli.rows_per_day(_ROWS_PER_DAY.value)
+  several = len(_SOURCE.value.split('+')) if _SOURCE.value else 1
+  if rates is not None and len(rates) not in (1, several):
+    raise cli.UsageError(
+      f'--rows_per_day has {len(rates)} rates for {several} sources: give one, '
+      'or one for each'
+    )
   regression = [
     runs.regression(runs.restore(path).config) for path in _RUN_DIR.value
   ]
@@ -165,10 +203,14 @@ def main() -> None:
     found = evaluation.evaluate(
       _RUN_DIR.value,
       grid,
+      fine_tune=_FINE_TUNE.value or (),
       source=_SOURCE.value,
+      features=_FEATURES.value,
       data_dir=_DATA_DIR.value,
       split=_SPLIT.value,
       baseline_names=names,
+      tune_baselines=_TUNE.value,
+      tune_together=_TOGETHER.value,
       workers=_WORKERS.value,
     )
     if _COMPARE.value:
@@ -180,8 +222,8 @@ def main() -> None:
         queries=grid.queries,
       )
   found['meta']['command'] = cli.command()
-  if _ROWS_PER_DAY.value is not None:
-    found['meta']['flags']['rows_per_day'] = _ROWS_PER_DAY.value
+  if rates is not None:
+    found['meta']['flags']['rows_per_day'] = rates
   print(report.write(found, _OUTPUT.value))
   if _COMPARE.value and found['rows']:
     print(f'\n{recommendation.text(results.validate(found))}')

@@ -28,10 +28,11 @@ _INTRO = flags.DEFINE_string(
   'hand-written top of the page; intro/NAME.md beside it if not given',
   flag_values=FLAGS,
 )
-_ROWS_PER_DAY = flags.DEFINE_float(
+_ROWS_PER_DAY = flags.DEFINE_list(
   'rows_per_day',
   None,
-  'rows that an entity scores in a day: rates become alarms a day',
+  'rows that an entity scores in a day, one number for all sources or one for '
+  'each in their order: rates become alarms a day',
   flag_values=FLAGS,
 )
 
@@ -40,13 +41,11 @@ def main() -> None:
   """Writes the page and says which files."""
   if not _RESULTS.value or not _OUTPUT.value:
     raise cli.UsageError('--results and --output are needed: name both files')
-  if _ROWS_PER_DAY.value is not None and not 0 < _ROWS_PER_DAY.value < 1e12:
-    raise cli.UsageError('--rows_per_day must be positive')
   written = page.write(
     results.load(_RESULTS.value),
     _OUTPUT.value,
     intro=_INTRO.value,
-    rows_per_day=_ROWS_PER_DAY.value,
+    rows_per_day=cli.rows_per_day(_ROWS_PER_DAY.value),
   )
   print('\n'.join(map(str, written)))
 

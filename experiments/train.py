@@ -50,6 +50,7 @@ _HELP = {
   'keep': 'best = what did best in validation, last = the last meta-parameters',
   'validation_tasks': 'tasks of each validation',
   'validate_every': 'meta-steps between validations, with a checkpoint each',
+  'start': 'a run on the same network whose meta-parameters to start from',
 }
 
 

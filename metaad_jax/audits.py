@@ -85,6 +85,29 @@ def unseen(entities: Sequence[Entity], seen: Collection[str]) -> None:
     )
 
 
+def apart(
+  validation: Sequence[Entity], tested: Sequence[Entity], why: str
+) -> None:
+  """What is chosen on some entities is not reported on them.
+
+  Args:
+    validation: entities that options are chosen on.
+    tested: entities that are reported.
+    why: what to do about it.
+
+  Raises:
+    DataError: naming the entities.
+  """
+  known = {digest(entity) for entity in validation}
+  names = [entity.name for entity in tested if digest(entity) in known]
+  if names:
+    raise DataError(
+      f'{len(names)} of {len(tested)} entities to test on are also there to '
+      f'choose options on: {", ".join(names[:5])}'
+      f'{", ..." if len(names) > 5 else ""}: {why}'
+    )
+
+
 def shared_rows(entities: Sequence[Entity]) -> None:
   """Supports and queries do not share rows more than rows repeat anyway.
 
@@ -98,7 +121,8 @@ def shared_rows(entities: Sequence[Entity]) -> None:
   repeated rows come in groups.
 
   Anomalies are not looked at: that an anomaly equals a normal row is bad luck
-  with the labels, and it cannot raise a score.
+  with the labels, and it cannot raise a score. That anomalies equal one another
+  is told by `repeated_anomalies`.
 
   Raises:
     DataError: naming the entity and the first of the rows.
@@ -117,9 +141,7 @@ def shared_rows(entities: Sequence[Entity]) -> None:
     if not shared:
       continue
     repeated = sum(times for times in count.values() if times > 1)
-    usual = (repeated + 1) / (len(rows) + 2)
-    variance = 2 * usual * (1 - usual) * (1 / len(rows) + 1 / len(places))
-    if len(shared) / len(places) - usual > _SIGMAS * np.sqrt(variance):
+    if _exceeds(len(shared), len(places), repeated, len(rows)):
       told = ', '.join(f'{n} = {q}' for n, q in shared[:5])
       raise DataError(
         f'{entity.name}: {len(shared)} of its {len(places)} normal query rows '
@@ -127,6 +149,56 @@ def shared_rows(entities: Sequence[Entity]) -> None:
         f'{len(rows)} repeat one another: copies, not coincidence (normal row '
         f'= query row: {told}): leave them out of one of the two'
       )
+
+
+def repeated_anomalies(entities: Sequence[Entity]) -> list[str]:
+  """A note where anomalies are copies of one another, more than normals are.
+
+  A labelled anomaly then says what its copies in the query are. It is a note
+  and no error: public tables are like that (in one of ten of `oddbench`, and
+  in most machines of `asd`), as an attack or a fault repeats itself. Compared
+  as in `shared_rows`: the share of anomalies that equal another anomaly with
+  the share of rows of `normal` that equal another.
+
+  Returns:
+    One line that names the entities and their first equal rows, or nothing.
+  """
+  named = []
+  for entity in entities:
+    places = np.flatnonzero(entity.labels == 1)
+    twice, first = _repeated(entity.query[places])
+    usual, _ = _repeated(entity.normal)
+    if _exceeds(twice, len(places), usual, len(entity.normal)):
+      pair = ' = '.join(str(places[i]) for i in first)
+      named.append(
+        f'{entity.name} ({twice} of {len(places)}, rows {pair}, ...)'
+      )
+  if not named:
+    return []
+  more = f' and {len(named) - 5} more' if len(named) > 5 else ''
+  return [
+    'anomalies that equal another one, bit for bit, more often than normal '
+    'rows do: a labelled one may have copies in the query: '
+    f'{", ".join(named[:5])}{more}'
+  ]
+
+
+def _repeated(x):
+  """How many rows equal another one, and the first two that are equal."""
+  places: dict[bytes, list[int]] = {}
+  for i, row in enumerate(_canonical(x)):
+    places.setdefault(row.tobytes(), []).append(i)
+  several = [some for some in places.values() if len(some) > 1]
+  return sum(map(len, several)), several[0][:2] if several else []
+
+
+def _exceeds(count, of, repeated, rows):
+  """Whether `count` of `of` is a larger share than `repeated` of `rows`."""
+  if not count:
+    return False
+  usual = (repeated + 1) / (rows + 2)
+  variance = 2 * usual * (1 - usual) * (1 / rows + 1 / of)
+  return count / of - usual > _SIGMAS * np.sqrt(variance)
 
 
 def cells(drawn: Sequence[Any], entities: Sequence[Entity]) -> None:

@@ -7,11 +7,14 @@ labelled anomalies; each scores a query row without regard to the other query
 rows. Constant columns and a single normal row are legal everywhere; the
 docstrings say what a method still knows then. Scores are finite float64.
 
+Hyper-parameters are keyword-only, their defaults are the library's or the
+paper's. `Baseline.candidates` and `Baseline.scalings` are what `tuning` tries.
+
 This module must not import jax: `score_many` starts processes that import it.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 import warnings
 import zlib
 
@@ -26,11 +29,10 @@ import threadpoolctl
 import tqdm
 
 Support = tuple[np.ndarray, np.ndarray, np.ndarray]
-_NEIGHBOURS = 5
+Job = tuple[str, Mapping[str, Any]]  # a name and its options
 _TREES = 100
 _ISOLATION_TREES = 200
 _ECOD_COLUMNS = 4000  # at once; what fits a core's cache
-_STEPS = 200  # of Adam, on the whole support
 _WIDTHS = 64, 32  # of the two layers of Deep SVDD, as in PyOD
 _MARGIN = 5.0  # DevNet's, in standard deviations
 
@@ -41,12 +43,33 @@ class Baseline(NamedTuple):
   Attributes:
     needs_anomalies: True = supervised: only for supports with at least one
       row of either label.
-    score: (seed, support_x [n, F], support_y [n], query_x [m, F]) -> [m],
-      higher = more anomalous. Fits on the support, scores the query.
+    score: (seed, support_x [n, F], support_y [n], query_x [m, F], **options)
+      -> [m], higher = more anomalous. Fits on the support, scores the query.
+      The options are the method's own, and `scaling`, of `SCALINGS`.
+    scalings: those that change its scores, the default first.
+    candidates: options worth trying, the defaults ({}) first.
   """
 
   needs_anomalies: bool
-  score: Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+  score: Callable[..., np.ndarray]
+  scalings: tuple[str, ...]
+  candidates: tuple[dict[str, Any], ...]
+
+
+def _robust(normal, x):
+  """In deviations from the median, of the mean absolute deviation."""
+  centre = np.median(normal, 0)
+  spread = np.abs(normal - centre).mean(0)
+  return (x - centre) / np.where(spread > 0, spread, 1)
+
+
+SCALINGS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+  'plain': lambda normal, x: x,
+  'clipped': lambda normal, x: np.clip(x, -5, 5),
+  'compressed': lambda normal, x: np.sign(x) * np.log1p(np.abs(x)),
+  'robust': _robust,
+}
+"""Of standardised rows x, given the support's normals: [n, F], [m, F]."""
 
 
 def _random(seed, normal, query):
@@ -67,16 +90,20 @@ def _nearest_neighbour(seed, normal, query):
   return distance.cdist(query, normal).min(1)
 
 
-def _knn(seed, normal, query):
+def _knn(seed, normal, query, *, neighbours=5, largest=False):
   """Mean Euclidean distance to the 5 nearest normal rows (to all, if fewer).
+
+  With `largest` the distance to the last of them: Ramaswamy, Rastogi and Shim,
+  Efficient algorithms for mining outliers from large data sets, 2000.
 
   Angiulli and Pizzuti, Fast outlier detection in high dimensional spaces, 2002.
   """
   del seed
-  return np.sort(distance.cdist(query, normal))[:, :_NEIGHBOURS].mean(1)
+  near = np.sort(distance.cdist(query, normal))[:, :neighbours]
+  return near[:, -1] if largest else near.mean(1)
 
 
-def _lof(seed, normal, query):
+def _lof(seed, normal, query, *, neighbours=5):
   """Local outlier factor over at most 5 neighbours.
 
   One row has no neighbour and so no density: what is left is the distance.
@@ -86,13 +113,15 @@ def _lof(seed, normal, query):
   if len(normal) == 1:
     return _nearest_neighbour(seed, normal, query)
   detector = neighbors.LocalOutlierFactor(
-    n_neighbors=min(_NEIGHBOURS, len(normal) - 1), novelty=True
+    n_neighbors=min(neighbours, len(normal) - 1), novelty=True
   )
   return -detector.fit(normal).score_samples(query)
 
 
-def _mahalanobis(seed, normal, query):
+def _mahalanobis(seed, normal, query, *, shrinkage='ledoit_wolf'):
   """Squared Mahalanobis distance, covariance shrunk after Ledoit and Wolf.
+
+  Or by oracle approximating shrinkage ('oas'), or by a number in (0, 1].
 
   Equal rows (or one) have no covariance: the identity takes its place.
 
@@ -101,11 +130,19 @@ def _mahalanobis(seed, normal, query):
   """
   if np.all(normal == normal[0]):
     return _distance_to_mean(seed, normal, query) ** 2
-  return covariance.LedoitWolf().fit(normal).mahalanobis(query)
+  if shrinkage == 'ledoit_wolf':
+    model = covariance.LedoitWolf()
+  elif shrinkage == 'oas':
+    model = covariance.OAS()
+  else:
+    model = covariance.ShrunkCovariance(shrinkage=shrinkage)
+  return model.fit(normal).mahalanobis(query)
 
 
-def _ocsvm(seed, normal, query):
+def _ocsvm(seed, normal, query, *, nu=0.1, gamma=1.0):
   """One-class SVM, RBF kernel, nu 0.1; minus the logarithm of the kernel sum.
+
+  `gamma` is counted in 1 / (columns x variance).
 
   The logarithm ranks as the decision function does, but does not underflow to
   one tied score far from the support.
@@ -115,32 +152,39 @@ def _ocsvm(seed, normal, query):
   """
   del seed
   variance = normal.var(0).mean()
-  gamma = 1 / (normal.shape[1] * (variance if variance > 1e-12 else 1.0))
-  detector = svm.OneClassSVM(nu=0.1, gamma=gamma, tol=1e-6).fit(normal)
+  gamma /= normal.shape[1] * (variance if variance > 1e-12 else 1.0)
+  detector = svm.OneClassSVM(nu=nu, gamma=gamma, tol=1e-6).fit(normal)
   squares = distance.cdist(query, detector.support_vectors_, 'sqeuclidean')
   return -logsumexp(-gamma * squares, b=detector.dual_coef_, axis=1)
 
 
-def _isolation_forest(seed, normal, query):
+def _isolation_forest(seed, normal, query, *, share=1.0, deeper=0):
   """Isolation forest of 200 trees; minus the mean depth of isolation.
 
   The trees are grown as scikit-learn's IsolationForest grows its own, but one
   by one, which takes a third of the time on few rows; twice its default number
   ranks better. One row, or equal rows, cannot be split: all scores are equal.
+  A tree sees `share` of the rows and is grown `deeper` levels below the
+  logarithm of their number.
 
   Liu, Ting and Zhou, Isolation forest, 2008.
   """
   rng = np.random.RandomState(seed)
   normal, query = normal.astype(np.float32), query.astype(np.float32)
   target = rng.uniform(size=len(normal))
-  limit = max(1, int(np.ceil(np.log2(len(normal)))))
+  size = max(min(2, len(normal)), int(np.ceil(share * len(normal))))
+  limit = max(1, int(np.ceil(np.log2(size)))) + deeper
   unseen = _unsuccessful_search(np.arange(len(normal) + 1))
   depth = np.zeros(len(query))
   with sklearn.config_context(skip_parameter_validation=True):
     for _ in range(_ISOLATION_TREES):
-      grown = tree.ExtraTreeRegressor(
+      grower = tree.ExtraTreeRegressor(
         max_depth=limit, max_features=1, random_state=rng.randint(2**31 - 1)
-      ).fit(normal, target, check_input=False)
+      )
+      rows = np.arange(len(normal))
+      if size < len(normal):
+        rows = rng.permutation(len(normal))[:size]
+      grown = grower.fit(normal[rows], target[rows], check_input=False)
       leaves = grown.tree_.n_node_samples[grown.tree_.apply(query)]
       splits = np.diff(grown.tree_.decision_path(query).indptr) - 1
       depth += splits + unseen[leaves]
@@ -182,15 +226,18 @@ def _ecod(seed, normal, query):
   return np.concatenate(scores)
 
 
-def _forest(kind, seed, support_x, support_y, query):
+def _forest(kind, seed, support_x, support_y, query, *, columns, leaf):
   weights = class_weight.compute_sample_weight('balanced', support_y)
   forest = kind(
-    n_estimators=_TREES, max_features='sqrt', random_state=seed, n_jobs=1
-  )
+    n_estimators=_TREES, max_features=columns, min_samples_leaf=leaf,
+    random_state=seed, n_jobs=1,
+  )  # fmt: skip
   return forest.fit(support_x, support_y, weights).predict(query)
 
 
-def _random_forest(seed, support_x, support_y, query):
+def _random_forest(
+  seed, support_x, support_y, query, *, columns='sqrt', leaf=1
+):
   """Share of the anomaly class in 100 trees, classes weighted equally.
 
   On labels 0 and 1 the variance is half the Gini impurity, so regression
@@ -199,35 +246,38 @@ def _random_forest(seed, support_x, support_y, query):
   Breiman, Random forests, 2001.
   """
   kind = ensemble.RandomForestRegressor
-  return _forest(kind, seed, support_x, support_y, query)
+  options = {'columns': columns, 'leaf': leaf}
+  return _forest(kind, seed, support_x, support_y, query, **options)
 
 
-def _extra_trees(seed, support_x, support_y, query):
+def _extra_trees(seed, support_x, support_y, query, *, columns='sqrt', leaf=1):
   """As `_random_forest`, every tree on all rows, with random thresholds.
 
   Geurts, Ernst and Wehenkel, Extremely randomized trees, 2006.
   """
   kind = ensemble.ExtraTreesRegressor
-  return _forest(kind, seed, support_x, support_y, query)
+  options = {'columns': columns, 'leaf': leaf}
+  return _forest(kind, seed, support_x, support_y, query, **options)
 
 
-def _logistic_regression(seed, support_x, support_y, query):
+def _logistic_regression(seed, support_x, support_y, query, *, strength=1.0):
   """Log-odds of L2-regularised (C = 1) logistic regression."""
   del seed
   model = linear_model.LogisticRegression(
-    class_weight='balanced', max_iter=1000
+    C=strength, class_weight='balanced', max_iter=1000
   )
   return model.fit(support_x, support_y).decision_function(query)
 
 
-def _svm(seed, support_x, support_y, query):
+def _svm(seed, support_x, support_y, query, *, strength=1.0, gamma=1.0):
   """Decision function of an RBF support vector machine, C 1, gamma 1 / F."""
   del seed
-  model = svm.SVC(gamma='auto', class_weight='balanced', tol=1e-6)
+  gamma /= support_x.shape[1]
+  model = svm.SVC(C=strength, gamma=gamma, class_weight='balanced', tol=1e-6)
   return model.fit(support_x, support_y).decision_function(query)
 
 
-def _gradient_boosting(seed, support_x, support_y, query):
+def _gradient_boosting(seed, support_x, support_y, query, *, depth=3, rate=0.1):
   """Log-odds of 100 boosted trees of depth 3, sqrt(F) columns for a split.
 
   Exact splits, down to single rows: a histogram of 25 rows holds no more.
@@ -237,16 +287,17 @@ def _gradient_boosting(seed, support_x, support_y, query):
   """
   weights = class_weight.compute_sample_weight('balanced', support_y)
   model = ensemble.GradientBoostingClassifier(
-    n_estimators=_TREES, max_features='sqrt', random_state=seed
-  )
+    n_estimators=_TREES, max_features='sqrt', max_depth=depth,
+    learning_rate=rate, random_state=seed,
+  )  # fmt: skip
   return model.fit(support_x, support_y, weights).decision_function(query)
 
 
-def _adam(weights, gradients, rate, decay):
+def _adam(weights, gradients, rate, decay, steps):
   """Descends in place; `gradients` returns one array for each of `weights`."""
   first = [np.zeros_like(w) for w in weights]
   second = [np.zeros_like(w) for w in weights]
-  for step in range(1, _STEPS + 1):
+  for step in range(1, steps + 1):
     for w, m, v, g in zip(weights, first, second, gradients(), strict=True):
       g = g + decay * w
       m += 0.1 * (g - m)
@@ -260,13 +311,13 @@ def _glorot(rng, *shape):
   return rng.uniform(-limit, limit, shape)
 
 
-def _deep_sad(seed, support_x, support_y, query):
+def _deep_sad(seed, support_x, support_y, query, *, steps=200, eta=1.0):
   """Deep SAD: as Deep SVDD, and labelled anomalies are pushed from the centre.
 
-  Minimises the mean of d^2 over the normal rows and of 1 / d^2 over the
-  anomalies (eta = 1), d the distance from the centre of the untrained network's
-  outputs. The authors pre-train an autoencoder, which 25 rows do not carry;
-  otherwise as `_deep_svdd`.
+  Minimises the mean of d^2 over the normal rows and of eta / d^2 over the
+  anomalies, d the distance from the centre of the untrained network's outputs.
+  The authors pre-train an autoencoder, which 25 rows do not carry; otherwise as
+  `_deep_svdd`.
 
   Ruff et al., Deep semi-supervised anomaly detection, 2020.
   """
@@ -284,16 +335,16 @@ def _deep_sad(seed, support_x, support_y, query):
     before = support_x @ into
     gap = leaky(before) @ out - centre
     squares = (gap**2).sum(1) + 1e-6
-    slope = np.where(anomalous, -1 / squares**2, 1.0) / len(gap)
+    slope = np.where(anomalous, -eta / squares**2, 1.0) / len(gap)
     back = 2 * slope[:, None] * gap
     inner = (back @ out.T) * np.where(before > 0, 1, 0.1)
     return support_x.T @ inner, leaky(before).T @ back
 
-  _adam([into, out], gradients, rate=1e-3, decay=1e-3)
+  _adam([into, out], gradients, rate=1e-3, decay=1e-3, steps=steps)
   return ((embed(query) - centre) ** 2).sum(1)
 
 
-def _deep_svdd(seed, normal, query):
+def _deep_svdd(seed, normal, query, *, steps=200):
   """Deep SVDD, one class: squared distance from the centre in a small network.
 
   Written in NumPy: two layers without biases (64 leaky units, 32 outputs),
@@ -302,10 +353,10 @@ def _deep_svdd(seed, normal, query):
 
   Ruff et al., Deep one-class classification, 2018.
   """
-  return _deep_sad(seed, normal, np.zeros(len(normal)), query)
+  return _deep_sad(seed, normal, np.zeros(len(normal)), query, steps=steps)
 
 
-def _devnet(seed, support_x, support_y, query):
+def _devnet(seed, support_x, support_y, query, *, steps=200, decay=1e-2):
   """Deviation network: a score that is 0 on normal rows, 5 on anomalies.
 
   Written in NumPy: 20 ReLU units, one output; |score| on normal rows plus
@@ -331,48 +382,104 @@ def _devnet(seed, support_x, support_y, query):
     inner = (back @ out.T) * (before > 0)
     return support_x.T @ inner, inner.sum(0), active.T @ back, back.sum(0)
 
-  _adam([into, bias, out, shift], gradients, rate=1e-2, decay=1e-2)
+  _adam(
+    [into, bias, out, shift], gradients, rate=1e-2, decay=decay, steps=steps
+  )
   return (np.maximum(query @ into + bias, 0) @ out + shift)[:, 0]
 
 
-def _unsupervised(detect: Callable[..., np.ndarray]) -> Baseline:
-  def score(seed, support_x, support_y, query_x):
+_EVERY = tuple(SCALINGS)
+_NONE = ('plain',)  # the others change no score, or hardly: ranks alone count
+
+
+def _unsupervised(
+  detect: Callable[..., np.ndarray],
+  scalings: tuple[str, ...] = _EVERY,
+  candidates: Sequence[dict[str, Any]] = (),
+) -> Baseline:
+  def score(seed, support_x, support_y, query_x, *, scaling='plain', **options):
     normal = np.asarray(support_x, float)[np.asarray(support_y) == 0]
-    return detect(seed, normal, np.asarray(query_x, float))
+    scale = lambda x: SCALINGS[scaling](normal, np.asarray(x, float))
+    return detect(seed, scale(normal), scale(query_x), **options)
 
-  return Baseline(False, score)
+  return Baseline(False, score, scalings, ({}, *candidates))
 
 
-def _supervised(classify: Callable[..., np.ndarray]) -> Baseline:
-  def score(seed, support_x, support_y, query_x):
+def _supervised(
+  classify: Callable[..., np.ndarray],
+  scalings: tuple[str, ...] = _EVERY,
+  candidates: Sequence[dict[str, Any]] = (),
+) -> Baseline:
+  def score(seed, support_x, support_y, query_x, *, scaling='plain', **options):
     labels = np.asarray(support_y, int)
-    support_x, query_x = (
-      np.asarray(support_x, float),
-      np.asarray(query_x, float),
-    )
-    return classify(seed, support_x, labels, query_x)
+    normal = np.asarray(support_x, float)[labels == 0]
+    scale = lambda x: SCALINGS[scaling](normal, np.asarray(x, float))
+    return classify(seed, scale(support_x), labels, scale(query_x), **options)
 
-  return Baseline(True, score)
+  return Baseline(True, score, scalings, ({}, *candidates))
+
+
+def _each(**options: Sequence[Any]) -> list[dict[str, Any]]:
+  """One option at a time."""
+  return [{key: v} for key, values in options.items() for v in values]
 
 
 REGISTRY: dict[str, Baseline] = {
-  'random': _unsupervised(_random),
+  'random': _unsupervised(_random, _NONE),
   'distance_to_mean': _unsupervised(_distance_to_mean),
   'nearest_neighbour': _unsupervised(_nearest_neighbour),
-  'knn': _unsupervised(_knn),
-  'lof': _unsupervised(_lof),
-  'mahalanobis': _unsupervised(_mahalanobis),
-  'ocsvm': _unsupervised(_ocsvm),
-  'isolation_forest': _unsupervised(_isolation_forest),
-  'ecod': _unsupervised(_ecod),
-  'deep_svdd': _unsupervised(_deep_svdd),
-  'random_forest': _supervised(_random_forest),
-  'extra_trees': _supervised(_extra_trees),
-  'logistic_regression': _supervised(_logistic_regression),
-  'svm': _supervised(_svm),
-  'gradient_boosting': _supervised(_gradient_boosting),
-  'deep_sad': _supervised(_deep_sad),
-  'devnet': _supervised(_devnet),
+  'knn': _unsupervised(
+    _knn,
+    candidates=[
+      *_each(neighbours=(2, 3, 10)),
+      *({'neighbours': k, 'largest': True} for k in (2, 3, 5, 10)),
+    ],
+  ),
+  'lof': _unsupervised(_lof, candidates=_each(neighbours=(3, 10, 20))),
+  'mahalanobis': _unsupervised(
+    _mahalanobis, candidates=_each(shrinkage=('oas', 0.3, 0.6, 0.9))
+  ),
+  'ocsvm': _unsupervised(
+    _ocsvm,
+    candidates=[
+      {'nu': nu, 'gamma': gamma}
+      for nu in (0.1, 0.5)
+      for gamma in (0.1, 0.3, 1.0, 3.0)
+      if (nu, gamma) != (0.1, 1.0)
+    ],
+  ),
+  'isolation_forest': _unsupervised(
+    _isolation_forest,
+    ('plain', 'compressed'),
+    [{'share': 0.5}, {'deeper': 3}],
+  ),
+  'ecod': _unsupervised(_ecod, _NONE),
+  'deep_svdd': _unsupervised(_deep_svdd, candidates=_each(steps=(50, 800))),
+  'random_forest': _supervised(
+    _random_forest, _NONE, _each(columns=(1, 1.0), leaf=(2,))
+  ),
+  'extra_trees': _supervised(
+    _extra_trees,
+    ('plain', 'compressed'),
+    _each(columns=(1, 1.0), leaf=(2,)),
+  ),
+  'logistic_regression': _supervised(
+    _logistic_regression, candidates=_each(strength=(0.01, 0.1, 10.0))
+  ),
+  'svm': _supervised(
+    _svm, candidates=_each(strength=(0.1, 10.0), gamma=(0.1, 0.3, 3.0))
+  ),
+  'gradient_boosting': _supervised(
+    _gradient_boosting,
+    _NONE,
+    [*_each(depth=(1, 2)), {'depth': 2, 'rate': 0.03}],
+  ),
+  'deep_sad': _supervised(
+    _deep_sad, candidates=_each(steps=(50, 800), eta=(0.1, 10.0))
+  ),
+  'devnet': _supervised(
+    _devnet, candidates=_each(steps=(50, 800), decay=(1e-3, 1e-1))
+  ),
 }
 
 
@@ -384,17 +491,11 @@ def score_many(
   workers: int,
   quiet: bool = False,
 ) -> dict[str, list[np.ndarray | None]]:
-  """Runs baselines over tasks.
-
-  The scores depend on `seed`, a task's place in `tasks` and a baseline's name,
-  never on `workers` or on the other names. Workers are fresh processes (loky,
-  no fork: JAX threads may be running in this one) that stay for reuse by the
-  next call; starting them takes a few seconds, one worker runs in place.
+  """Runs baselines, as they are by default, over tasks.
 
   Args:
     names: of `REGISTRY`.
-    tasks: of (support_x [n, F], support_y [n], query_x [m, F]) each, with
-      support_y 1 = anomaly, 0 = normal, standardised by the normal rows.
+    tasks: see `score_jobs`.
     seed: not negative.
     workers: number of processes, at least 1.
     quiet: no progress bar.
@@ -404,10 +505,48 @@ def score_many(
     scores where a baseline needs anomalies and the support has none.
 
   Raises:
+    DataError: as `score_jobs`.
+  """
+  jobs: list[list[Job]] = [[(name, {}) for name in names]] * len(tasks)
+  found = score_jobs(jobs, tasks, seed=seed, workers=workers, quiet=quiet)
+  return {name: [one[i] for one in found] for i, name in enumerate(names)}
+
+
+def score_jobs(
+  jobs: Sequence[Sequence[Job]],
+  tasks: Sequence[Support],
+  *,
+  seed: int,
+  workers: int,
+  quiet: bool = False,
+  label: str = 'baselines',
+) -> list[list[np.ndarray | None]]:
+  """Runs baselines over tasks, with other options in each if need be.
+
+  The scores depend on `seed`, a task's place in `tasks`, a baseline's name and
+  its options, never on `workers` or on the other jobs. Workers are fresh
+  processes (loky, no fork: JAX threads may be running in this one) that stay
+  for reuse by the next call; starting them takes a few seconds, one worker runs
+  in place.
+
+  Args:
+    jobs: for each task, names of `REGISTRY` with options.
+    tasks: of (support_x [n, F], support_y [n], query_x [m, F]) each, with
+      support_y 1 = anomaly, 0 = normal, standardised by the normal rows.
+    seed: not negative.
+    workers: number of processes, at least 1.
+    quiet: no progress bar.
+    label: of the progress bar.
+
+  Returns:
+    For each task, for each of its jobs, scores [m] float64; None where a
+    baseline needs anomalies and the support has none.
+
+  Raises:
     DataError: if a name is unknown, or a task is malformed, not finite, or
       without a normal row.
   """
-  _check(names, tasks)
+  _check({name for some in jobs for name, _ in some}, tasks)
   run = joblib.Parallel(
     n_jobs=max(1, min(workers, len(tasks))),
     backend='loky',
@@ -415,38 +554,37 @@ def score_many(
     max_nbytes=None,
   )
   results = run(
-    joblib.delayed(_score_one)(names, task, seed, index)
-    for index, task in enumerate(tasks)
+    joblib.delayed(_score_one)(some, task, seed, index)
+    for index, (some, task) in enumerate(zip(jobs, tasks, strict=True))
   )
-  bar = tqdm.tqdm(
-    results, desc='baselines', total=len(tasks), disable=quiet, leave=False
+  return list(
+    tqdm.tqdm(results, desc=label, total=len(tasks), disable=quiet, leave=False)
   )
-  scores: dict[str, list[np.ndarray | None]] = {name: [] for name in names}
-  for found in bar:
-    for name in names:
-      scores[name].append(found.get(name))
-  return scores
 
 
 def _score_one(
-  names: Sequence[str], task: Support, seed: int, index: int
-) -> dict[str, np.ndarray]:
+  jobs: Sequence[Job], task: Support, seed: int, index: int
+) -> list[np.ndarray | None]:
   support_x, support_y, query_x = task
-  scores = {}
+  scores: list[np.ndarray | None] = []
   with threadpoolctl.threadpool_limits(1):  # small arrays: threads only wait
-    for name in names:
-      if REGISTRY[name].needs_anomalies and not np.any(support_y):
+    for name, options in jobs:
+      baseline = REGISTRY[name]
+      if baseline.needs_anomalies and not np.any(support_y):
+        scores.append(None)
         continue
       entropy = (seed, index, zlib.crc32(name.encode()))
       state = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-      scores[name] = REGISTRY[name].score(state, support_x, support_y, query_x)
+      scores.append(
+        baseline.score(state, support_x, support_y, query_x, **options)
+      )
   return scores
 
 
-def _check(names: Sequence[str], tasks: Sequence[Support]) -> None:
+def _check(names: Iterable[str], tasks: Sequence[Support]) -> None:
   from metaad_jax import base, specs  # here: they import jax, workers must not
 
-  for name in names:
+  for name in sorted(names):
     specs.look_up('baseline', REGISTRY, name)
   for index, task in enumerate(tasks):
     support_x, support_y, query_x = (np.asarray(part) for part in task)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 import datetime
 import functools
+import itertools
 import math
 import os
 import platform
@@ -27,12 +28,14 @@ from metaad_jax import (
   specs,
   statistics,
   training,
+  tuning,
 )
 from metaad_jax.base import DataError, Entity, Rows, Task
 from metaad_jax.learners import standardized
 
 _BATCH = 32
 _ELEMENTS = 1 << 23  # of a batch: tasks x query x support x columns
+_VALIDATION = 100  # query rows of a label, at most, to choose options by
 _LIMIT = 1e6  # of the baselines' z-scores: they stay finite
 
 
@@ -362,16 +365,8 @@ def scale_tables(
   have none. A column is centred and scaled by the mean and the standard
   deviation of the same rows; one that is constant there keeps its units.
 
-  The rule was chosen for the baselines, on 88 tables of the validation side of
-  `oddbench` (fold 0, 2 draws, K = 5 and 20): mean AUROC / AP of mahalanobis,
-  knn, nearest_neighbour and ocsvm on normals alone, and of extra_trees with 1
-  and 5 labelled anomalies:
-
-    this rule                                       .698 / .565   .768 / .677
-    a deviation below 1e-6 of the mean counts as 0  .697 / .564   .768 / .677
-    clipped to +-20                                 .697 / .557   .769 / .678
-    clipped, and a deviation of at least a
-    thousandth of the mean                          .694 / .554   .768 / .678
+  What else may be done to the columns is in `baselines.SCALINGS`, and chosen on
+  validation tasks by `tuning`.
 
   Args:
     cells: the tasks.
@@ -405,6 +400,28 @@ def _group(run, source):
   return key + (('foreign',) if foreign else (config.fold,))
 
 
+def _groups(loaded, source, split):
+  """{key: paths and runs} that share their test entities.
+
+  Runs of another source join those that were trained on this one, so that all
+  are scored on the same entities.
+  """
+  groups: dict[Any, list[tuple[str, runs.Run]]] = {}
+  guests = []
+  for path, run in loaded:
+    if source is not None and not _own(run, source):
+      guests.append((path, run))
+    else:
+      groups.setdefault(_group(run, source), []).append((path, run))
+  if groups and split == 'test':
+    for members in groups.values():
+      members += guests
+  else:
+    for path, run in guests:
+      groups.setdefault(_group(run, source), []).append((path, run))
+  return groups
+
+
 def _own(run, spec):
   """Whether it is the source of the run, be it with other options."""
   return specs.parse(spec)[0] == specs.parse(run.config.source)[0]
@@ -422,7 +439,12 @@ def _test_entities(run, source, data_dir, split):
     sides = episodes.split(
       everyone, fold=config.fold, folds=config.folds, seed=config.seed
     )
-    return sides['test'], layout
+    return sides[split], layout
+  if split == 'validation':
+    raise DataError(
+      f'{spec!r} has no validation side: the run was trained on '
+      f'{run.config.source!r}'
+    )
   return [e for e in everyone if e.side != 'train'], layout
 
 
@@ -440,10 +462,14 @@ def evaluate(
   run_dirs: Sequence[str],
   grid: Grid,
   *,
+  fine_tune: Sequence[str] = (),
   source: str | None = None,
+  features: str | None = None,
   data_dir: str | None = None,
   split: str = 'test',
   baseline_names: Sequence[str] = tuple(baselines.REGISTRY),
+  tune_baselines: int = 0,
+  tune_together: bool = False,
   workers: int = 2,
   quiet: bool = False,
 ) -> dict[str, Any]:
@@ -455,11 +481,20 @@ def evaluate(
   Args:
     run_dirs: of trained runs.
     grid: see `Grid`.
+    fine_tune: specs of learners that start from the meta-parameters of each
+      run, and are evaluated beside it (see `runs.fine_tuned`).
     source: evaluate there instead of on each run's own source; several are
       joined by '+'.
+    features: of the rows of another source than the run's own, for runs that
+      take any width; None = the usual ones of that source.
     data_dir: root of the data.
-    split: 'test' = entities that the run has not seen; 'all' = all.
+    split: 'test' = entities that the run has not seen; 'validation' = those
+      that it was chosen with and not trained on; 'all' = all.
     baseline_names: keys of `baselines.REGISTRY`.
+    tune_baselines: validation tasks, at most, for each source and cell, that
+      the options of the baselines are chosen on; 0 = their defaults.
+    tune_together: one choice for all shots and numbers of labels of a source
+      and contamination, from so many tasks without labels and so many with.
     workers: processes for the baselines.
     quiet: no progress bars.
 
@@ -472,14 +507,22 @@ def evaluate(
   started = time.time()
   check_grid(grid)
   _check_dirs(run_dirs)
-  loaded = [runs.restore(run_dir) for run_dir in run_dirs]
+  loaded = [(run_dir, runs.restore(run_dir)) for run_dir in run_dirs]
+  loaded += [
+    (run_dir, runs.fine_tuned(run, spec))
+    for run_dir, run in loaded
+    for spec in dict.fromkeys(fine_tune)
+  ]
   groups: dict[Any, list[tuple[str, runs.Run]]] = {}
   for one in source.split('+') if source else (None,):
-    for path, run in zip(run_dirs, loaded, strict=True):
-      groups.setdefault(_group(run, one), []).append((path, run))
+    for key, members in _groups(loaded, one, split).items():
+      groups.setdefault(key, []).extend(members)
   rows: list[dict[str, Any]] = []
   notes: list[str] = []
   collected: dict[Any, tuple[list, list]] = {}
+  earlier: dict[Any, Any] = {}
+  tuned_on: list[dict[str, Any]] = []
+  tuned: list[dict[str, Any]] = []
   example = None
   for (spec, *_), members in groups.items():
     raw, layout = _test_entities(members[0][1], spec, data_dir, split)
@@ -501,9 +544,21 @@ def evaluate(
       )
     audits.cells(cells, raw)
     audits.enough_anomalies(raw, grid.anomalies, repr(spec))
+    if max(grid.anomalies):
+      notes += [f'{spec}: {n}' for n in audits.repeated_anomalies(raw)]
+    chosen: dict[tuning.Cell, dict[str, tuning.Choice]] = {}
+    if tune_baselines and baseline_names:
+      chosen, where, choices = _tune(
+        _baseline_run(members), spec, features, data_dir, split, raw, grid,
+        baseline_names, tune_baselines, tune_together, earlier,
+        workers=workers, quiet=quiet,
+      )  # fmt: skip
+      tuned_on.append(where)
+      tuned += choices
     scored, kinds = _score_group(
-      members, spec, raw, layout, cells, grid, baseline_names, workers, quiet
-    )
+      members, spec, features, raw, layout, cells, grid, baseline_names,
+      chosen, workers, quiet,
+    )  # fmt: skip
     for name, (indices, scores) in scored.items():
       audits.constant(name, [cells[i] for i in indices], scores, raw)
       for i, values in zip(indices, scores, strict=True):
@@ -527,8 +582,8 @@ def evaluate(
     _collect(collected, spec, cells, raw, scored, kinds)
     if example is None:
       example = _example(spec, members[0][1], layout, cells, raw, scored, kinds)
-  features = {run.config.features or run.config.source for run in loaded}
-  if len(features) > 1:
+  used = {run.config.features or run.config.source for _, run in loaded}
+  if len(used) > 1:
     notes.append(
       'the runs differ in features; the baselines use those of the first run '
       f'of each group, here {members[0][1].config.features or "the default"}'
@@ -540,13 +595,12 @@ def evaluate(
     'summary': statistics.summarise(rows),
     'tests': statistics.compare(rows),
     'curves': {
-      _unique(path, run, list(zip(run_dirs, loaded, strict=True))): runs.curves(
-        path
-      )
-      for path, run in zip(run_dirs, loaded, strict=True)
+      _unique(path, run, loaded): runs.curves(path) for path, run in loaded
     },
     'histograms': _histograms(collected),
     'example': example,
+    'tuned_on': tuned_on,
+    'tuning': tuned,
     'notes': notes,
   }
 
@@ -573,16 +627,13 @@ def _unique(path, run, members):
 
 
 def _score_group(
-  members, spec, raw, layout, cells, grid, baseline_names, workers, quiet
-):
+  members, spec, features, raw, layout, cells, grid, baseline_names, chosen,
+  workers, quiet,
+):  # fmt: skip
   cache: dict[str, list[Entity]] = {}
   scored: dict[str, tuple[Sequence[int], list[np.ndarray]]] = {}
   kinds = {}
   everything = range(len(cells))
-  usual = '+'.join(sources.get(spec)[0].features)
-  text = lambda run: (
-    usual if runs.any_width(run.config) and spec != run.config.source else None
-  )
   for path, run in members:
     if layout.shape == (None,) and not runs.any_width(run.config):
       raise DataError(
@@ -590,7 +641,7 @@ def _score_group(
         'differ in theirs: choose a run of '
         + ', '.join(sorted(learners.TABLES))
       )
-    entities = _featurized(run, layout, raw, cache, text(run))
+    entities = _featurized(run, layout, raw, cache, _usual(run, spec, features))
     wanted = runs.row_columns(run.config, run.layout)
     fits = entities[0].normal.shape[1:] == wanted
     if not (fits or runs.any_width(run.config)):
@@ -607,28 +658,172 @@ def _score_group(
       quiet=quiet,
     )  # fmt: skip
     scored[name] = everything, scores
-  first = next((r for _, r in members if r.prior is not None), members[0][1])
-  entities = _featurized(first, layout, raw, cache, text(first))
-  if first.prior is None:
-    tasks = scale_tables(cells, entities)
-  else:
-    prior = first.prior
-    if entities[0].normal.ndim == 3:
-      own = '+'.join(sources.get(first.config.source)[0].features)
-      prior, entities = None, _featurized(first, layout, raw, cache, own)
-    tasks = standardize_cells(prior, cells, entities)
-  for name in baseline_names:
-    labelled = baselines.REGISTRY[name].needs_anomalies
-    kinds[name] = 'baseline'
-    chosen = [i for i in everything if cells[i].anomalies or not labelled]
-    scored[name] = chosen, []
-  done = baselines.score_many(
-    list(baseline_names), tasks, seed=grid.seed, workers=workers, quiet=quiet
-  )
-  for name in baseline_names:
-    indices = scored[name][0]
-    scored[name] = indices, [np.asarray(done[name][i]) for i in indices]
+  scored |= _score_baselines(
+    baseline_names, _baseline_run(members), spec, features, layout, raw, cells,
+    chosen, seed=grid.seed, workers=workers, quiet=quiet,
+  )  # fmt: skip
+  kinds |= dict.fromkeys(baseline_names, 'baseline')
   return scored, kinds
+
+
+def _baseline_run(members):
+  """The run whose features and prior the baselines get."""
+  return next((r for _, r in members if r.prior is not None), members[0][1])
+
+
+def _usual(run, spec, features):
+  """Features of a run of any width on a source that is not its own."""
+  if runs.any_width(run.config) and spec != run.config.source:
+    return features or '+'.join(sources.get(spec)[0].features)
+  return None
+
+
+def _baseline_tasks(run, spec, features, layout, raw, cells):
+  """What the baselines see of the cells; see `baselines.score_jobs`."""
+  entities = _featurized(run, layout, raw, {}, _usual(run, spec, features))
+  if run.prior is None:
+    return scale_tables(cells, entities)
+  prior = run.prior
+  if entities[0].normal.ndim == 3:
+    own = '+'.join(sources.get(run.config.source)[0].features)
+    prior, entities = None, _featurized(run, layout, raw, {}, own)
+  return standardize_cells(prior, cells, entities)
+
+
+def _score_baselines(
+  names, run, spec, features, layout, raw, cells, chosen, **how
+):
+  """{name: (indices of cells, scores)}, with the options chosen for a cell.
+
+  Where a baseline ignores labels, the cells of a draw that differ in their
+  number alone are scored once.
+  """
+  tasks = _baseline_tasks(run, spec, features, layout, raw, cells)
+  first: dict[Any, int] = {}
+  same = [
+    first.setdefault((c.entity, c.draw, c.shots, c.contamination), i)
+    for i, c in enumerate(cells)
+  ]
+  jobs: list[list[baselines.Job]] = []
+  for i, cell in enumerate(cells):
+    jobs.append([])
+    told = chosen.get((cell.shots, cell.anomalies, cell.contamination), {})
+    for name in names:
+      labelled = baselines.REGISTRY[name].needs_anomalies
+      if cell.anomalies if labelled else same[i] == i:
+        jobs[-1].append((name, told[name].options if name in told else {}))
+  found = baselines.score_jobs(jobs, tasks, **how)
+  scores = {
+    (name, i): np.asarray(values)
+    for i, some in enumerate(jobs)
+    for (name, _), values in zip(some, found[i], strict=True)
+  }
+  scored: dict[str, tuple[Sequence[int], list[np.ndarray]]] = {}
+  for name in names:
+    labelled = baselines.REGISTRY[name].needs_anomalies
+    indices = [i for i, c in enumerate(cells) if c.anomalies or not labelled]
+    places = indices if labelled else [same[i] for i in indices]
+    scored[name] = indices, [scores[name, i] for i in places]
+  return scored
+
+
+_REMEDY = 'leave out --tune_baselines, and they keep their defaults'
+
+
+def _tune(
+  run, spec, features, data_dir, split, raw, grid, names, count, together,
+  earlier, **how,
+):  # fmt: skip
+  """Options of the baselines from validation tasks: choices, and a record.
+
+  Entities of the same source that are not on the test side; where it has none,
+  the validation side that the run was chosen with. `earlier` remembers what was
+  chosen on the same entities for another source.
+  """
+  home, members, layout = _validation_side(run, spec, data_dir, split)
+  audits.apart(members, raw, _REMEDY)
+  group = lambda k, a, c: (0, min(a, 1), c) if together else (k, a, c)
+  cells = _validation_cells(members, grid, count, group)
+  key = id(run), home, tuple(entity.name for entity in members)
+  if key not in earlier:
+    earlier[key] = tuning.choose(
+      names,
+      _baseline_tasks(run, home, features, layout, members, cells),
+      [members[c.entity].labels[c.query] for c in cells],
+      [group(c.shots, c.anomalies, c.contamination) for c in cells],
+      seed=grid.seed,
+      **how,
+    )
+  chosen = {
+    cell: earlier[key][group(*cell)]
+    for cell in itertools.product(
+      grid.shots, grid.anomalies, grid.contamination
+    )
+    if group(*cell) in earlier[key]
+  }
+  used = sorted({members[c.entity].name for c in cells})
+  choices = [
+    {
+      'source': spec, 'learner': name, 'shots': shots, 'anomalies': anomalies,
+      'contamination': share, 'options': tuning.text(one.options),
+      'auroc': one.auroc, 'default': one.default, 'tasks': one.tasks,
+    }
+    for (shots, anomalies, share), found in chosen.items()
+    for name, one in found.items()
+  ]  # fmt: skip
+  return chosen, {'source': spec, 'from': home, 'entities': used}, choices
+
+
+def _validation_side(run, spec, data_dir, split):
+  """A source, entities of it that options are chosen on, and their layout."""
+  config = run.config
+  home, members = spec, []
+  if _own(run, spec) and sources.get(spec)[0].tables:
+    home = config.source  # of one scenario there are few
+  everyone = sources.load(home, data_dir)
+  if not _own(run, spec) and split == 'test':
+    members = [e for e in everyone if e.side == 'train' and e.labels.any()]
+  if not members:
+    if not _own(run, home):
+      home = config.source
+      everyone = sources.load(home, data_dir)
+    try:
+      members = episodes.split(
+        everyone, fold=config.fold, folds=config.folds, seed=config.seed
+      )['validation']
+    except DataError as error:
+      raise DataError(f'{home!r}: {error}; or {_REMEDY}') from error
+    if home == config.source and len(audits.known(members, run.seen)) < len(
+      members
+    ):
+      raise DataError(
+        f'the validation side of {home!r} is not the one that the run was '
+        f'trained with: {_REMEDY}'
+      )
+  return home, members, runs.layout_of(home, everyone)
+
+
+def _validation_cells(members, grid, count, group):
+  """At most `count` tasks for each group of cells, over many entities."""
+  grid = grid._replace(
+    draws=-(-count // len(members)), queries=min(grid.queries, _VALIDATION)
+  )
+  cells, _ = draw_cells(members, grid)
+  rng = np.random.default_rng(grid.seed)
+  order, turn = rng.permutation(len(members)), rng.random(len(cells))
+  place = sorted(
+    range(len(cells)),
+    key=lambda i: (cells[i].draw, order[cells[i].entity], turn[i]),
+  )
+  taken: dict[Any, list[Cell]] = {}
+  seen = set()
+  for cell in (cells[i] for i in place):
+    key = group(cell.shots, cell.anomalies, cell.contamination)
+    once = key, cell.draw, cell.entity
+    if once not in seen and len(taken.setdefault(key, [])) < count:
+      seen.add(once)
+      taken[key].append(cell)
+  return [cell for some in taken.values() for cell in some]
 
 
 def _collect(collected, spec, cells, raw, scored, kinds):

@@ -33,12 +33,17 @@ def optimizer(
 
   Raises:
     DataError: if optax has no such optimizer, or none that needs gradients
-      alone, or the rate is below zero or not finite.
+      alone, or the rate or an option is below zero or not finite.
   """
   if not callable(rate) and not 0 <= rate < math.inf:
     raise base.DataError(
       f'optimizer {name!r}: rate={rate!r} must be finite and at least 0'
     )
+  for key, value in options.items():
+    if not 0 <= value < math.inf:
+      raise base.DataError(
+        f'optimizer {name!r}: {key}={value!r} must be finite and at least 0'
+      )
   make = getattr(optax, name, None)
   if not callable(make) or name.startswith('_'):
     raise base.DataError(

@@ -10,7 +10,7 @@ import pathlib
 import re
 from typing import Any
 
-from metaad_jax import base, recommendation, report
+from metaad_jax import base, recommendation, report, tuning
 from metaad_jax import results as results_lib
 
 _METRICS = ('auroc', 'ap')
@@ -88,6 +88,26 @@ def _facts(results: dict[str, Any], command: str) -> list[str]:
     if len(names) <= _NAMED:
       listed = f': {", ".join(map(_plain, names))}'
     lines += [f'Entities of {_plain(source)}: {len(names)}{listed}.', '']
+  return lines
+
+
+def _tuned(results: dict[str, Any]) -> list[str]:
+  """What the baselines were given, one line each."""
+  found = tuning.told(results)
+  if not found:
+    return []
+  lines = [
+    '## Options of the baselines',
+    '',
+    'Chosen on validation tasks, for each cell by mean AUROC: in brackets the '
+    'number of cells, then the AUROC of those tasks with the defaults and with '
+    'the choice.',
+    '',
+  ]
+  for heading, several in found:
+    lines += [f'{_plain_sentence(heading)}:', '']
+    lines += [f'- {_plain_sentence(line)}' for line in several]
+    lines += ['']
   return lines
 
 
@@ -218,7 +238,7 @@ def _operation(results: dict[str, Any]) -> list[str]:
   found = report.operation(results)
   if not found:
     return []
-  rows_per_day = results['meta']['flags'].get('rows_per_day')
+  rates = report.rows_per_day(results)
   lines = [
     '## In operation',
     '',
@@ -228,10 +248,13 @@ def _operation(results: dict[str, Any]) -> list[str]:
     'beforehand, from few rows, is less exact.',
     '',
   ]
-  if rows_per_day:
+  if rates:
+    told = ', '.join(
+      f'{_plain(s)} {report.amount(rate)}' for s, rate in rates.items()
+    )
     lines += [
-      f'At {rows_per_day:g} rows a day, nearly all of them normal, the last '
-      'two columns are the false alarms of a day.',
+      f'Rows that an entity scores in a day, nearly all normal: {told}; the '
+      'last two columns are the false alarms of a day.',
       '',
     ]
   for title, (header, *body) in found:
@@ -296,6 +319,7 @@ def render(
       '',
     ]
   lines += _operation(results)
+  lines += _tuned(results)
   if results['notes']:
     lines += ['## Left out', '']
     lines += [f'- {_plain_sentence(note)}' for note in results['notes']]
@@ -307,7 +331,7 @@ def write(
   path: str | os.PathLike[str],
   *,
   intro: str | os.PathLike[str] | None = None,
-  rows_per_day: float | None = None,
+  rows_per_day: float | Sequence[float] | None = None,
 ) -> list[pathlib.Path]:
   """Writes a page, its pictures, and the compact results that it is made from.
 
@@ -317,7 +341,8 @@ def write(
       written beside it.
     intro: hand-written Markdown for the top; `intro/NAME.md` beside the page
       by default, where there is one.
-    rows_per_day: turns false-alarm rates into alarms a day, in place of what
+    rows_per_day: one for all sources, or one for each in the order of the
+      rows; turns false-alarm rates into alarms a day, in place of what
       the evaluation was given.
 
   Returns:
@@ -351,7 +376,7 @@ def write(
     if picture.name.split('-')[0] in ('budget', 'ranks'):
       slug = re.sub(r'[^A-Za-z0-9.]+', '-', picture.name).strip('-.')[:80]
       written.append(path.with_name(f'{path.stem}-{slug}.png'))
-      results_lib.write_bytes(written[-1], report.png(picture.figure))
+      results_lib.write_bytes(written[-1], report.small_png(picture.figure))
       images.append((written[-1].name, picture.caption))
   page = render(
     results,

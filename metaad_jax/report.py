@@ -26,11 +26,12 @@ from matplotlib import patches as mpl_patches
 from matplotlib import ticker as mpl_ticker
 from matplotlib.backends import backend_agg
 import numpy as np
+from PIL import Image
 import pywt
 import scipy.signal
 import sklearn.metrics
 
-from metaad_jax import base, metrics, recommendation, statistics
+from metaad_jax import base, metrics, recommendation, statistics, tuning
 from metaad_jax import results as results_lib
 
 _METRICS = {
@@ -1391,6 +1392,19 @@ def png(figure: mpl_figure.Figure, transparent: bool = False) -> bytes:
   return file.getvalue()
 
 
+def small_png(figure: mpl_figure.Figure) -> bytes:
+  """A fifth of the bytes of `png`, for what is kept in git: fewer colours."""
+  file = io.BytesIO()
+  with matplotlib.rc_context(_STYLE):
+    backend_agg.FigureCanvasAgg(figure)
+    figure.savefig(file, format='png', dpi=90)
+  file.seek(0)
+  few = Image.open(file).convert('RGB').quantize(32, dither=Image.Dither.NONE)
+  file = io.BytesIO()
+  few.save(file, 'png', optimize=True)
+  return file.getvalue()
+
+
 def save_figures(
   results: dict[str, Any], folder: str | os.PathLike[str]
 ) -> list[pathlib.Path]:
@@ -1675,6 +1689,30 @@ def _choices_html(results: dict[str, Any]) -> str:
   return ''.join(parts)
 
 
+def amount(value: float) -> str:
+  """A number to two digits, or whole: 0.29, 2.9, 14, 8,640."""
+  return f'{value:,.0f}' if value >= 10 else f'{value:.2g}'
+
+
+def rows_per_day(results: dict[str, Any]) -> dict[str, float]:
+  """{source: rows that an entity scores in a day}; empty where not told.
+
+  Raises:
+    DataError: if there are several rates, and not one for each source.
+  """
+  told = results['meta']['flags'].get('rows_per_day')
+  if not told:
+    return {}
+  names = list(dict.fromkeys(row['source'] for row in results['rows']))
+  rates = told if isinstance(told, list) else [told]
+  if len(rates) not in (1, len(names)):
+    raise base.DataError(
+      f'{len(rates)} rows_per_day for {len(names)} sources: give one, or one '
+      f'for each of {", ".join(names)}'
+    )
+  return dict(zip(names, rates * (len(names) // len(rates)), strict=True))
+
+
 def operation(results: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
   """What the metrics mean in operation: recalls at fixed false-alarm rates.
 
@@ -1687,12 +1725,12 @@ def operation(results: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
     1% false alarms, with 95% intervals; the false alarms of a day where the
     rows per day are known.
   """
-  rows_per_day = results['meta']['flags'].get('rows_per_day')
+  rates = rows_per_day(results)
   found = []
   for block, cells in blocks_of(results, 'recall_at_far_1').items():
     wider = blocks_of(results, 'recall_at_far_5').get(block, {})
     header = ['A', 'K', 'method', 'found at 1%', 'found at 5%']
-    if rows_per_day:
+    if rates:
       header += ['alarms a day at 1%', 'at 5%']
     lines = [header]
     for key, cell in cells.items():
@@ -1709,9 +1747,9 @@ def operation(results: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
               else f'{fixed(other["mean"])} {interval_text(other)}',
             ]
           )
-          if rows_per_day:
+          if rates:
             lines[-1] += [
-              f'{metrics.alarms_per_day(rate, rows_per_day):.3g}'
+              amount(metrics.alarms_per_day(rate, rates[block[0]]))
               for rate in (0.01, 0.05)
             ]
     title = f'{clean(block[0])}, {support_name(block[1])}'
@@ -1720,16 +1758,17 @@ def operation(results: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
 
 
 def _operation_html(results: dict[str, Any]) -> str:
-  rows_per_day = results['meta']['flags'].get('rows_per_day')
+  rates = rows_per_day(results)
+  told = ', '.join(f'{_e(s)} {amount(rate)}' for s, rate in rates.items())
   parts = [
     '<p>Share of the anomalies found where the threshold lets 1% or 5% of the '
     "entity's normal rows through: the best meta-learner and the best baseline "
     'by the recall at 1%. The threshold is that of the query itself; one that '
     'is set beforehand, from few rows, is less exact.'
     + (
-      f' At {rows_per_day:g} rows a day, nearly all of them normal, so many '
-      'false alarms come with it.</p>'
-      if rows_per_day
+      f' Rows of an entity in a day, nearly all of them normal: {told}; so '
+      'many false alarms come with it.</p>'
+      if rates
       else ' --rows_per_day turns rates into alarms a day.</p>'
     )
   ]
@@ -1937,6 +1976,14 @@ def _page(results: dict[str, Any], drawn: Sequence[Picture]) -> str:
         ''.join(pictures['regression']) + _regression_html(results),
       )
     )
+  if tuned := tuning.told(results):
+    listed = ''.join(
+      f'<p>{_e(heading)}:</p><ul>'
+      + ''.join(f'<li>{_e(line)}</li>' for line in lines)
+      + '</ul>'
+      for heading, lines in tuned
+    )
+    parts.append(('tuned', 'Options of the baselines', listed))
   if results['notes']:
     notes = ''.join(f'<li>{_e(note)}</li>' for note in results['notes'])
     parts.append(('notes', 'Notes', f'<ul>{notes}</ul>'))

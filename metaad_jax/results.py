@@ -141,6 +141,19 @@ FIELDS: dict[str, dict[str, str]] = {
     'diverged': 'a count',
     'tasks': 'a count',
   },
+  'tuned_on': {
+    'source': 'a text',
+    'from': 'a text',
+    'entities': 'a list of texts',
+  },
+  'tuning': {
+    **_CELL,
+    'learner': 'a text',
+    'options': 'a text',
+    'auroc': 'a share in [0, 1]',
+    'default': 'a share in [0, 1]',
+    'tasks': 'a count',
+  },
   'costs': {
     'learner': 'a text',
     'kind': "'learner' or 'baseline'",
@@ -158,7 +171,8 @@ OPTIONAL: dict[str, dict[str, str]] = {
   'tests': {'entities': 'a count', 'best': 'true or false'},
 }
 
-_LISTS = ('rows', 'summary', 'tests', 'histograms', 'regression', 'costs')
+_LATER = ('regression', 'costs', 'tuned_on', 'tuning')
+_LISTS = ('rows', 'summary', 'tests', 'histograms', *_LATER)
 _DECIMALS = 4  # of a metric in a compact file
 _SUMMARY_KEY = (*_CELL, 'learner', 'metric')
 _TESTS_KEY = (*_SUMMARY_KEY, 'baseline')
@@ -257,7 +271,7 @@ def validate(results: dict[str, Any]) -> dict[str, Any]:
     'curves': 'an object',
     'notes': 'a list of texts',
   }
-  for section in ('regression', 'costs'):
+  for section in _LATER:
     if section in results:
       top[section] = 'a list'
   _check(results, top, 'the file')

@@ -75,6 +75,7 @@ class Config:
   keep: str = 'best'
   validation_tasks: int = 200
   validate_every: int = 500
+  start: str = ''
 
 
 class Layout(NamedTuple):
@@ -386,10 +387,19 @@ def train(
   validation = jax.jit(lambda keys, f: jax.vmap(f)(keys))(
     keys, sample_validation
   )
+  seen = _seen(data)
+  params = None
+  if config.start:
+    started = restore(config.start)
+    if data is not None:
+      audits.unseen(data.raw['test'], started.seen)
+    example = jax.tree.map(lambda leaf: leaf[0], validation)
+    params = _taken_over(started, learner, example)
+    seen = sorted({*seen, *started.seen})
   if run_dir is not None:
     layout = data.layout if data is not None else Layout((1,), None, ())
     if parallel.first_process():
-      _open(run_dir, config, layout, _seen(data))
+      _open(run_dir, config, layout, seen)
     parallel.wait('run folder')
   return training.train(
     learner,
@@ -399,6 +409,7 @@ def train(
     optimizer=outer(config),
     steps=config.steps,
     tasks=config.tasks,
+    params=params,
     seed=config.seed,
     average=config.average,
     keep=config.keep,
@@ -451,7 +462,8 @@ def _open(run_dir, config, layout, seen):
     held = _read(path).get('config')
     if not isinstance(held, dict):
       raise DataError(f'{path} is damaged: delete {run_dir} to train it again')
-    differing = sorted(k for k in wanted if held.get(k) != wanted[k])
+    usual = json.loads(json.dumps(dataclasses.asdict(Config())))
+    differing = sorted(k for k in wanted if held.get(k, usual[k]) != wanted[k])
     if differing:
       raise DataError(
         f'{run_dir} holds another run (it differs in {", ".join(differing)}): '
@@ -559,6 +571,40 @@ def restore(run_dir: str, **overrides: Any) -> Run:
   return Run(
     name, config, layout, learner, params, int(step), prior, seen, calibrated
   )
+
+
+def fine_tuned(run: Run, spec: str) -> Run:
+  """Another learner that starts from the meta-parameters of a run.
+
+  Args:
+    run: see `restore`.
+    spec: of a learner on the same network, such as
+      'tables_maml:adapt_steps=5,rate=0.01'.
+
+  Returns:
+    The run, named by the spec.
+
+  Raises:
+    DataError: if the spec is wrong, or its parameters are of another shape.
+  """
+  config = dataclasses.replace(run.config, learner=spec)
+  check(config)
+  if any_width(config) != any_width(run.config):
+    raise DataError(
+      f'{spec!r} cannot start from a run of {run.config.learner!r}: they read '
+      'rows differently'
+    )
+  columns = row_columns(config, run.layout)
+  learner, _ = _learner(config, columns)
+  params = _taken_over(run, learner, _example(columns))
+  return run._replace(name=spec, config=config, learner=learner, params=params)
+
+
+def _taken_over(run, learner, example):
+  """The meta-parameters of a run, for another learner of the same network."""
+  like = jax.eval_shape(lambda: learner.init(jax.random.key(0), example))
+  what = f'the run of {run.config.learner!r} that was to start from'
+  return _unflatten(_flatten(run.params), like, what)
 
 
 def _settings(content, path):

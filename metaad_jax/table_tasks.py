@@ -57,7 +57,7 @@ def sampler(
     real, columns = real | made, columns | made
     columns &= _narrow(keys[3], columns)
     rows, columns = _foreign(keys[4], pools, rows, columns)
-    rows = _blank(keys[5], rows, normals)
+    rows = _blank(keys[5], rows, real[:normals])
     rows = _bend(keys[6], rows, real & (jnp.arange(len(rows)) < normals))
     rows = _miss(jax.random.fold_in(keys[6], 1), rows)
     shots = max(episode.shots)
@@ -198,13 +198,20 @@ def _foreign(key, pools, rows, columns):
   ), columns | slots
 
 
-def _blank(key, rows, normals):
-  """Gives anomalies the values of normals in some columns."""
+def _blank(key, rows, real):
+  """Gives anomalies the values of normals in some columns.
+
+  Args:
+    key: of the draw.
+    rows: [N, F], the normals first.
+    real: [normals] which of these are rows, not padding.
+  """
   some, which, who = jax.random.split(key, 3)
   chosen = jax.random.bernoulli(which, 0.35, rows.shape[1:])
   chosen &= jax.random.bernoulli(some, _BLANKED)
-  abnormal = jnp.arange(len(rows)) >= normals
-  source = jax.random.randint(who, (len(rows),), 0, normals)
+  abnormal = jnp.arange(len(rows)) >= len(real)
+  place = jax.random.randint(who, (len(rows),), 0, jnp.maximum(real.sum(), 1))
+  source = jnp.argsort(~real)[place]  # the real ones come first
   return jnp.where(abnormal[:, None] & chosen, rows[source], rows)
 
 

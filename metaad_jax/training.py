@@ -74,10 +74,12 @@ def initial_state(
   example: Task,
   optimizer: optax.GradientTransformation,
   seed: int,
+  params: Params | None = None,
 ) -> State:
   """The state before the first step; `example` gives the shapes."""
-  key = jax.random.fold_in(jax.random.key(seed), 0)
-  params = jax.jit(learner.init)(key, example)
+  if params is None:
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    params = jax.jit(learner.init)(key, example)
   state = State(
     jnp.zeros((), jnp.int32),
     params,
@@ -206,6 +208,7 @@ def train(
   optimizer: optax.GradientTransformation,
   steps: int,
   tasks: int,
+  params: Params | None = None,
   seed: int = 0,
   average: float = 0.0,
   keep: str = 'best',
@@ -233,6 +236,7 @@ def train(
     optimizer: any optax transformation.
     steps: meta-steps in all.
     tasks: tasks per meta-step.
+    params: meta-parameters to start from; None = the learner's own.
     seed: of everything random.
     average: see `make_scan`.
     keep: 'best' keeps the meta-parameters with the best validation score,
@@ -257,7 +261,7 @@ def train(
   """
   skip_limit = min(skip_limit, steps)
   example = jax.tree.map(lambda leaf: leaf[0], validation)
-  state = initial_state(learner, example, optimizer, seed)
+  state = initial_state(learner, example, optimizer, seed, params)
   scan = make_scan(
     learner,
     optimizer,

@@ -85,6 +85,26 @@ def test_who_was_trained_on_is_no_test():
   assert '1 of 2' in told and 'x' in told and 'new' not in told
 
 
+# --- anomalies that are copies -----------------------------------------------
+
+
+def test_copies_among_anomalies_are_told_and_coincidence_is_not():
+  clean = table('clean')
+  assert audits.repeated_anomalies([clean]) == []
+  coarse = table('coarse', levels=4)
+  assert audits.repeated_anomalies([coarse]) == []
+  query = clean.query.copy()
+  query[82:89] = query[81]
+  copied = dataclasses.replace(clean, name='copied', query=query)
+  (note,) = audits.repeated_anomalies([clean, coarse, copied])
+  assert 'copied (8 of 40, rows 81 = 82, ...)' in note
+  assert 'clean' not in note and 'coarse' not in note
+  query = clean.query.copy()
+  query[1:30] = query[0]  # normal rows
+  same = dataclasses.replace(clean, query=query)
+  assert audits.repeated_anomalies([same]) == []
+
+
 # --- copies ------------------------------------------------------------------
 
 

@@ -487,7 +487,7 @@ def test_adam_is_optaxs():
 
   start = np.array([1.0, -2.0, 0.5])
   ours = start.copy()
-  baselines._adam([ours], lambda: [ours**3], rate=0.01, decay=0.1)
+  baselines._adam([ours], lambda: [ours**3], rate=0.01, decay=0.1, steps=200)
   chain = optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.01))
   theirs = jnp.array(start)
   state = chain.init(theirs)

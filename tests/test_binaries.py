@@ -143,7 +143,7 @@ def test_evaluate_compares_and_a_page_is_made_of_it(folder, tmp_path):
   costs = {line['learner']: line for line in found['costs']}
   assert set(costs) == {'protonet', 'knn', 'svm'}
   assert all(0 < line['seconds'] < 60 for line in costs.values())
-  assert found['meta']['flags']['rows_per_day'] == 1000
+  assert found['meta']['flags']['rows_per_day'] == [1000]
   assert {test['metric'] for test in found['tests']} == {'auroc', 'ap'}
   assert [t['best'] for t in found['tests'] if not t['anomalies']] == [True] * 4
   report = (tmp_path / 'found' / 'report.html').read_text()
@@ -257,6 +257,8 @@ def test_regression_runs_get_a_table_and_no_scores(
     ('train', '--outer=nothing', "'nothing'"),
     ('train', '--outer=adam:rate=fast', 'rate'),
     ('train', '--outer=adam:rate=-1', 'rate'),
+    ('train', '--outer=adamw:weight_decay=-0.1', 'weight_decay=-0.1'),
+    ('evaluate', '--run_dir=x --tune_baselines=-1', 'tune_baselines'),
     ('train', '--schedule=square', 'schedule'),
     ('train', '--clip=0', 'clip'),
     ('train', '--clip=x', 'clip'),
@@ -282,6 +284,7 @@ def test_regression_runs_get_a_table_and_no_scores(
     ('evaluate', '--draws=1', '--run_dir'),
     ('evaluate', '--run_dir=x --rows_per_day=0', 'rows_per_day'),
     ('evaluate', '--run_dir=x --rows_per_day=nan', 'rows_per_day'),
+    ('evaluate', '--run_dir=x --rows_per_day=1,2', '2 rates for 1 sources'),
     ('page', '--output=x.md', '--results'),
     ('page', '--results=x.json', '--output'),
     ('page', '--results=x --output=x.md --rows_per_day=-1', 'rows_per_day'),

@@ -55,6 +55,22 @@ def test_a_page_is_made_again_from_what_lies_beside_it(folder, tmp_path):
   assert (tmp_path / 'intro' / 'rig.md').read_bytes() == intro
 
 
+def test_every_source_has_its_own_rate(results):
+  twice = [{**row, 'source': 'mill'} for row in results['rows']]
+  both = {**results, 'rows': [*results['rows'], *twice]}
+  told = lambda rates: report.rows_per_day(
+    {**both, 'meta': {**both['meta'], 'flags': {'rows_per_day': rates}}}
+  )
+  name = results['rows'][0]['source']
+  assert told([5.0]) == told(5.0) == {name: 5, 'mill': 5}
+  assert told([5.0, 8640.0]) == {name: 5, 'mill': 8640}
+  assert told(None) == {}
+  with pytest.raises(base.DataError, match='3 rows_per_day for 2 sources'):
+    told([1.0, 2.0, 3.0])
+  found = [report.amount(x) for x in (0.288, 2.88, 14.4, 8640)]
+  assert found == ['0.29', '2.9', '14', '8,640']
+
+
 def test_what_was_written_by_hand_is_at_the_top(folder):
   lines = (folder / 'rig.md').read_text().splitlines()
   assert lines[0].startswith('<!-- Generated')
@@ -123,7 +139,7 @@ def test_commands_notes_alarms_and_no_paths_of_this_machine(folder):
   assert 'experiments.evaluate --flagfile=x.flags\n' in text
   assert '--output=rig.md' in text
   assert 'no task with 50 shots' in text
-  assert '2000 rows a day' in text
+  assert 'nearly all normal: rig 2,000;' in text
   (header,) = {tuple(c) for c in tables(text) if 'alarms a day at 1%' in c}
   place = header.index('alarms a day at 1%')
   alarms = {

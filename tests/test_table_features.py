@@ -199,6 +199,22 @@ def test_a_constant_column_has_no_deviations():
   assert cells[0, 3] < cells[1, 3] < cells[2, 3]
 
 
+@pytest.mark.parametrize(('spread', 'constant'), [(2e-5, 0), (3e-6, 1)])
+def test_a_deviation_of_a_hundred_thousandth_hardly_counts(spread, constant):
+  """1,000 +- 0.003 is measured in tenths; less the thousand, in itself."""
+  support = make()
+  rows, noise = support.x.copy(), np.array([-1, 1, 1, -1, 1, -1, 1, 1, 1])
+  rows[:, 0] = 1000 * (1 + spread * noise)
+  columns = fit(support._replace(x=rows), jnp.ones(5)).columns
+  assert columns.shape[0, 3] == constant
+  unit = 0.101 if constant else rows[:7, 0].std()
+  np.testing.assert_allclose(columns.scale[0], unit, rtol=0.01)
+  rows[:, 0] -= 1000
+  columns = fit(support._replace(x=rows), jnp.ones(5)).columns
+  assert columns.shape[0, 3] == 0
+  np.testing.assert_allclose(columns.scale[0], rows[:7, 0].std(), rtol=0.01)
+
+
 @pytest.mark.parametrize('value', [1e30, -1e30, 3e38, 1e-38, np.inf, np.nan])
 @pytest.mark.parametrize('place', ['support', 'query', 'column', 'row', 'both'])
 def test_any_value_gives_finite_descriptions(value, place):

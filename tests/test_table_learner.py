@@ -467,6 +467,20 @@ def test_small_pools_are_padded(plain):
   assert count(task.support, 1) == 0 and count(task.query, 1) == 4
 
 
+def test_what_is_blanked_comes_from_rows_that_are_there(monkeypatch):
+  """A short pool is padded with rows that no table holds."""
+  monkeypatch.setattr(table_tasks, '_BLANKED', 1.0)
+  real = jnp.array([True, False, True, False, False])
+  rows = jnp.concatenate([jnp.arange(5.0), jnp.full(40, 99.0)])
+  rows = jnp.tile(rows[:, None], (1, 6))
+  given = set()
+  for seed in range(20):
+    made = np.asarray(table_tasks._blank(jax.random.key(seed), rows, real))
+    np.testing.assert_array_equal(made[:5], rows[:5])
+    given |= set(made[5:].ravel())
+  assert given == {0.0, 2.0, 99.0}
+
+
 def test_weight_decay_by_hand():
   """Without a gradient, a step takes rate x decay of the parameters."""
   config = runs.Config(outer='adamw:rate=0.1,weight_decay=0.5', clip=1.0)

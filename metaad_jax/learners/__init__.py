@@ -13,6 +13,7 @@ from metaad_jax.learners import (
   reptile,
   scratch,
   tables,
+  tables_maml,
   tables_reptile,
 )
 
@@ -26,7 +27,7 @@ REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
   'reptile': reptile.reptile,
   'scratch': scratch.scratch,
   'tables': tables.tables,
-  'tables_maml': tables.tables_maml,
+  'tables_maml': tables_maml.tables_maml,
   'tables_reptile': tables_reptile.tables_reptile,
 }
 

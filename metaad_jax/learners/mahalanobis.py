@@ -1,15 +1,11 @@
 """Prototypes with a covariance: distance in what the entity's normals allow.
 
 Bateni et al., "Improved Few-Shot Visual Classification" (Simple CNAPS), CVPR
-2020, arXiv 1912.03432: in the embedding, the distance to a class is that of
-Mahalanobis, with the support's own covariance shrunk towards a meta-learned
-one. A direction in which this machine's normals vary counts for little, which
-neither a prototype nor a scaling by columns can express.
+2020, arXiv 1912.03432: the distance to a class is Mahalanobis', the support's
+covariance being shrunk towards a meta-learned one.
 
-Supports of normals only are the ordinary case: there is one class, its mean
-and its covariance; an anomaly lies beyond a meta-learned radius, as in
-`protonet`. Labelled anomalies add a prototype that is compared with in the
-same metric.
+With normals only there is one class; an anomaly lies beyond a meta-learned
+radius, as in `protonet`. Labels add a prototype, compared in the same metric.
 """
 
 import jax

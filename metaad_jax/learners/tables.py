@@ -1,16 +1,11 @@
 """Tables of any width: a support is read once, rows are scored in its light.
 
 In-context: meta-training learns how anomalies look in hundreds of tables, and
-adaptation is one pass of the encoder over the support, without descent (Garnelo
-et al., "Conditional Neural Processes", 2018; Hollmann et al., "TabPFN", 2022).
-With `steps` it is also an initialisation: exact MAML (Finn et al., 2017) on the
-support's own rows, each scored in the light of the others.
-
-Supports of normals only are the ordinary case. NaN is a missing value. Scaling
-is the learner's own, from the support alone.
+adaptation is one pass of the encoder over the support (Garnelo et al.,
+"Conditional Neural Processes", 2018; Hollmann et al., "TabPFN", 2022).
+With `steps` it also descends on the support's rows, each in the light of the
+others. NaN is a missing value; scaling is the learner's own.
 """
-
-import functools
 
 import jax
 import optax
@@ -35,7 +30,7 @@ def tables(
   Args:
     model: (outputs) -> network, such as `models.tables`.
     loss: of the query, and of the support where there are steps.
-    ranking: weight of the pairwise ranking loss that is added for the query.
+    ranking: weight of a pairwise ranking loss that is added for the query.
     steps: inner steps on the support in meta-training.
     adapt_steps: inner steps of `adapt`; 0 = as in meta-training.
     inner_optimizer: any optax transformation.
@@ -49,24 +44,17 @@ def tables(
     support = table_features.fit(task.support, task.features)
     return network.init(key, support, task.support.x)
 
-  def summarise(params, support):
-    return network.apply(params, support, method='summarise')
-
-  def logits(params, summary, told):
-    return network.apply(params, summary, told, method='score')
-
-  def fitted(meta_params, support, features, number):
+  def fitted(params, support, features, number):
     read = table_features.fit(support, features)
 
     def support_loss(params):
-      summary, told = summarise(params, read)
-      outputs = logits(params, summary, told)
+      summary, told = network.apply(params, read, method='summarise')
+      outputs = network.apply(params, summary, told, method='score')
       return loss(outputs, summary.anomaly, summary.normal + summary.anomaly)
 
-    params = meta_params
     if number:
       params = inner_loop.descend(support_loss, params, inner_optimizer, number)
-    return params, read, summarise(params, read)[0]
+    return params, read, network.apply(params, read, method='summarise')[0]
 
   def adapt(key, meta_params, support, features):
     del key
@@ -74,7 +62,8 @@ def tables(
 
   def score(adapted, x):
     params, read, summary = adapted
-    return logits(params, summary, table_features.describe(read, x))[:, 0]
+    told = table_features.describe(read, x)
+    return network.apply(params, summary, told, method='score')[:, 0]
 
   def meta_grad(key, meta_params, task):
     del key
@@ -82,13 +71,10 @@ def tables(
     def query_loss(meta_params):
       adapted = fitted(meta_params, task.support, task.features, steps)
       outputs = score(adapted, task.query.x)[:, None]
-      rows = task.query.y, task.query.mask
-      return loss(outputs, *rows) + ranking * objectives.ranking(outputs, *rows)
+      rows = outputs, task.query.y, task.query.mask
+      return loss(*rows) + ranking * objectives.ranking(*rows)
 
     value, grads = jax.value_and_grad(query_loss)(meta_params)
     return grads, {'loss': value}
 
   return MetaLearner(init, adapt, score, meta_grad)
-
-
-tables_maml = functools.partial(tables, steps=2)
