@@ -9,9 +9,12 @@ from jax.extend import core
 import jax.numpy as jnp
 import optax
 
-from metaad_jax import base, specs
+from metaad_jax import base, parallel, specs
 
-MODES = ('reverse', 'remat', 'mixed', 'first_order')
+MODES = ('auto', 'reverse', 'remat', 'mixed', 'first_order')
+
+# Bytes that the steps of one task may compute before 'auto' recomputes them.
+_KEPT = 1 << 30
 
 
 def optimizer(
@@ -128,7 +131,7 @@ def descend(
   optimizer: optax.GradientTransformation,
   steps: int,
   *,
-  mode: str = 'reverse',
+  mode: str = 'auto',
 ) -> Any:
   """Runs `steps` steps of an optimizer on a loss; differentiable.
 
@@ -142,8 +145,9 @@ def descend(
     steps: number of steps, static.
     mode: 'reverse' (reverse-over-reverse), 'remat' (the same, every step
       recomputed in the backward pass), 'mixed' (forward-over-reverse within
-      recomputed steps: arXiv 2505.00793), or 'first_order' (the gradients
-      count as constants: first-order MAML).
+      recomputed steps: arXiv 2505.00793), 'first_order' (the gradients count
+      as constants: first-order MAML), or 'auto': 'reverse', the fastest, where
+      what the steps compute is small enough to be kept, else 'remat'.
 
   Returns:
     The adapted parameters.
@@ -154,6 +158,9 @@ def descend(
   if mode not in MODES:
     raise ValueError(f'unknown mode {mode!r}: choose one of {MODES}')
   gradient = jax.grad(loss)
+  if mode == 'auto':
+    size = steps * parallel.footprint(gradient, params)
+    mode = 'reverse' if size <= _KEPT else 'remat'
   if mode == 'mixed':
     gradient = _mixed_gradient(loss, params)
 

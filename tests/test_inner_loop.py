@@ -9,7 +9,7 @@ import pytest
 
 from metaad_jax import base, inner_loop
 
-EXACT = ('reverse', 'remat', 'mixed')
+EXACT = ('auto', 'reverse', 'remat', 'mixed')
 
 
 @pytest.fixture(autouse=True)
@@ -179,3 +179,18 @@ def test_unknown_names_are_refused():
   for name in ('adamm', '__name__', 'apply_updates', 'chain'):
     with pytest.raises(base.DataError, match='optimizer'):
       inner_loop.optimizer(name, 0.1)
+
+
+def test_auto_recomputes_what_is_too_much_to_keep(monkeypatch):
+  """The gradients are the same; the steps are kept, or computed anew."""
+
+  def after(params):
+    loss = lambda p: jnp.sum(jnp.tanh(p) ** 2)
+    return inner_loop.descend(loss, params, optax.sgd(0.1), 3).sum()
+
+  params = jnp.arange(1.0, 4.0)
+  kept = str(jax.make_jaxpr(jax.grad(after))(params))
+  monkeypatch.setattr(inner_loop, '_KEPT', 3 * 3 * 4)
+  anew = str(jax.make_jaxpr(jax.grad(after))(params))
+  assert 'checkpoint' not in kept and 'remat' not in kept
+  assert 'checkpoint' in anew or 'remat' in anew

@@ -74,7 +74,7 @@ def make(
       raise base.DataError(
         f'{what}: {key}={value!r} must be a whole number from {least}'
       )
-  if options.get('mode', 'reverse') not in inner_loop.MODES:
+  if options.get('mode', 'auto') not in inner_loop.MODES:
     raise base.DataError(
       f'{what}: mode must be one of {", ".join(inner_loop.MODES)}'
     )

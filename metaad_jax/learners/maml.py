@@ -26,7 +26,7 @@ def maml(
   steps: int = 5,
   adapt_steps: int = 0,
   inner_optimizer: optax.GradientTransformation = _SGD,
-  mode: str = 'reverse',
+  mode: str = 'auto',
 ) -> MetaLearner:
   """MAML.
 
