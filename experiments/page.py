@@ -41,11 +41,12 @@ def main() -> None:
   """Writes the page and says which files."""
   if not _RESULTS.value or not _OUTPUT.value:
     raise cli.UsageError('--results and --output are needed: name both files')
+  rates = cli.rows_per_day(_ROWS_PER_DAY.value)
   written = page.write(
     results.load(_RESULTS.value),
     _OUTPUT.value,
     intro=_INTRO.value,
-    rows_per_day=cli.rows_per_day(_ROWS_PER_DAY.value),
+    rows_per_day=rates,
   )
   print('\n'.join(map(str, written)))
 

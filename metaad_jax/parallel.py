@@ -42,9 +42,16 @@ def start(
     process: which one this is, from 0.
 
   Raises:
-    DataError: if the others cannot be reached.
+    DataError: if the others cannot be reached, or other devices have been made.
   """
-  jax.config.update('jax_num_cpu_devices', devices or cores())
+  try:
+    jax.config.update('jax_num_cpu_devices', devices or cores())
+  except RuntimeError as error:  # something has run: the devices are made
+    if devices not in (0, jax.local_device_count()):
+      raise DataError(
+        f'cannot make {devices} devices: this process has made its '
+        f'{jax.local_device_count()} already; start another one'
+      ) from error
   if coordinator is None:
     return
   address = None if coordinator == 'auto' else coordinator

@@ -171,8 +171,8 @@ OPTIONAL: dict[str, dict[str, str]] = {
   'tests': {'entities': 'a count', 'best': 'true or false'},
 }
 
-_LATER = ('regression', 'costs', 'tuned_on', 'tuning')
-_LISTS = ('rows', 'summary', 'tests', 'histograms', *_LATER)
+LATER = ('regression', 'costs', 'tuned_on', 'tuning')
+_LISTS = ('rows', 'summary', 'tests', 'histograms', *LATER)
 _DECIMALS = 4  # of a metric in a compact file
 _SUMMARY_KEY = (*_CELL, 'learner', 'metric')
 _TESTS_KEY = (*_SUMMARY_KEY, 'baseline')
@@ -271,7 +271,7 @@ def validate(results: dict[str, Any]) -> dict[str, Any]:
     'curves': 'an object',
     'notes': 'a list of texts',
   }
-  for section in _LATER:
+  for section in LATER:
     if section in results:
       top[section] = 'a list'
   _check(results, top, 'the file')

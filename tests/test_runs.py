@@ -367,7 +367,10 @@ def start(config, path):
     if (v := getattr(config, f.name)) != f.default
   ]
   return subprocess.Popen(
-    [sys.executable, '-m', 'experiments.train', *flags, f'--run_dir={path}'],
+    [
+      sys.executable, '-m', 'experiments.train', *flags,
+      f'--run_dir={path}', '--devices=1',  # as this process has
+    ],
     cwd=pathlib.Path(__file__).parents[1],
     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
   )  # fmt: skip

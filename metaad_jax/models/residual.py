@@ -35,7 +35,7 @@ class Residual(nn.Module):
   def __call__(self, x: jax.Array, features: jax.Array) -> jax.Array:
     x = jnp.where(features > 0, x, 0).reshape(x.shape[0], -1)
     x = nn.Dense(self.width)(x)
-    block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+    block = nn.remat(Block) if self.remat else Block
     for i in range(self.blocks):
       x = block(name=f'Block_{i}')(x)
     return nn.Dense(self.outputs)(x)
