@@ -89,12 +89,13 @@ def run(
     logging.use_absl_handler()
     compilation.persist()
     if 'coordinator' in flag_values:
-      parallel.start(
-        int(flag_values['devices'].value or 0),
-        coordinator=flag_values['coordinator'].value,
-        processes=flag_values['processes'].value,
-        process=flag_values['process'].value,
-      )
+      with usage():
+        parallel.start(
+          int(flag_values['devices'].value or 0),
+          coordinator=flag_values['coordinator'].value,
+          processes=flag_values['processes'].value,
+          process=flag_values['process'].value,
+        )
     code = main()
     sys.stdout.flush()
     sys.exit(code)

@@ -42,8 +42,14 @@ def start(
     process: which one this is, from 0.
 
   Raises:
-    DataError: if the others cannot be reached, or other devices have been made.
+    DataError: if the others cannot be reached, cannot be found for want of a
+      coordinator, or other devices have been made.
   """
+  if coordinator is None and (processes, process) != (None, None):
+    raise DataError(
+      'processes that train together need --coordinator=host:port of process '
+      '0, or --coordinator=auto: see docs/scaling.md'
+    )
   try:
     jax.config.update('jax_num_cpu_devices', devices or cores())
   except RuntimeError as error:  # something has run: the devices are made

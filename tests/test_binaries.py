@@ -245,6 +245,7 @@ def test_regression_runs_get_a_table_and_no_scores(
 @pytest.mark.parametrize(
   ('program', 'argument', 'told'),
   [
+    ('train', '--processes=2', 'coordinator'),
     ('train', '--source=mars', "'mars'"),
     ('train', '--source=vibration:speed=1', "'speed'"),
     ('train', '--source=vibration:length=long', 'length'),

@@ -196,3 +196,9 @@ def test_who_cannot_be_reached_is_told(monkeypatch):
   monkeypatch.setattr(jax.config, 'update', lambda *_: None)
   with pytest.raises(DataError, match='process 1 of 2 at x:1 .deadline'):
     parallel.start(1, coordinator='x:1', processes=2, process=1)
+
+
+@pytest.mark.parametrize('told', [{'processes': 2}, {'process': 0}])
+def test_processes_without_a_coordinator_do_not_train_apart(told):
+  with pytest.raises(DataError, match='--coordinator'):
+    parallel.start(**told)
