@@ -56,6 +56,29 @@ def learner(
   )
 
 
+def to_network(
+  workload: workloads.Workload, layers: workloads.Parameters
+) -> dict:
+  """Parameters as the network has them: those of residual blocks stacked."""
+  if workload.network != 'residual':
+    return {'params': layers}
+  blocks = [a for name, a in layers.items() if name.startswith('Block_')]
+  stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *blocks)
+  rest = {name: a for name, a in layers.items() if name.startswith('Dense_')}
+  return {'params': {**rest, **stacked}}
+
+
+def from_network(params: dict, layers: workloads.Parameters) -> dict:
+  """The inverse of `to_network`; layers in any order."""
+  held = params['params']
+  return {
+    name: held[name]
+    if name in held
+    else {key: held[key][int(name.removeprefix('Block_'))] for key in layer}
+    for name, layer in layers.items()
+  }
+
+
 def tasks(batch: workloads.Batch) -> Task:
   """A batch as the library has it: every row and column is real."""
   rows = lambda x, y: Rows(jnp.asarray(x), jnp.asarray(y), jnp.ones_like(y))
@@ -76,11 +99,12 @@ def draw(pool: Task, key: jax.Array) -> Task:
 def gradient(job: serving.Job, batch: workloads.Batch) -> workloads.Parameters:
   """The mean meta-gradient of a batch, at the workload's parameters."""
   made = learner(job.sized, job.learner, job.inner_steps)
-  params = {'params': workloads.parameters(job.sized, job.dtype)}
+  layers = workloads.parameters(job.sized, job.dtype)
+  params = to_network(job.sized, layers)
   found, _ = jax.jit(training.meta_gradient, static_argnums=(0, 4))(
     made, jax.random.key(0), params, tasks(batch), job.at_once or None
   )
-  return jax_serving.ordered(found['params'], params['params'])
+  return jax_serving.ordered(from_network(found, layers), layers)
 
 
 def steps_per_call(job: serving.Job) -> int:
@@ -102,7 +126,8 @@ def start(job: serving.Job):
   adam = optax.adam(1e-3)
   example = jax.tree.map(lambda leaf: leaf[0], pool)
   state = training.initial_state(made, example, adam, 0)
-  params = {'params': workloads.parameters(job.sized, job.dtype)}
+  layers = workloads.parameters(job.sized, job.dtype)
+  params = to_network(job.sized, layers)
   copy = lambda: jax.tree.map(
     lambda old, new: jnp.array(new, old.dtype), state.params, params
   )

@@ -10,21 +10,12 @@ import jax.numpy as jnp
 from metaad_jax import base
 
 
-class Block(nn.Module):
-  """[N, width] -> [N, width]: x and a hidden layer of it, added."""
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    shape = (x.shape[-1], x.shape[-1])
-    he, zeros = nn.initializers.he_normal(), nn.initializers.zeros
-    kernel = self.param('kernel', he, shape)
-    bias = self.param('bias', zeros, shape[1:])
-    out = self.param('out', nn.initializers.normal(0.1 / x.shape[-1]), shape)
-    return x + nn.relu(nn.relu(x) @ kernel + bias) @ out
-
-
 class Residual(nn.Module):
-  """[N, F] -> [N, outputs]; padded columns ignored."""
+  """[N, F] -> [N, outputs]; padded columns ignored.
+
+  A block adds a hidden layer of x to x. The weights of all blocks are stacked
+  and scanned over: compiled once, and what `remat` says is computed anew is.
+  """
 
   width: int
   blocks: int
@@ -35,10 +26,22 @@ class Residual(nn.Module):
   def __call__(self, x: jax.Array, features: jax.Array) -> jax.Array:
     x = jnp.where(features > 0, x, 0).reshape(x.shape[0], -1)
     x = nn.Dense(self.width)(x)
-    block = nn.remat(Block) if self.remat else Block
-    for i in range(self.blocks):
-      x = block(name=f'Block_{i}')(x)
+    shape = (self.blocks, self.width, self.width)
+    weights = {
+      'kernel': self.param(
+        'kernel', nn.initializers.he_normal(batch_axis=0), shape
+      ),
+      'bias': self.param('bias', nn.initializers.zeros, shape[:2]),
+      'out': self.param('out', nn.initializers.normal(0.1 / self.width), shape),
+    }
+    step = jax.checkpoint(_block, prevent_cse=False) if self.remat else _block
+    x, _ = jax.lax.scan(step, x, weights)
     return nn.Dense(self.outputs)(x)
+
+
+def _block(x, weights):
+  hidden = nn.relu(nn.relu(x) @ weights['kernel'] + weights['bias'])
+  return x + hidden @ weights['out'], None
 
 
 def residual(*, width: int = 64, blocks: int = 4, remat: bool = False):
