@@ -117,6 +117,7 @@ _COLUMNS = flags.DEFINE_integer(
 
 OURS = 'metaad_jax'
 TOLERANCE = 1e-9  # relative, of gradients in float64
+_COMPARED = 2  # tasks of these gradients
 _OWN = 'experiments.training_worker'
 _ROOT = pathlib.Path(__file__).parents[1]
 _ENVIRONMENT = {
@@ -488,9 +489,9 @@ def _compare(cell: list[Variant], leave_out) -> dict[str, float | None]:
 
 
 def _gradient(variant: Variant) -> np.ndarray:
-  """The meta-gradient of a variant in float64, of no more tasks than usual."""
+  """The meta-gradient of a variant in float64, of a few of the tasks."""
   job = variant.job
-  few = min(job.tasks, workloads.WORKLOADS[job.workload].tasks)
+  few = min(job.tasks, _COMPARED)
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'gradient.npy')
     job = job._replace(dtype='float64', gradient=path, tasks=few, devices=1)

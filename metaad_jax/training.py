@@ -138,9 +138,11 @@ def make_scan(
   root = jax.random.key(seed)
   mesh = parallel.mesh(tasks, devices)
 
-  def mean_gradient(draw, adapt, params, sample):
-    keys = jax.random.split(draw, tasks), jax.random.split(adapt, tasks)
+  def keys_of(step):
+    draw, adapt = jax.random.split(jax.random.fold_in(root, step))
+    return jax.random.split(draw, tasks), jax.random.split(adapt, tasks)
 
+  def mean_gradient(keys, params, sample):
     def one(draw, adapt):
       return learner.meta_grad(adapt, params, sample(draw))
 
@@ -148,9 +150,8 @@ def make_scan(
     found = parallel.mean_over_tasks(one, mine, at_once)
     return parallel.mean(found, mesh)
 
-  def advance(state, sample):
-    draw, adapt = jax.random.split(jax.random.fold_in(root, state.step + 1))
-    grads, metrics = mean_gradient(draw, adapt, state.params, sample)
+  def advance(keys, state, sample):
+    grads, metrics = mean_gradient(keys, state.params, sample)
     updates, optimizer_state = outer.update(
       grads, state.optimizer, state.params
     )
@@ -170,17 +171,21 @@ def make_scan(
     return state, metrics
 
   def chunk(state, sample):
-    def body(state, _):
-      idle = jax.eval_shape(lambda s: advance(s, sample)[1], state)
-      rest = lambda s: (
-        s,
-        jax.tree.map(lambda m: jnp.full(m.shape, jnp.nan, m.dtype), idle),
-      )
-      return jax.lax.cond(
-        state.step < steps, lambda s: advance(s, sample), rest, state
-      )
+    # All keys at once: on a CPU a key costs as much as a small product.
+    keys = jax.vmap(keys_of)(state.step + 1 + jnp.arange(length))
+    of = lambda i: jax.tree.map(lambda leaf: leaf[i], keys)
 
-    return jax.lax.scan(body, state, length=length)
+    def body(i, carry):
+      state, log = carry
+      state, metrics = advance(of(i), state, sample)
+      return state, jax.tree.map(lambda a, m: a.at[i].set(m), log, metrics)
+
+    kinds = jax.eval_shape(lambda s: advance(of(0), s, sample)[1], state)
+    log = jax.tree.map(
+      lambda m: jnp.full((length, *m.shape), jnp.nan, m.dtype), kinds
+    )
+    count = jnp.clip(steps - state.step, 0, length)
+    return jax.lax.fori_loop(0, count, body, (state, log))
 
   return parallel.jit(chunk, mesh, donate_argnums=0)
 
