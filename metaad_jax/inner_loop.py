@@ -15,6 +15,8 @@ MODES = ('auto', 'reverse', 'remat', 'mixed', 'first_order')
 
 # Bytes that the steps of one task may compute before 'auto' recomputes them.
 _KEPT = 1 << 30
+# Below this there is more to gain by a program without a loop.
+_SMALL = 1 << 18
 
 
 def optimizer(
@@ -158,8 +160,8 @@ def descend(
   if mode not in MODES:
     raise ValueError(f'unknown mode {mode!r}: choose one of {MODES}')
   gradient = jax.grad(loss)
+  size = steps * parallel.footprint(gradient, params)
   if mode == 'auto':
-    size = steps * parallel.footprint(gradient, params)
     mode = 'reverse' if size <= _KEPT else 'remat'
   if mode == 'mixed':
     gradient = _mixed_gradient(loss, params)
@@ -175,5 +177,6 @@ def descend(
   if mode in ('remat', 'mixed'):
     step = jax.checkpoint(step, prevent_cse=False)
   carry = (params, jax.tree.map(jnp.asarray, optimizer.init(params)))
-  (params, _), _ = jax.lax.scan(step, carry, length=steps)
+  unroll = size <= _SMALL and mode in ('reverse', 'first_order')
+  (params, _), _ = jax.lax.scan(step, carry, length=steps, unroll=unroll)
   return params

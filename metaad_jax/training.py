@@ -172,20 +172,19 @@ def make_scan(
 
   def chunk(state, sample):
     # All keys at once: on a CPU a key costs as much as a small product.
-    keys = jax.vmap(keys_of)(state.step + 1 + jnp.arange(length))
-    of = lambda i: jax.tree.map(lambda leaf: leaf[i], keys)
+    every = jax.vmap(keys_of)(state.step + 1 + jnp.arange(length))
 
-    def body(i, carry):
-      state, log = carry
-      state, metrics = advance(of(i), state, sample)
-      return state, jax.tree.map(lambda a, m: a.at[i].set(m), log, metrics)
+    def body(state, keys):
+      kinds = jax.eval_shape(lambda s: advance(keys, s, sample)[1], state)
+      rest = lambda s: (
+        s,
+        jax.tree.map(lambda m: jnp.full(m.shape, jnp.nan, m.dtype), kinds),
+      )
+      return jax.lax.cond(
+        state.step < steps, lambda s: advance(keys, s, sample), rest, state
+      )
 
-    kinds = jax.eval_shape(lambda s: advance(of(0), s, sample)[1], state)
-    log = jax.tree.map(
-      lambda m: jnp.full((length, *m.shape), jnp.nan, m.dtype), kinds
-    )
-    count = jnp.clip(steps - state.step, 0, length)
-    return jax.lax.fori_loop(0, count, body, (state, log))
+    return jax.lax.scan(body, state, every)
 
   return parallel.jit(chunk, mesh, donate_argnums=0)
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from metaad_jax import models
 from metaad_jax.base import DataError
-from metaad_jax.models import conv4, convolution, mlp
+from metaad_jax.models import conv4, convolution, dense, mlp
 
 RNG = np.random.default_rng(0)
 
@@ -119,6 +119,40 @@ def test_conv_with_a_kernel_for_each_task(shared, way_of_convolving):
       for function in (convolution.convolve, plain)
     )
     _close(found, expected)
+
+
+@pytest.mark.parametrize(('inputs', 'outputs'), [(3, 5), (1, 4), (4, 1)])
+@pytest.mark.parametrize(
+  ('groups', 'tasks'),
+  [
+    ((0, 0, 0), (0, 0, 0)),
+    ((0, 0, 0), (None, None, 0)),
+    ((None, None, 0), (None, None, 0)),
+    ((0, 0, 0), (0, 0, None)),
+    ((None, 0, 0), (0, 0, None)),
+  ],
+)
+def test_dense_is_flax_dense_with_all_its_derivatives(
+  groups, tasks, inputs, outputs
+):
+  """Kernel, bias and rows, each its own or shared by groups or their tasks."""
+  with jax.enable_x64(True):
+    shapes = (inputs, outputs), (outputs,), (6, inputs)
+    arguments, way = [], []
+    for shape, group, task in zip(shapes, groups, tasks, strict=True):
+      lead = [n for n, axis in ((2, group), (3, task)) if axis == 0]
+      arguments.append(jnp.asarray(RNG.normal(size=(*lead, *shape))))
+      way.append(jnp.asarray(RNG.normal(size=shape)))
+
+    def run(net):
+      layer = lambda kernel, bias, x: net.apply(
+        {'params': {'kernel': kernel, 'bias': bias}}, x
+      )
+      mapped = jax.vmap(jax.vmap(_all_of(layer, way), tasks), groups)
+      return jax.jit(mapped)(*arguments)
+
+    flax = nn.Dense(outputs, param_dtype=jnp.float64)
+    _close(run(dense.Dense(outputs)), run(flax))
 
 
 def test_fast_convolution_is_as_accurate_as_sums(monkeypatch):

@@ -183,9 +183,14 @@ def test_parameters_are_the_models_own():
     made = jax.eval_shape(
       network.init, jax.random.key(0), batch.support.x[0], batch.features[0]
     )
-    own = workloads.parameters(workload)
+    layers = workloads.parameters(workload)
+    own = training_worker.to_network(workload, layers)
     shapes = lambda tree: jax.tree.map(jnp.shape, tree)
-    assert shapes(made['params']) == shapes(own), name
+    assert shapes(made) == shapes(own), name
+    back = training_worker.from_network(own, layers)
+    np.testing.assert_array_equal(
+      workloads.flat({k: back[k] for k in layers}), workloads.flat(layers)
+    )
 
 
 def test_wider():

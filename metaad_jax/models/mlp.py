@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from metaad_jax import base
+from metaad_jax.models.dense import Dense
 
 
 class MLP(nn.Module):
@@ -24,8 +25,8 @@ class MLP(nn.Module):
       last = nn.initializers.lecun_normal()
     x = jnp.where(features > 0, x, 0).reshape(x.shape[0], -1)
     for width in self.widths:
-      x = nn.relu(nn.Dense(width, kernel_init=kernel)(x))
-    return nn.Dense(self.outputs, kernel_init=last)(x)
+      x = nn.relu(Dense(width, kernel_init=kernel)(x))
+    return Dense(self.outputs, kernel_init=last)(x)
 
 
 def mlp(*, width: int = 64, depth: int = 2, stddev: float = 0.0):
