@@ -265,6 +265,29 @@ def _operation(results: dict[str, Any]) -> list[str]:
   return lines
 
 
+def _left_out(notes: Sequence[str]) -> list[str]:
+  """One line for all entities with too few rows, one for any other note."""
+  if not notes:
+    return []
+  few: dict[str, int] = {}
+  others = []
+  for note in notes:
+    entity, short, _ = note.partition(': no task with ')
+    if short:
+      few[entity] = few.get(entity, 0) + 1
+    else:
+      others.append(note)
+  lines = ['## Left out', '']
+  if few:
+    told = ', '.join(f'{entity} ({n})' for entity, n in few.items())
+    lines += [
+      '- Too few rows for some combinations of K, A and contamination: no task '
+      f'there (how many combinations; the results file says which): '
+      f'{_plain_sentence(told)}'
+    ]
+  return lines + [f'- {_plain_sentence(note)}' for note in others]
+
+
 def render(
   results: dict[str, Any],
   *,
@@ -320,9 +343,7 @@ def render(
     ]
   lines += _operation(results)
   lines += _tuned(results)
-  if results['notes']:
-    lines += ['## Left out', '']
-    lines += [f'- {_plain_sentence(note)}' for note in results['notes']]
+  lines += _left_out(results['notes'])
   return '\n'.join(lines).rstrip() + '\n'
 
 

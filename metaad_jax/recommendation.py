@@ -14,6 +14,7 @@ from metaad_jax import statistics
 
 _ALPHA = 0.05
 _SHOWN = 4  # methods named where more cannot be told apart
+_FLEET = 'pooled'  # the one baseline that is trained on other entities
 
 
 class Choice(NamedTuple):
@@ -78,7 +79,8 @@ def _choice(contest, costs):
   )
   rest = [_text(n) for n in alike[1:] if n != runner_up['learner']]
   if rest:
-    sentence += f' Nor from {_some(rest)}.'
+    nor = 'Not told apart from' if sure else 'Nor from'
+    sentence += f' {nor} {_some(rest)}.'
   if contest.left_out:
     out = [_text(n) for n in contest.left_out]
     sentence += f' Not on every entity: {_some(out)}.'
@@ -112,41 +114,58 @@ def _duration(seconds: float) -> str:
 
 
 def advice(found: Sequence[Choice]) -> str:
-  """One sentence over cells: what to use with and without labelled anomalies.
+  """A sentence for cells without, and one for cells with labelled anomalies.
 
   The method that is the best, or not told apart from it, in the most cells;
-  among equals that with the highest mean over cells.
+  among equals that with the highest mean over cells. Where some supports are
+  clean and some contaminated, they get sentences of their own: what is best
+  for one may be bad for the other.
 
   Args:
     found: see `choices`.
 
   Returns:
-    The sentence; it says so where nothing could be told apart.
+    The sentences; they say so where nothing could be told apart.
   """
   if not found:
     return 'No advice: no cell in which two methods were scored.'
-  groups = {
-    'from normals alone': [c for c in found if not c.contest.anomalies],
-    'with labelled anomalies': [c for c in found if c.contest.anomalies],
-  }
+  supports: dict[bool, list[Choice]] = {}
+  for choice in sorted(found, key=lambda c: c.contest.contamination > 0):
+    supports.setdefault(choice.contest.contamination > 0, []).append(choice)
   parts = []
-  for when, group in groups.items():
-    if group:
-      name, level, rest, second = _favourite(group)
-      part = (
-        f'{when}, use {_text(name)}: the best, or not told apart from it, in '
-        f'{level} of {len(group)} cells'
-      )
-      if rest:
-        part += (
-          '; nothing here tells it from '
-          f'{_some([_text(other) for other in rest])}'
-        )
-      elif second:
-        part += f' (next: {_text(second[0])}, in {second[1]})'
-      parts.append(part)
-  sentence = '. '.join(part[0].upper() + part[1:] for part in parts)
-  return f'{sentence}.'
+  for dirty, own in supports.items():
+    alone, labelled = 'From normals alone', 'With labelled anomalies'
+    if len(supports) > 1:
+      what = 'contaminated' if dirty else 'clean'
+      alone = f'From {what} normals alone'
+      labelled = f'With labelled anomalies beside {what} normals'
+    groups = {
+      alone: [c for c in own if not c.contest.anomalies],
+      labelled: [c for c in own if c.contest.anomalies],
+    }
+    parts += [_part(when, group) for when, group in groups.items() if group]
+  return ' '.join(parts)
+
+
+def _part(when, group):
+  name, level, rest, second = _favourite(group)
+  part = (
+    f'{when}, use {_text(name)}: the best, or not told apart from it, in '
+    f'{level} of {len(group)} cells'
+  )
+  kinds = {
+    line['learner']: line['kind'] for c in group for line in c.contest.rivals
+  }
+  free = [n for n in rest if kinds[n] == 'baseline' and n != _FLEET]
+  if rest:
+    part += (
+      f'; nothing here tells it from {_some([_text(other) for other in rest])}'
+    )
+    if kinds[name] == 'learner' and free:
+      part += f'; with no training beforehand, use {_text(free[0])}'
+  elif second:
+    part += f' (next: {_text(second[0])}, in {second[1]})'
+  return f'{part}.'
 
 
 def _favourite(group):
@@ -226,5 +245,6 @@ def price(results: dict[str, Any]) -> str:
     f'In brackets: time for one entity, adapting to {one["shots"]} normal and '
     f'{one["anomalies"]} anomalous rows of {one["columns"]} columns and '
     f'scoring {one["queries"]} rows, features and compilation apart. '
-    'Meta-learners have to be meta-trained once before; baselines do not.'
+    'Meta-learners and pooled have to be trained on other entities once '
+    'before, as the shipped network is; the other baselines do not.'
   )

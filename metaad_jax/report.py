@@ -776,15 +776,18 @@ def _budget_picture(
     for k, rival in zip(shots, rivals, strict=True):
       if rival is not None and rival['learner'] != before:
         before = rival['learner']
+        inwards = {shots[0]: 'left', shots[-1]: 'right'}
         axis.annotate(
           clean(before, 20),
           (k, rival['low'] if rival['low'] is not None else rival['mean']),
           (0, -4),
           textcoords='offset points',
-          ha='center',
+          ha=inwards.get(k, 'center'),
           va='top',
           fontsize=7.5,
           color=_GREY,
+          bbox={'facecolor': 'white', 'alpha': 0.7, 'pad': 0.5, 'linewidth': 0},
+          zorder=5,
         )
     if rivals[-1] is not None:
       axis.axhline(
@@ -811,7 +814,7 @@ def _budget_picture(
     axis.set_xlabel('normal samples in the support, K')
     axis.set_ylabel(f'{metric_name(metric)}, 95% interval')
     axis.margins(y=0.15)
-    axis.legend(loc='lower right')
+    axis.legend(loc='best')
   _title(
     figure,
     f'{clean(block[0])}, {support_name(block[1])}: how many samples does a '

@@ -27,7 +27,12 @@ def results():
     'command': 'python -m experiments.evaluate --flagfile=x.flags',
     'flags': {'draws': 2, 'run_dir': ['/home/me/runs/maml'], 'split': 'test'},
   }
-  made['notes'] = ['e99: no task with 50 shots']
+  made['notes'] = [
+    'e99: no task with 50 shots, 0 anomalies',
+    'e99: no task with 50 shots, 5 anomalies',
+    'e98: no task with 50 shots, 5 anomalies',
+    'rig: anomalies that equal another one',
+  ]
   return results_lib.validate(made)
 
 
@@ -53,6 +58,25 @@ def test_a_page_is_made_again_from_what_lies_beside_it(folder, tmp_path):
     first, second = (folder / path.name).read_bytes(), path.read_bytes()
     assert first == second, path.name
   assert (tmp_path / 'intro' / 'rig.md').read_bytes() == intro
+
+
+def test_names_in_the_budget_picture_stay_inside_their_panel(results):
+  long = {'knn': 'a_baseline_of_20_chars', 'trees': 'another_of_20_letters'}
+  rows = [
+    {**row, 'learner': long.get(row['learner'], row['learner'])}
+    for row in results['rows']
+  ]
+  named = {**results, 'rows': rows}
+  (picture,) = [p for p in report.figures(named) if p.name.startswith('budget')]
+  picture.figure.canvas.draw()
+  seen = 0
+  for axis in picture.figure.axes:
+    panel = axis.get_window_extent()
+    for text in axis.texts:
+      box = text.get_window_extent()
+      assert panel.x0 <= box.x0 and box.x1 <= panel.x1, text.get_text()
+      seen += 1
+  assert seen
 
 
 def test_every_source_has_its_own_rate(results):
@@ -138,7 +162,9 @@ def test_commands_notes_alarms_and_no_paths_of_this_machine(folder):
   text = (folder / 'rig.md').read_text()
   assert 'experiments.evaluate --flagfile=x.flags\n' in text
   assert '--output=rig.md' in text
-  assert 'no task with 50 shots' in text
+  left = text.split('## Left out\n')[1]
+  assert 'e99 (2), e98 (1)' in left and left.count('\n- ') == 2
+  assert 'rig: anomalies that equal another one' in left
   assert 'nearly all normal: rig 2,000;' in text
   (header,) = {tuple(c) for c in tables(text) if 'alarms a day at 1%' in c}
   place = header.index('alarms a day at 1%')

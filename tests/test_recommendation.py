@@ -94,6 +94,45 @@ def test_few_entities_tell_nothing_apart_however_far_the_means():
     assert 'Nor from lof.' in choice.sentence
   advice = recommendation.advice(found)
   assert 'nothing here tells it from knn, lof' in advice
+  assert advice.endswith('; with no training beforehand, use knn.')
+
+
+def test_a_baseline_of_the_fleet_is_not_said_to_need_no_training():
+  levels = {MAML: 0.6, ('pooled', 'baseline'): 0.3}
+  found = recommendation.choices(made(levels, entities=5))
+  advice = recommendation.advice(found)
+  assert advice.endswith('tells it from pooled.')
+
+
+def test_who_is_level_where_the_runner_up_is_beaten_is_a_sentence():
+  results = made({MAML: 0.6, KNN: 0.55, LOF: 0.5}, cells=((0, 5),))
+  for row in results['rows']:  # better or worse by turns, with a lower mean
+    if row['learner'] == 'lof':
+      number = int(row['entity'][1:])
+      row['auroc'] += 0.145 if number % 2 else -0.1
+  (choice,) = recommendation.choices(results)
+  assert choice.contest.rivals[1]['learner'] == 'knn'
+  assert choice.alike == ('maml', 'lof')
+  assert 'significantly better than the runner-up knn' in choice.sentence
+  assert choice.sentence.endswith(' Not told apart from lof.')
+
+
+def test_clean_and_contaminated_supports_are_advised_on_apart():
+  clean = made({MAML: 0.6, KNN: 0.4}, cells=((0, 5), (5, 5)))
+  dirty = made({MAML: 0.4, KNN: 0.6}, cells=((0, 5), (5, 5)))
+  for row in dirty['rows']:
+    row['contamination'] = 0.2
+  both = {**clean, 'rows': [*dirty['rows'], *clean['rows']]}
+  advice = recommendation.advice(recommendation.choices(both))
+  parts = [
+    ('From clean normals alone', 'maml'),
+    ('With labelled anomalies beside clean normals', 'maml'),
+    ('From contaminated normals alone', 'knn'),
+    ('With labelled anomalies beside contaminated normals', 'knn'),
+  ]
+  places = [advice.index(f'{when}, use {name}:') for when, name in parts]
+  assert places == sorted(places)
+  assert advice.count('in 1 of 1 cells') == 4
 
 
 def test_the_evidence_is_the_paired_tests():
