@@ -241,9 +241,15 @@ def price(results: dict[str, Any]) -> str:
   if not known:
     return 'The cost was not measured (--compare does).'
   one = known[-1]
+  wider = ', '.join(
+    f'{_text(c["learner"])}: {c["columns"]}'
+    for c in known
+    if c['columns'] != one['columns']
+  )
+  columns = f'{one["columns"]} columns' + (f' ({wider})' if wider else '')
   return (
     f'In brackets: time for one entity, adapting to {one["shots"]} normal and '
-    f'{one["anomalies"]} anomalous rows of {one["columns"]} columns and '
+    f'{one["anomalies"]} anomalous rows of {columns} and '
     f'scoring {one["queries"]} rows, features and compilation apart. '
     'Meta-learners and pooled have to be trained on other entities once '
     'before, as the shipped network is; the other baselines do not.'

@@ -786,8 +786,6 @@ def _budget_picture(
           va='top',
           fontsize=7.5,
           color=_GREY,
-          bbox={'facecolor': 'white', 'alpha': 0.7, 'pad': 0.5, 'linewidth': 0},
-          zorder=5,
         )
     if rivals[-1] is not None:
       axis.axhline(

@@ -205,7 +205,9 @@ def test_the_text_ends_with_the_advice_and_names_the_cost():
   ]
   flat = ' '.join(recommendation.text(results).split())
   assert '(12 ms), significantly better' in flat and '(2.5 s)' in flat
-  assert '20 normal and 0 anomalous rows of 30 columns' in flat
+  assert '20 normal and 0 anomalous rows of 30 columns and scoring' in flat
+  results['costs'][0]['columns'] = 99
+  assert 'rows of 30 columns (maml: 99) and' in recommendation.price(results)
   assert all(len(line) <= 60 for line in recommendation.text(
     results, width=60
   ).splitlines())  # fmt: skip
