@@ -159,10 +159,14 @@ def descend(
   """
   if mode not in MODES:
     raise ValueError(f'unknown mode {mode!r}: choose one of {MODES}')
-  gradient = jax.grad(loss)
-  size = steps * parallel.footprint(gradient, params)
-  if mode == 'auto':
-    mode = 'reverse' if size <= _KEPT else 'remat'
+  gradient: Callable[[Any], Any]
+  gradient = jax.jit(jax.grad(loss), inline=True)  # traced once
+  unroll = False
+  if mode in ('auto', 'reverse', 'first_order'):
+    size = steps * parallel.footprint(gradient, params)
+    if mode == 'auto':
+      mode = 'reverse' if size <= _KEPT else 'remat'
+    unroll = size <= _SMALL
   if mode == 'mixed':
     gradient = _mixed_gradient(loss, params)
 
@@ -177,6 +181,5 @@ def descend(
   if mode in ('remat', 'mixed'):
     step = jax.checkpoint(step, prevent_cse=False)
   carry = (params, jax.tree.map(jnp.asarray, optimizer.init(params)))
-  unroll = size <= _SMALL and mode in ('reverse', 'first_order')
   (params, _), _ = jax.lax.scan(step, carry, length=steps, unroll=unroll)
   return params
