@@ -134,7 +134,8 @@ def start(job: serving.Job):
   state = state._replace(params=copy(), average=copy(), best=copy())
   devices = jax.devices()[: job.devices] if job.devices else None
   scan = training.make_scan(
-    made, adam, seed=0, steps=2**30, tasks=job.tasks, length=length,
+    made, adam, example, state.params,
+    seed=0, steps=2**30, tasks=job.tasks, length=length,
     at_once=job.at_once or None, devices=devices,
   )  # fmt: skip
   mesh = parallel.mesh(job.tasks, devices)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from metaad_jax import base, episodes, runs
+from metaad_jax import base, episodes, parallel, runs
 from metaad_jax.base import DataError, MetaLearner
 
 # So many normals are left out one by one; more, in so many parts.
@@ -57,7 +57,8 @@ def _compiled(learner: MetaLearner):
     # One after the other: vmap compiles for minutes, and is no faster here.
     return jax.lax.map(one, parts)
 
-  return jax.jit(learner.adapt), jax.jit(score), jax.jit(cross_fit)
+  jit = functools.partial(jax.jit, compiler_options=parallel.quick())
+  return jit(learner.adapt), jit(score), jit(cross_fit)
 
 
 @functools.cache

@@ -23,4 +23,4 @@ def persist() -> None:
     return
   if os.access(folder, os.W_OK):
     jax.config.update('jax_compilation_cache_dir', folder)
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)

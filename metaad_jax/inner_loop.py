@@ -17,6 +17,9 @@ MODES = ('auto', 'reverse', 'remat', 'mixed', 'first_order')
 _KEPT = 1 << 30
 # Below this there is more to gain by a program without a loop.
 _SMALL = 1 << 18
+# Steps from which on recomputing keeps the parameters of every root of them
+# only: what is kept grows with the root, and a step costs a quarter more.
+_MANY = 64
 
 
 def optimizer(
@@ -146,10 +149,11 @@ def descend(
     optimizer: any optax transformation; a fresh state is made for each call.
     steps: number of steps, static.
     mode: 'reverse' (reverse-over-reverse), 'remat' (the same, every step
-      recomputed in the backward pass), 'mixed' (forward-over-reverse within
-      recomputed steps: arXiv 2505.00793), 'first_order' (the gradients count
-      as constants: first-order MAML), or 'auto': 'reverse', the fastest, where
-      what the steps compute is small enough to be kept, else 'remat'.
+      recomputed in the backward pass, twice where there are many), 'mixed'
+      (forward-over-reverse within recomputed steps: arXiv 2505.00793),
+      'first_order' (the gradients count as constants: first-order MAML), or
+      'auto': 'reverse', the fastest, where what the steps compute is small
+      enough to be kept, else 'remat'.
 
   Returns:
     The adapted parameters.
@@ -159,10 +163,14 @@ def descend(
   """
   if mode not in MODES:
     raise ValueError(f'unknown mode {mode!r}: choose one of {MODES}')
-  gradient = jax.grad(loss)
-  size = steps * parallel.footprint(gradient, params)
-  if mode == 'auto':
-    mode = 'reverse' if size <= _KEPT else 'remat'
+  gradient: Callable[[Any], Any]
+  gradient = jax.jit(jax.grad(loss), inline=True)  # traced once
+  unroll = False
+  if mode in ('auto', 'reverse', 'first_order'):
+    size = steps * parallel.footprint(gradient, params)
+    if mode == 'auto':
+      mode = 'reverse' if size <= _KEPT else 'remat'
+    unroll = size <= _SMALL
   if mode == 'mixed':
     gradient = _mixed_gradient(loss, params)
 
@@ -174,9 +182,14 @@ def descend(
     updates, state = optimizer.update(grads, state, params)
     return (optax.apply_updates(params, updates), state), None
 
+  carry = (params, jax.tree.map(jnp.asarray, optimizer.init(params)))
   if mode in ('remat', 'mixed'):
     step = jax.checkpoint(step, prevent_cse=False)
-  carry = (params, jax.tree.map(jnp.asarray, optimizer.init(params)))
-  unroll = size <= _SMALL and mode in ('reverse', 'first_order')
+    if steps >= _MANY:
+      length = math.isqrt(steps)
+      leap = lambda carry, _: jax.lax.scan(step, carry, length=length)
+      leap = jax.checkpoint(leap, prevent_cse=False)
+      carry, _ = jax.lax.scan(leap, carry, length=steps // length)
+      steps %= length
   (params, _), _ = jax.lax.scan(step, carry, length=steps, unroll=unroll)
   return params

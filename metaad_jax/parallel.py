@@ -4,6 +4,7 @@ Learners are written for one task and never see any of this.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 import os
 from typing import Any
 
@@ -140,8 +141,29 @@ def local(tree: Any) -> Any:
   return jax.tree.map(one, tree)
 
 
+@functools.cache
+def quick() -> dict[str, bool]:
+  """Compiler options that halve the memory of compiling, and save its time.
+
+  On a CPU they turn XLA's newer emitters of fused operations off. These make
+  programs of many small operations run up to a fifth faster, and others not;
+  they also compile some maxima wrongly (see `models.convolution.max_pool`).
+  """
+  options = {'xla_cpu_use_fusion_emitters': False}
+  if jax.default_backend() != 'cpu':
+    return {}
+  try:
+    jax.jit(lambda: 0, compiler_options=options).lower().compile()
+  except jax.errors.JaxRuntimeError:  # another version of XLA
+    return {}
+  return options
+
+
 def jit(
-  function: Callable[..., Any], over: jax.sharding.Mesh, **options: Any
+  function: Callable[..., Any],
+  over: jax.sharding.Mesh,
+  small: bool = False,
+  **options: Any,
 ) -> Any:
   """Compiles a function that every device runs on the same arguments.
 
@@ -151,20 +173,22 @@ def jit(
   Args:
     function: of replicated arrays, to replicated arrays.
     over: the devices.
+    small: made of small operations and run often: compiled with care.
     **options: of `jax.jit`.
 
   Returns:
     What `jax.jit` returns.
   """
+  compiler = {} if small else dict(quick())
   if over.size == 1:
-    return jax.jit(function, **options)
+    return jax.jit(function, compiler_options=compiler, **options)
   same = jax.sharding.PartitionSpec()
   shared = jax.shard_map(
     function, mesh=over, in_specs=same, out_specs=same, check_vma=False
   )
   if over.devices[0].platform == 'cpu':
-    options['compiler_options'] = {'xla_cpu_multi_thread_eigen': False}
-  return jax.jit(shared, **options)
+    compiler['xla_cpu_multi_thread_eigen'] = False
+  return jax.jit(shared, compiler_options=compiler, **options)
 
 
 def share(tree: Any, over: jax.sharding.Mesh) -> Any:
@@ -200,9 +224,10 @@ def mean_over_tasks(
     The means, as `function` returns them.
   """
   tasks = len(jax.tree.leaves(arguments)[0])
+  function = jax.jit(function, inline=True)  # traced once for all that follows
   if at_once is None:
     one = jax.tree.map(lambda leaf: leaf[0], arguments)
-    at_once = _most(footprint(function, *one))
+    at_once = most(footprint(function, *one))
   size = max(n for n in range(1, tasks + 1) if tasks % n == 0 and n <= at_once)
   average = lambda tree: jax.tree.map(lambda leaf: leaf.mean(0), tree)
   if size == tasks:
@@ -238,8 +263,12 @@ def _bytes(jaxpr):
   return total
 
 
-def _most(size):
-  """How many tasks of this size fit: into a core's cache, or on a device."""
+def most(size: int) -> int:
+  """How many tasks that compute so many bytes are worked on at once.
+
+  As many as fit into the cache of a core, or into half of a device's memory;
+  at least one.
+  """
   device = jax.local_devices()[0]
   if device.platform == 'cpu':
     return max(1, _CACHE // max(size, 1))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import functools
 import json
 import math
 import os
@@ -103,6 +104,8 @@ def guarded(
 def make_scan(
   learner: MetaLearner,
   optimizer: optax.GradientTransformation,
+  example: Task,
+  params: Params,
   *,
   seed: int,
   steps: int,
@@ -120,13 +123,15 @@ def make_scan(
   Args:
     learner: see `MetaLearner`.
     optimizer: any optax transformation.
+    example: a task; its shapes, and those of
+    params: the meta-parameters, say how much a task computes.
     seed: of everything random.
     steps: the last step.
     tasks: tasks per step.
     length: steps per call.
     average: weight of the past in the running mean of the meta-parameters
       (Polyak and Juditsky, 1992); less in the first steps, 0 = no mean.
-    at_once: tasks worked on at once; None = chosen, see `parallel`.
+    at_once: tasks worked on at once; None = chosen, see `parallel.most`.
     devices: that share the tasks; None = as many of all as divide them evenly.
 
   Returns:
@@ -136,6 +141,9 @@ def make_scan(
   """
   outer = guarded(optimizer)
   root = jax.random.key(seed)
+  meta_grad = jax.jit(learner.meta_grad, inline=True)  # traced once
+  fit = parallel.most(parallel.footprint(meta_grad, root, params, example))
+  at_once = at_once or fit
   mesh = parallel.mesh(tasks, devices)
 
   def keys_of(step):
@@ -144,12 +152,13 @@ def make_scan(
 
   def mean_gradient(keys, params, sample):
     def one(draw, adapt):
-      return learner.meta_grad(adapt, params, sample(draw))
+      return meta_grad(adapt, params, sample(draw))
 
     mine = parallel.share(keys, mesh)
     found = parallel.mean_over_tasks(one, mine, at_once)
     return parallel.mean(found, mesh)
 
+  @functools.partial(jax.jit, inline=True)  # traced once
   def advance(keys, state, sample):
     grads, metrics = mean_gradient(keys, state.params, sample)
     updates, optimizer_state = outer.update(
@@ -186,7 +195,7 @@ def make_scan(
 
     return jax.lax.scan(body, state, every)
 
-  return parallel.jit(chunk, mesh, donate_argnums=0)
+  return parallel.jit(chunk, mesh, small=fit > 1, donate_argnums=0)
 
 
 def scores_of(
@@ -269,6 +278,8 @@ def train(
   scan = make_scan(
     learner,
     optimizer,
+    example,
+    state.params,
     seed=seed,
     steps=steps,
     tasks=tasks,

@@ -88,12 +88,14 @@ def network_task(seed=0):
     optax.rmsprop(0.05, eps=1e-3),
   ],
 )
-def test_every_exact_mode_gives_the_same_gradient(optimizer):
+@pytest.mark.parametrize('many', [64, 3])  # steps in a row, or in leaps
+def test_every_exact_mode_gives_the_same_gradient(optimizer, many, monkeypatch):
+  monkeypatch.setattr(inner_loop, '_MANY', many)
   params, x, y, xq, yq = network_task()
 
   def meta_loss(params, gain, mode):
     support = lambda p: network_loss(p, x, y, gain)
-    adapted = inner_loop.descend(support, params, optimizer, 4, mode=mode)
+    adapted = inner_loop.descend(support, params, optimizer, 7, mode=mode)
     return network_loss(adapted, xq, yq, 1.0)
 
   grad = jax.jit(jax.grad(meta_loss, (0, 1)), static_argnums=2)

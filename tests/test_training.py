@@ -298,7 +298,14 @@ def test_a_call_moves_nothing_between_host_and_device(sample, validation):
   example = jax.tree.map(lambda leaf: leaf[0], validation)
   state = training.initial_state(learner, example, optimizer, 0)
   scan = training.make_scan(
-    learner, optimizer, seed=0, steps=12, tasks=2, length=4
+    learner,
+    optimizer,
+    example,
+    state.params,
+    seed=0,
+    steps=12,
+    tasks=2,
+    length=4,
   )
   state, sample = parallel.replicate((state, sample), parallel.mesh(2))
   state, _ = scan(state, sample)
@@ -311,10 +318,11 @@ def test_a_call_moves_nothing_between_host_and_device(sample, validation):
 def test_steps_past_the_last_do_nothing(sample, validation):
   learner, optimizer = prototype(), optax.adam(0.1)
   example = jax.tree.map(lambda leaf: leaf[0], validation)
-  make = lambda length: training.make_scan(
-    learner, optimizer, seed=0, steps=3, tasks=2, length=length
-  )
   start = lambda: training.initial_state(learner, example, optimizer, 0)
+  make = lambda length: training.make_scan(
+    learner, optimizer, example, start().params,
+    seed=0, steps=3, tasks=2, length=length,
+  )  # fmt: skip
   exact, _ = make(3)(start(), sample)
   beyond, found = make(5)(start(), sample)
   same_bits(beyond, exact)
