@@ -5,6 +5,7 @@ import io
 from typing import Any
 
 from matplotlib import figure as mpl_figure
+from matplotlib import ticker
 import numpy as np
 
 Row = dict[str, Any]
@@ -204,6 +205,13 @@ def _label(row):
   return f'{", ".join(told)}: {_library(row).replace("*", "")}'
 
 
+def _plain(axis, *within):
+  """Ticks of a logarithmic axis: some within a decade, plain numbers."""
+  axis.set_major_locator(ticker.LogLocator(subs=within))
+  axis.set_major_formatter(lambda value, _: f'{value:,g}')
+  axis.set_minor_locator(ticker.NullLocator())
+
+
 def _bars(rows):
   """One line per measurement: median, quartiles, least."""
   figure = mpl_figure.Figure((8, 0.8 + 0.24 * len(rows)), layout='constrained')
@@ -218,6 +226,7 @@ def _bars(rows):
   axis.hlines(place, part('q1'), part('q3'), color='black')
   axis.plot(part('least'), place, '|', color='white')
   axis.set_xscale('log')
+  _plain(axis.xaxis, 1, 3)
   axis.set_xlabel('milliseconds: median, quartiles (black), least (white)')
   axis.set_yticks(place, map(_label, rows), fontsize='small')
   axis.set_ylim(-0.6, len(rows) - 0.4)
@@ -261,7 +270,8 @@ def _growth(curves, axis):
     panel.set_ylabel(label)
     ticks = sorted({row[axis] for rows in curves.values() for row in rows})
     panel.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
-    panel.minorticks_off()
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+    _plain(panel.yaxis, 1, 1.5, 2, 3, 4, 5, 7)
   figure.legend(
     *panels[0].get_legend_handles_labels(), loc='outside lower center',
     ncols=2, fontsize='small',
