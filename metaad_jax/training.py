@@ -146,11 +146,10 @@ def make_scan(
   at_once = at_once or fit
   mesh = parallel.mesh(tasks, devices)
 
-  def keys_of(step):
-    draw, adapt = jax.random.split(jax.random.fold_in(root, step))
-    return jax.random.split(draw, tasks), jax.random.split(adapt, tasks)
+  def mean_gradient(key, params, sample):
+    draw, adapt = jax.random.split(key)
+    keys = jax.random.split(draw, tasks), jax.random.split(adapt, tasks)
 
-  def mean_gradient(keys, params, sample):
     def one(draw, adapt):
       return meta_grad(adapt, params, sample(draw))
 
@@ -159,8 +158,9 @@ def make_scan(
     return parallel.mean(found, mesh)
 
   @functools.partial(jax.jit, inline=True)  # traced once
-  def advance(keys, state, sample):
-    grads, metrics = mean_gradient(keys, state.params, sample)
+  def advance(state, sample):
+    key = jax.random.fold_in(root, state.step + 1)
+    grads, metrics = mean_gradient(key, state.params, sample)
     updates, optimizer_state = outer.update(
       grads, state.optimizer, state.params
     )
@@ -180,20 +180,17 @@ def make_scan(
     return state, metrics
 
   def chunk(state, sample):
-    # All keys at once: on a CPU a key costs as much as a small product.
-    every = jax.vmap(keys_of)(state.step + 1 + jnp.arange(length))
-
-    def body(state, keys):
-      kinds = jax.eval_shape(lambda s: advance(keys, s, sample)[1], state)
+    def body(state, _):
+      idle = jax.eval_shape(lambda s: advance(s, sample)[1], state)
       rest = lambda s: (
         s,
-        jax.tree.map(lambda m: jnp.full(m.shape, jnp.nan, m.dtype), kinds),
+        jax.tree.map(lambda m: jnp.full(m.shape, jnp.nan, m.dtype), idle),
       )
       return jax.lax.cond(
-        state.step < steps, lambda s: advance(keys, s, sample), rest, state
+        state.step < steps, lambda s: advance(s, sample), rest, state
       )
 
-    return jax.lax.scan(body, state, every)
+    return jax.lax.scan(body, state, length=length)
 
   return parallel.jit(chunk, mesh, small=fit > 1, donate_argnums=0)
 
