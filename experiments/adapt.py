@@ -27,9 +27,11 @@ import threading
 from absl import flags
 
 from experiments import cli
-from metaad_jax import detector, following, judged_page, judging, runs
 from metaad_jax.base import DataError
-from metaad_jax.sources import user_frames
+from metaad_jax.data import user_frames
+from metaad_jax.detector import estimator, follow, judge
+from metaad_jax.reports import judged_page
+from metaad_jax.training import runs
 
 FLAGS = flags.FlagValues()
 _RUN_DIR = flags.DEFINE_string(
@@ -82,7 +84,7 @@ def main() -> int | None:
   if _WINDOW.value < 0 or _MAX_ROWS.value < 0:
     raise cli.UsageError('--window and --max_rows: choose 0 or more')
   run_dir, path = str(_RUN_DIR.value), str(_SUPPORT.value)
-  detector.load_run(run_dir)  # what is wrong with it comes first
+  estimator.load_run(run_dir)  # what is wrong with it comes first
   if _FOLLOW.value or _QUERY.value == '-':
     if _WINDOW.value:
       raise cli.UsageError('--window: rows are followed one by one')
@@ -92,21 +94,21 @@ def main() -> int | None:
   frame = isinstance(support.rows, user_frames.Frame)
   query = _read(query_path, support.rows if frame else None)
   _check_ignored({*support.header, *query.header})
-  columns, missing = judging.common(support, query, (path, query_path))
+  columns, missing = judge.common(support, query, (path, query_path))
   _warn(missing)
   _warn_of_identifiers(support.rows, columns)
-  by = judging.adapt(run_dir, path, support, rate=_RATE.value, columns=columns)
-  judged = judging.judge(by, query_path, query)
+  by = judge.adapt(run_dir, path, support, rate=_RATE.value, columns=columns)
+  judged = judge.judge(by, query_path, query)
   image = judged_page.picture(judged)
-  written = judging.save(
+  written = judge.save(
     str(_OUTPUT.value),
     {
-      **judging.files(judged),
+      **judge.files(judged),
       'scores.png': image,
       'report.html': judged_page.page(judged, image).encode(),
     },
   )
-  print(f'{judging.summary(judged)}\n{", ".join(written)} written')
+  print(f'{judge.summary(judged)}\n{", ".join(written)} written')
   return None
 
 
@@ -129,7 +131,7 @@ def _warn(line):
 
 
 def _warn_of_identifiers(rows, columns):
-  if names := judging.identifiers(rows, columns):
+  if names := judge.identifiers(rows, columns):
     _warn(
       f'{", ".join(names)}: every known row has another word there; if that is '
       f'no property of a row, --ignore={",".join(names)}'
@@ -162,16 +164,16 @@ def _follow(run_dir, path, query_path) -> int:
     raise DataError(f'{path} holds windows: only rows can be followed')
   _check_ignored(support.header)
   _warn_of_identifiers(support.rows, None)
-  by = judging.adapt(run_dir, path, support, rate=_RATE.value)
+  by = judge.adapt(run_dir, path, support, rate=_RATE.value)
   with _signals() as came:
     stopped: Callable[[], bool] = lambda: bool(came)
     if query_path == '-':
-      lines = following.stream(sys.stdin.fileno(), stopped)
+      lines = follow.stream(sys.stdin.fileno(), stopped)
     else:
-      lines = following.growing(query_path, stopped)
+      lines = follow.growing(query_path, stopped)
     limit = _MAX_ROWS.value or sys.maxsize
     try:
-      for row in following.follow(by, lines, _skipped, limit):
+      for row in follow.follow(by, lines, _skipped, limit):
         print(json.dumps(row, allow_nan=False), flush=True)
     except BrokenPipeError:  # nobody reads any more
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

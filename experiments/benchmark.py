@@ -37,18 +37,20 @@ from absl import flags
 import numpy as np
 import tqdm
 
-from experiments import (
-  benchmark_page,
-  cli,
+from benchmarks import (
   detector_timing,
+  page,
   peers,
   serving,
   training_worker,
   turns,
   workloads,
 )
-from metaad_jax import results, runs, specs
+from experiments import cli
+from metaad_jax import specs
 from metaad_jax.base import DataError
+from metaad_jax.evaluation import results
+from metaad_jax.training import runs
 
 FLAGS = flags.FlagValues()
 _WORKLOADS = flags.DEFINE_string(
@@ -118,7 +120,7 @@ _COLUMNS = flags.DEFINE_integer(
 OURS = 'metaad_jax'
 TOLERANCE = 1e-9  # relative, of gradients in float64
 _COMPARED = 2  # tasks of these gradients
-_OWN = 'experiments.training_worker'
+_OWN = 'benchmarks.training_worker'
 _ROOT = pathlib.Path(__file__).parents[1]
 _ENVIRONMENT = {
   'JAX_ENABLE_COMPILATION_CACHE': '0',  # or compiling would not be seen
@@ -180,12 +182,12 @@ def main() -> None:
     content['load'] = round(os.getloadavg()[0], 1)
   files = {
     'benchmark.json': json.dumps(content, indent=1).encode(),
-    'benchmark.md': benchmark_page.page(content).encode(),
-    **benchmark_page.pictures(content['rows']),
+    'benchmark.md': page.page(content).encode(),
+    **page.pictures(content['rows']),
   }
   for name, body in files.items():
     results.write_bytes(os.path.join(_OUTPUT.value, name), body)
-  print(benchmark_page.page(content))
+  print(page.page(content))
   print(f'written below {_OUTPUT.value}: {", ".join(files)}')
 
 
@@ -334,7 +336,7 @@ def _train(cells: list[list[Variant]], content: dict[str, Any]) -> None:
     else:
       absent.remove(name)
   try:
-    gemm = _worker('experiments.gemm', serving.Job('W1', platform=''))
+    gemm = _worker('benchmarks.gemm', serving.Job('W1', platform=''))
   except turns.WorkerError as error:
     raise DataError(f'cannot measure matrix products: {error}') from error
   with contextlib.closing(gemm):

@@ -17,8 +17,11 @@ import os
 from absl import flags
 
 from experiments import cli
-from metaad_jax import calibrating, calibration, results, runs
 from metaad_jax.base import DataError
+from metaad_jax.detector import calibrate
+from metaad_jax.evaluation import results
+from metaad_jax.scores import conformal
+from metaad_jax.training import runs
 
 FLAGS = flags.FlagValues()
 _RUN_DIR = flags.DEFINE_string(
@@ -95,17 +98,17 @@ def main() -> None:
   if not _KEEP.value:
     members = []
     for name in names:
-      sides = calibrating.entities(run, name, data_dir)
+      sides = calibrate.entities(run, name, data_dir)
       if name == run.config.source:
         members += [] if _VALIDATION_ONLY.value else sides['train']
         members += sides['validation']
       else:
         members += sides['test']
-    found = calibrating.cases(
+    found = calibrate.cases(
       run, members, shots=shots, anomalies=anomalies,
       contamination=contamination, draws=_DRAWS.value,
     )  # fmt: skip
-    calibrated = calibration.fit(found)
+    calibrated = conformal.fit(found)
     path = runs.calibrate(
       run_dir,
       calibrated,
@@ -113,7 +116,7 @@ def main() -> None:
     )
     print(
       f'{len(members)} entities, {len(found)} supports; false-alarm rates from '
-      f'{calibration.smallest_rate(calibrated):.2g} can be promised\n'
+      f'{conformal.smallest_rate(calibrated):.2g} can be promised\n'
       f'{path} written'
     )
     run = run._replace(calibration=calibrated)
@@ -129,17 +132,17 @@ def _report(run, folder, calibrated_on):
   checked, text = {}, []
   sources = (_REPORT_SOURCES.value or run.config.source).split('+')
   for name in sources:
-    members = calibrating.entities(run, name, _DATA_DIR.value)['test']
+    members = calibrate.entities(run, name, _DATA_DIR.value)['test']
     settings = [(0, 0.0), (1, 0.0), (5, 0.0), (0, 0.1)]
     settings = settings[:1] if _REPORT_PLAIN.value else settings
-    found = calibrating.check(
+    found = calibrate.check(
       run, run.calibration, members, shots=(5, 10, 20, 50), settings=settings
     )
     checked[name] = found
-    for rate in calibrating.RATES:
+    for rate in calibrate.RATES:
       text.append(f'## {name}, nominal {rate:.0%}\n')
-      text.append(calibrating.table(found, rate) + '\n')
-    picture = calibrating.picture(found, name)
+      text.append(calibrate.table(found, rate) + '\n')
+    picture = calibrate.picture(found, name)
     file = f'calibration_{name.partition(":")[0]}.png'
     results.write_bytes(os.path.join(folder, file), picture)
   content = {

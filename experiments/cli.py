@@ -26,8 +26,9 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from metaad_jax import compilation, parallel, results
+from metaad_jax import devices
 from metaad_jax.base import DataError, Terminated
+from metaad_jax.evaluation import results
 
 
 class UsageError(ValueError):
@@ -87,10 +88,10 @@ def run(
     if extra:
       raise UsageError(f'unexpected argument {extra[0]!r}: flags start with --')
     logging.use_absl_handler()
-    compilation.persist()
+    devices.persist()
     if 'coordinator' in flag_values:
       with usage():
-        parallel.start(
+        devices.start(
           int(flag_values['devices'].value or 0),
           coordinator=flag_values['coordinator'].value,
           processes=flag_values['processes'].value,

@@ -16,9 +16,8 @@ from absl import flags
 import pooch
 
 from experiments import cli
-from metaad_jax import sources
 from metaad_jax.base import DataError, RemoteFile, Source
-from metaad_jax.sources import files
+from metaad_jax.data import public_files, registry
 
 FLAGS = flags.FlagValues()
 _SOURCE = flags.DEFINE_string(
@@ -54,7 +53,7 @@ def present(path: pathlib.Path, sha256: str) -> bool:
   """Whether the file is there, plain or .xz, with the right content."""
   candidates = (path, path.with_name(path.name + '.xz'))
   return any(
-    candidate.is_file() and files.digest(candidate, sha256) == sha256
+    candidate.is_file() and public_files.digest(candidate, sha256) == sha256
     for candidate in candidates
   )
 
@@ -78,7 +77,7 @@ def fetch(path: pathlib.Path, file: RemoteFile) -> None:
         f'cannot fetch {file.url} ({error}): check connection and disk and run '
         'this again, what is there is kept'
       ) from error
-    found = files.digest(partial, file.sha256)
+    found = public_files.digest(partial, file.sha256)
     if found != file.sha256:
       raise DataError(
         f'{file.url}: sha256 is {found}, expected {file.sha256}: it was '
@@ -124,12 +123,12 @@ def describe(source: Source) -> str:
 
 def main() -> None:
   if _LIST.value:
-    print('\n\n'.join(map(describe, sources.REGISTRY.values())))
+    print('\n\n'.join(map(describe, registry.REGISTRY.values())))
     return
   if _SOURCE.value is None:
     raise cli.UsageError('--source is missing: --list shows the choices')
   with cli.usage():
-    source, options = sources.get(_SOURCE.value)
+    source, options = registry.get(_SOURCE.value)
   if options:
     raise cli.UsageError(
       f'--source={_SOURCE.value}: give the name alone, {source.name}'

@@ -16,20 +16,14 @@ import os
 from absl import flags
 
 from experiments import cli
-from metaad_jax import (
-  baselines,
-  costs,
-  evaluation,
-  recommendation,
-  report,
-  results,
-  runs,
-  sources,
-)
+from metaad_jax.data import registry
+from metaad_jax.evaluation import baselines, costs, evaluate, results
+from metaad_jax.reports import recommendation, report
+from metaad_jax.training import runs
 
 FLAGS = flags.FlagValues()
 
-_DEFAULT = evaluation.Grid()
+_DEFAULT = evaluate.Grid()
 
 _RUN_DIR = flags.DEFINE_multi_string(
   'run_dir',
@@ -157,7 +151,7 @@ def main() -> None:
   """Evaluates, prints the table, writes the files."""
   if not _RUN_DIR.value:
     raise cli.UsageError('--run_dir is missing: name at least one run')
-  grid = evaluation.Grid(
+  grid = evaluate.Grid(
     cli.numbers('shots', _SHOTS.value),
     cli.numbers('anomalies', _ANOMALIES.value),
     cli.numbers('contamination', _CONTAMINATION.value, float),
@@ -168,10 +162,10 @@ def main() -> None:
   steps = cli.numbers('steps', _STEPS.value)
   names = cli.choose('baselines', _BASELINES.value, baselines.REGISTRY)
   with cli.usage():
-    evaluation.check_grid(grid)
+    evaluate.check_grid(grid)
     if _SOURCE.value:
       for spec in _SOURCE.value.split('+'):
-        sources.get(spec)
+        registry.get(spec)
   if not steps or min(steps) < 1 or _TASKS.value < 1 or _WORKERS.value < 1:
     raise cli.UsageError('--steps, --tasks and --workers must be at least 1')
   if _TUNE.value < 0:
@@ -187,7 +181,7 @@ def main() -> None:
     runs.regression(runs.restore(path).config) for path in _RUN_DIR.value
   ]
   if all(regression):
-    found = evaluation.evaluate_regression(
+    found = evaluate.evaluate_regression(
       _RUN_DIR.value,
       shots=grid.shots[0] if _SHOTS.present else 5,
       steps=steps,
@@ -200,7 +194,7 @@ def main() -> None:
       'apart'
     )
   else:
-    found = evaluation.evaluate(
+    found = evaluate.evaluate(
       _RUN_DIR.value,
       grid,
       fine_tune=_FINE_TUNE.value or (),

@@ -19,8 +19,11 @@ from absl import flags
 import numpy as np
 
 from experiments import cli
-from metaad_jax import detector, episodes, explain, features, results, sources
+from metaad_jax import features
 from metaad_jax.base import DataError
+from metaad_jax.data import episodes, registry
+from metaad_jax.detector import estimator, explanations
+from metaad_jax.evaluation import results
 
 FLAGS = flags.FlagValues()
 _RUN_DIR = flags.DEFINE_string(
@@ -120,7 +123,7 @@ def planted_columns(entity, rng, count: int) -> list[dict]:
   normals = entity.query[entity.labels == 0]
   if not len(columns) or not len(normals):
     return []
-  fitted = detector.MetaAnomalyDetector(_RUN_DIR.value).fit(support)
+  fitted = estimator.MetaAnomalyDetector(_RUN_DIR.value).fit(support)
   rows, places = [], []
   for _ in range(count):
     row, c = rng.choice(normals).copy(), int(rng.choice(columns))
@@ -152,7 +155,7 @@ def planted_bands(name, rate, entity, rng, count: int) -> list[dict]:
   normals = entity.query[entity.labels == 0]
   if len(support) < 2 or not len(normals):
     return []
-  fitted = detector.MetaAnomalyDetector(_RUN_DIR.value, rate=rate).fit(support)
+  fitted = estimator.MetaAnomalyDetector(_RUN_DIR.value, rate=rate).fit(support)
   length, channels = support.shape[1:]
   edges = np.arange(features.BANDS + 1) * (length // 2 + 1) // features.BANDS
   spectra = np.abs(np.fft.rfft(support, axis=1)) ** 2
@@ -176,14 +179,14 @@ def planted_bands(name, rate, entity, rng, count: int) -> list[dict]:
   ]
 
 
-def case(name: str) -> tuple[str, explain.Explanation]:
+def case(name: str) -> tuple[str, explanations.Explanation]:
   """The first alarm among the anomalies of a source's first entities."""
-  source = sources.REGISTRY[name.partition(':')[0]]
+  source = registry.REGISTRY[name.partition(':')[0]]
   rng = np.random.default_rng(0)
-  for entity in sources.load(name, _DATA_DIR.value):
+  for entity in registry.load(name, _DATA_DIR.value):
     shots = min(_SHOTS.value, len(entity.normal))
     support = rng.choice(entity.normal, shots, replace=False)
-    fitted = detector.MetaAnomalyDetector(_RUN_DIR.value, rate=source.rate)
+    fitted = estimator.MetaAnomalyDetector(_RUN_DIR.value, rate=source.rate)
     fitted.fit(support)
     bad = entity.query[entity.labels == 1]
     alarms = np.flatnonzero(fitted.predict(bad) == -1)
@@ -223,7 +226,7 @@ def summary(found: list[dict]) -> str:
 def plant() -> list[dict]:
   """Plants in tables and in signals; see the module."""
   found: list[dict] = []
-  entities = sources.load('oddbench', _DATA_DIR.value)
+  entities = registry.load('oddbench', _DATA_DIR.value)
   side = episodes.split(entities, fold='part0')['validation']
   side = [entity for entity in side if len(entity.normal) > 1]
   chosen = np.linspace(0, len(side) - 1, min(_TABLES.value, len(side)))
@@ -231,8 +234,8 @@ def plant() -> list[dict]:
     rng = np.random.default_rng(i)
     found += planted_columns(side[i], rng, _PLANTED.value)
   for name in filter(None, _SIGNALS.value.split('+')):
-    rate = sources.REGISTRY[name.partition(':')[0]].rate
-    windows = sources.load(name, _DATA_DIR.value)[: _ENTITIES.value]
+    rate = registry.REGISTRY[name.partition(':')[0]].rate
+    windows = registry.load(name, _DATA_DIR.value)[: _ENTITIES.value]
     for i, entity in enumerate(windows):
       rng = np.random.default_rng(i)
       found += planted_bands(name, rate, entity, rng, _PLANTED.value)
@@ -259,9 +262,9 @@ def main() -> None:
     title, told = case(name)
     file = f'explained_{name.partition(":")[0]}.png'
     results.write_bytes(
-      os.path.join(_OUTPUT.value, file), explain.png(told, title)
+      os.path.join(_OUTPUT.value, file), explanations.png(told, title)
     )
-    part = f'\n### {title}\n\n{explain.text(told)}\n\n![{title}]({file})\n'
+    part = f'\n### {title}\n\n{explanations.text(told)}\n\n![{title}]({file})\n'
     text += part
     print(part, flush=True)
   content = {'schema': 1, 'command': cli.command(), 'planted': found}

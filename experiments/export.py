@@ -11,7 +11,7 @@ import os
 from absl import flags
 
 from experiments import cli
-from metaad_jax import runs
+from metaad_jax.training import runs
 
 FLAGS = flags.FlagValues()
 _RUN_DIR = flags.DEFINE_string(

@@ -21,16 +21,11 @@ import numpy as np
 from scipy import stats
 
 from experiments import cli
-from metaad_jax import (
-  baselines,
-  episodes,
-  evaluation,
-  metrics,
-  report,
-  results,
-  runs,
-  sources,
-)
+from metaad_jax.data import episodes, registry
+from metaad_jax.evaluation import baselines, evaluate, results
+from metaad_jax.reports import report
+from metaad_jax.scores import metrics
+from metaad_jax.training import runs
 
 FLAGS = flags.FlagValues()
 _RUN_DIR = flags.DEFINE_string(
@@ -86,7 +81,7 @@ def _changed(entity, change, number):
 
 def measure(run, entities, grid) -> dict[str, dict[str, dict[str, float]]]:
   """{scorer: {change: {'auroc', 'moved'}}}, means over the tasks."""
-  drawn, _ = evaluation.draw_cells(entities, grid)
+  drawn, _ = evaluate.draw_cells(entities, grid)
   cells = [
     c._replace(entity=c.entity + i * len(entities))
     for i in range(len(CHANGES))
@@ -98,13 +93,13 @@ def measure(run, entities, grid) -> dict[str, dict[str, dict[str, float]]]:
     for number, entity in enumerate(entities)
   ]
   scored: dict[str, Any] = {
-    run.name: evaluation.score_cells(
+    run.name: evaluate.score_cells(
       run.learner, run.params, cells, tables, any_width=True, label=run.name
     )
   }
   done = baselines.score_many(
     ('knn', 'mahalanobis'),
-    evaluation.scale_tables(cells, tables),
+    evaluate.scale_tables(cells, tables),
     seed=0,
     workers=os.cpu_count() or 1,
   )
@@ -159,14 +154,14 @@ def main() -> None:
     raise cli.UsageError(f'--run_dir={_RUN_DIR.value}: no learner for tables')
   spec = _SOURCE.value or run.config.source
   sides = episodes.split(
-    sources.load(spec, _DATA_DIR.value),
+    registry.load(spec, _DATA_DIR.value),
     fold=run.config.fold,
     folds=run.config.folds,
     seed=run.config.seed,
   )
   side = sides[_SPLIT.value]
   entities = [e for e in side if e.normal.shape[-1] <= _WIDEST.value]
-  grid = evaluation.Grid((_SHOTS.value,), (0,), draws=_DRAWS.value)
+  grid = evaluate.Grid((_SHOTS.value,), (0,), draws=_DRAWS.value)
   found = measure(run, entities, grid)
   head = ''.join(f'{name:>22}' for name in found)
   print(f'{len(entities)} tables, {_SHOTS.value} normals: AUROC, ranks moved')

@@ -20,7 +20,11 @@ import os
 from absl import flags
 
 from experiments import cli, train
-from metaad_jax import baselines, evaluation, report, runs, sources, specs
+from metaad_jax import specs
+from metaad_jax.data import registry
+from metaad_jax.evaluation import baselines, evaluate
+from metaad_jax.reports import report
+from metaad_jax.training import runs
 
 FLAGS = flags.FlagValues()
 _LEARNERS = flags.DEFINE_string(
@@ -73,7 +77,7 @@ FLAGS.set_default('steps', 1500)
 def main() -> None:
   """Trains all learners on all folds, evaluates all, writes the report."""
   learners = _LEARNERS.value.split('+')
-  grid = evaluation.Grid(
+  grid = evaluate.Grid(
     cli.numbers('test_shots', _TEST_SHOTS.value),
     cli.numbers('test_anomalies', _TEST_ANOMALIES.value),
     cli.numbers('test_contamination', _TEST_CONTAMINATION.value, float),
@@ -82,9 +86,9 @@ def main() -> None:
   )
   names = cli.choose('baselines', _BASELINES.value, baselines.REGISTRY)
   with cli.usage():
-    evaluation.check_grid(grid)
+    evaluate.check_grid(grid)
     if _TEST_SOURCE.value:
-      sources.get(_TEST_SOURCE.value)
+      registry.get(_TEST_SOURCE.value)
   called = [learner.partition(':')[0] for learner in learners]
   if not _FOLDS.value or len(set(called)) < len(called):
     raise cli.UsageError(
@@ -107,7 +111,7 @@ def main() -> None:
       name = specs.parse(config.learner)[0]
       folders.append(os.path.join(_OUTPUT.value, f'{name}-{fold}'))
       runs.train(config, run_dir=folders[-1], data=data)
-  found = evaluation.evaluate(
+  found = evaluate.evaluate(
     folders,
     grid,
     source=_TEST_SOURCE.value,

@@ -16,12 +16,13 @@ from typing import Any
 from absl import flags
 
 from experiments import cli
-from metaad_jax import runs, sources
+from metaad_jax.data import registry
 from metaad_jax.learners import REGISTRY
+from metaad_jax.training import runs
 
 _HELP = {
   'source': 'where the entities come from, with options: '
-  f'{", ".join(sorted(sources.REGISTRY))}; such as cwru:snr_db=-6',
+  f'{", ".join(sorted(registry.REGISTRY))}; such as cwru:snr_db=-6',
   'features': "joined by '+', such as logspec:bins=64+statistics; the "
   "source's own if not given; raw = the window itself",
   'learner': f'the algorithm, with options: {", ".join(sorted(REGISTRY))}; '

@@ -13,11 +13,11 @@ def __getattr__(name):
     collecting = gc.isenabled()
     gc.disable()  # a fifth of the time to import jax and scikit-learn
     try:
-      from metaad_jax import detector
+      from metaad_jax.detector import estimator
     finally:
       if collecting:
         gc.enable()
-    return getattr(detector, name)
+    return getattr(estimator, name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

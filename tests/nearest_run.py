@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaad_jax import adaptation, calibration, learners, model_files, runs
+from metaad_jax import learners, storage
 from metaad_jax.base import MetaLearner
+from metaad_jax.detector import adaptation
+from metaad_jax.scores import conformal
+from metaad_jax.training import runs
 
 NAME = 'test_nearest'
 
@@ -86,7 +89,7 @@ def write(path, entities=30):
         y = np.r_[np.zeros(shots), np.ones(anomalies)]
         adapted = adaptation.adapt(run, x, y)
         cases.append(
-          calibration.Case(
+          conformal.Case(
             str(entity),
             shots,
             anomalies,
@@ -96,8 +99,8 @@ def write(path, entities=30):
             adaptation.score(run, adapted, bad[anomalies:20]),
           )  # fmt: skip
         )
-  run = run._replace(calibration=calibration.fit(cases))
+  run = run._replace(calibration=conformal.fit(cases))
   arrays, meta = runs.pack(run)
   meta['config'] = dataclasses.asdict(config)
-  model_files.save(str(path), arrays, meta)
+  storage.save(str(path), arrays, meta)
   return str(path)

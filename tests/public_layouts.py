@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import wfdb
 
-from metaad_jax.sources import (
+from metaad_jax.data.datasets import (
   cnc_mill,
   creditcard,
   mitbih,

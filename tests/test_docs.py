@@ -8,17 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from metaad_jax import (
-  episodes,
-  features,
-  inner_loop,
-  learners,
-  metrics,
-  models,
-  sources,
-  training,
-)
+from metaad_jax import features, learners, models
 from metaad_jax.base import Rows, Task
+from metaad_jax.data import episodes, registry
+from metaad_jax.learners import inner_loop
+from metaad_jax.scores import metrics
+from metaad_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -26,7 +21,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 @pytest.fixture
 def blocks(monkeypatch):
   """The Python of docs/extending.md, run with registries of its own."""
-  for module in (learners, sources, features):
+  for module in (learners, registry, features):
     monkeypatch.setattr(module, 'REGISTRY', dict(module.REGISTRY))
   text = (ROOT / 'docs' / 'extending.md').read_text()
   for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL):
@@ -45,7 +40,7 @@ def test_the_example_algorithm_learns(blocks):
     return Task(part(slice(0, 5)), part(slice(5, None)), np.ones(6, np.float32))
 
   validation = jax.vmap(sample)(jax.random.split(jax.random.key(1), 50))
-  state = training.train(
+  state = loop.train(
     learner,
     jax.tree_util.Partial(sample),
     validation,
@@ -71,7 +66,7 @@ def test_the_example_source_loads(blocks, tmp_path):
       for row, label in zip(rows, labels, strict=True)
     ]
     (folder / f'pump{pump}.csv').write_text('\n'.join(lines))
-  entities = sources.load('pumps:support=12', str(tmp_path))
+  entities = registry.load('pumps:support=12', str(tmp_path))
   assert len(entities) == 6
   assert entities[0].normal.shape == (12, 3)
   assert entities[0].labels.sum() == 10

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 import inspect
 
-from metaad_jax import base, inner_loop, specs
+from metaad_jax import base, specs
 from metaad_jax.learners import (
+  inner_loop,
   mahalanobis,
   maml,
   pooled,

@@ -11,8 +11,9 @@ radius, as in `protonet`. Labels add a prototype, compared in the same metric.
 import jax
 import jax.numpy as jnp
 
-from metaad_jax import linear_algebra, objectives
 from metaad_jax.base import MetaLearner
+from metaad_jax.learners import objectives
+from metaad_jax.models import linear_algebra
 
 
 def mahalanobis(

@@ -13,8 +13,8 @@ import functools
 import jax
 import optax
 
-from metaad_jax import inner_loop, objectives
 from metaad_jax.base import MetaLearner
+from metaad_jax.learners import inner_loop, objectives
 
 _SGD = optax.sgd(0.1)
 

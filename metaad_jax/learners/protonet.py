@@ -15,8 +15,8 @@ radius: anomalies of a kind never labelled are still found.
 import jax
 import jax.numpy as jnp
 
-from metaad_jax import objectives
 from metaad_jax.base import MetaLearner
+from metaad_jax.learners import objectives
 
 
 def protonet(

@@ -10,8 +10,9 @@ and over the columns. Normals alone leave the anomalies' entries at zero.
 import jax
 import jax.numpy as jnp
 
-from metaad_jax import linear_algebra, objectives
 from metaad_jax.base import MetaLearner
+from metaad_jax.learners import objectives
+from metaad_jax.models import linear_algebra
 
 
 def relation(

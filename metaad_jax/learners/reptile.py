@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metaad_jax import inner_loop, objectives
 from metaad_jax.base import MetaLearner, Rows
+from metaad_jax.learners import inner_loop, objectives
 
 _SGD = optax.sgd(0.1)
 

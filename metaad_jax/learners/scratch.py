@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metaad_jax import inner_loop, objectives
 from metaad_jax.base import MetaLearner, Rows
+from metaad_jax.learners import inner_loop, objectives
 
 _ADAM = optax.adam(3e-3, eps_root=1e-8)
 

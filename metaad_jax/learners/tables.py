@@ -10,8 +10,9 @@ others. NaN is a missing value; scaling is the learner's own.
 import jax
 import optax
 
-from metaad_jax import inner_loop, objectives, table_features
 from metaad_jax.base import MetaLearner
+from metaad_jax.learners import inner_loop, objectives
+from metaad_jax.models import table_features
 
 _SGD = optax.sgd(0.01)
 

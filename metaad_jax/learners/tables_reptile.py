@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metaad_jax import objectives
 from metaad_jax.base import MetaLearner, Rows
-from metaad_jax.learners import tables
+from metaad_jax.learners import objectives, tables
 
 _SGD = optax.sgd(0.01)
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from metaad_jax import base
-from metaad_jax import table_features as tf
+from metaad_jax.models import table_features as tf
 
 _ROWS = 64  # of the support that are looked at one by one
 _ANOMALIES = 16  # of these, at most

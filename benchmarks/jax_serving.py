@@ -1,0 +1,76 @@
+"""What the benchmark's workers on JAX share."""
+
+from collections.abc import Callable
+import functools
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import flops, serving, workloads
+
+
+def contender(
+  job: serving.Job, gradient: Callable, start: Callable
+) -> serving.Contender:
+  """Sets JAX up as the job has it, before its first use.
+
+  Args:
+    job: see `serving.Job`.
+    gradient: (job, batch) -> layers.
+    start: job -> (step, info).
+
+  Returns:
+    See `serving.Contender`.
+  """
+  jax.config.update('jax_enable_x64', job.dtype == 'float64')
+  if job.platform == 'cpu':
+    jax.config.update('jax_platforms', 'cpu')
+  return serving.Contender(
+    functools.partial(gradient, job),
+    functools.partial(start, job),
+    None if job.platform == 'cpu' else _device_peak,
+    _profile,
+  )
+
+
+def ordered(tree: Any, like: workloads.Parameters) -> workloads.Parameters:
+  """A tree of arrays, whose layers JAX has sorted, in the order of another."""
+  return {
+    layer: {name: np.asarray(tree[layer][name]) for name in arrays}
+    for layer, arrays in like.items()
+  }
+
+
+def compile_steps(
+  function: Any, steps: int, *arguments: Any
+) -> tuple[Callable, dict[str, Any]]:
+  """Compiles a jitted function of `steps` meta-steps.
+
+  Returns:
+    The compiled function; and what is known of it, for `serving.Contender`.
+  """
+  began = time.perf_counter()
+  lowered = function.lower(*arguments)
+  compiled = lowered.compile()
+  seconds = time.perf_counter() - began
+  said = compiled.cost_analysis() or {}
+  memory = compiled.memory_analysis()
+  return compiled, {
+    'steps_per_call': steps,
+    'compile_seconds': seconds,
+    'temp_mib': memory.temp_size_in_bytes / 2**20 if memory else None,
+    'gflop': flops.products(lowered) / steps / 1e9,
+    'xla_gflop': said.get('flops', 0) / 1e9,
+  }
+
+
+def _device_peak():
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  return max(s.get('peak_bytes_in_use', 0) for s in stats) / 2**20
+
+
+def _profile(folder, step):
+  with jax.profiler.trace(folder):
+    step()

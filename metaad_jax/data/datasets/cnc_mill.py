@@ -1,0 +1,152 @@
+"""CNC milling with new and with worn tools, University of Michigan SMART lab.
+
+Rows of one experiment are alike whatever the tool, and an experiment has one
+tool. A detector that has seen rows of the very experiment that it is asked
+about tells experiments apart, not tools: the normals to score therefore come
+from another experiment than the supports.
+"""
+
+import collections
+
+import numpy as np
+
+from metaad_jax.base import DataError, Entity, Source
+from metaad_jax.data import public_files, rows, series
+
+_AXES = {
+  'X1': 'OutputPower',
+  'Y1': 'OutputPower',
+  'Z1': '',
+  'S1': 'OutputPower SystemInertia',
+}
+_EACH = (
+  'ActualPosition ActualVelocity ActualAcceleration CommandPosition '
+  'CommandVelocity CommandAcceleration CurrentFeedback DCBusVoltage '
+  'OutputCurrent OutputVoltage '
+)
+_SENSORS = tuple(
+  f'{axis}_{name}'
+  for axis, more in _AXES.items()
+  for name in (_EACH + more).split()
+)
+_HEADER = (
+  *_SENSORS,
+  'M1_CURRENT_PROGRAM_NUMBER',
+  'M1_sequence_number',
+  'M1_CURRENT_FEEDRATE',
+  'Machining_Process',
+)
+# A position tells the experiment.
+CHANNELS = tuple(name for name in _SENSORS if not name.endswith('Position'))
+_TRAIN = (
+  'No',
+  'material',
+  'feedrate',
+  'clamp_pressure',
+  'tool_condition',
+  'machining_finalized',
+  'passed_visual_inspection',
+)
+
+
+def load(
+  data_dir: str | None,
+  *,
+  apart: bool = True,
+  min_rows: int = 10,
+  max_rows: int = 2000,
+  max_queries: int = 2000,
+) -> list[Entity]:
+  """One entity per feed rate and stage of the machining.
+
+  Rows are left out in which, as the publisher says, the machine does not report
+  its operation: feed rate 50 or X1 position 198.
+
+  Args:
+    data_dir: holds cnc_mill/.
+    apart: the last experiment with an unworn tool gives the normals to score,
+      the others the supports; stages that only one has are left out. False:
+      within each experiment the first half of a stage is for supports, and what
+      follows after a gap of 10 rows (1 s) is scored.
+    min_rows: an entity must have so many rows for supports, normals to score
+      and anomalies, each.
+    max_rows: the normals are thinned evenly to so many.
+    max_queries: so is the query, see `series.choose`.
+
+  Returns:
+    Entities with rows [N, 36], one in 100 ms. Those of one feed rate share
+    experiments, and therefore a group and a fold, such as 'feed3'.
+
+  Raises:
+    DataError: for missing or broken files and for options out of range.
+  """
+  rows.check_limits('cnc_mill', max_rows, max_queries)
+  if min_rows < 1:
+    raise DataError(f'cnc_mill: min_rows={min_rows}: choose min_rows >= 1')
+  root = public_files.folder(data_dir, 'cnc_mill')
+  # {(feed rate, stage): {worn: [rows of one experiment, ...]}}
+  stages: dict = collections.defaultdict(lambda: {'worn': [], 'unworn': []})
+  for number, _, feed, _, tool, *_ in public_files.cells(
+    root, 'train.csv', header=_TRAIN
+  ):
+    if tool not in ('worn', 'unworn') or not (number + feed).isdecimal():
+      why = f'experiment {number!r}: {feed!r} {tool!r}'
+      raise public_files.broken(root, public_files.find(root, 'train.csv'), why)
+    path = f'experiment_{int(number):02d}.csv'
+    cells = public_files.cells(root, path, header=_HEADER)
+    values = public_files.numbers(root, path, cells[:, :-1])
+    column = dict(zip(_HEADER, values.T, strict=False))
+    good = column['M1_CURRENT_FEEDRATE'] != 50
+    good &= column['X1_ActualPosition'] != 198
+    x = np.stack([column[name] for name in CHANNELS], 1).astype(np.float32)
+    process = np.char.lower(cells[:, -1])
+    for stage in np.unique(process[good]):
+      part = x[good & (process == stage)]
+      stages[int(feed), str(stage)][str(tool)].append(part)
+  entities = []
+  for (feed, stage), parts in sorted(stages.items()):
+    unworn, worn = parts['unworn'], parts['worn']
+    if apart:
+      pools, scored = unworn[:-1], unworn[-1:]
+    else:
+      pools = [part[: len(part) // 2] for part in unworn]
+      scored = [part[len(part) // 2 + 10 :] for part in unworn]
+    counts = [sum(map(len, side)) for side in (pools, scored, worn)]
+    if min(counts) < min_rows:
+      continue
+    pool = np.concatenate(pools)
+    query = np.concatenate(scored + worn)
+    labels = np.repeat([0, 1], counts[1:]).astype(np.int32)
+    chosen = np.flatnonzero(rows.unseen(query, pool))
+    chosen = chosen[series.choose(labels[chosen] == 1, max_queries)]
+    entities.append(
+      Entity(
+        name=f'feed{feed}/{stage}',
+        normal=pool[series.thin(np.arange(len(pool)), max_rows)],
+        query=query[chosen],
+        labels=labels[chosen],
+        kinds=tuple('worn tool' if y else '' for y in labels[chosen]),
+        group=f'feed{feed}',
+        fold=f'feed{feed}',
+      )
+    )
+  return entities
+
+
+SOURCE = Source(
+  name='cnc_mill',
+  description='stages of milling at a feed rate; rows of 36 signals at 10 Hz',
+  load=load,
+  features=('identity',),
+  units='mm/s, mm/s2, A, V, V, kW per axis; kg m2',
+  licence='CC0, according to a collection that holds it',
+  citation='System-level Manufacturing and Automation Research Testbed, '
+  'University of Michigan, CNC Mill Tool Wear, 2018, '
+  'https://www.kaggle.com/datasets/shasun/tool-wear-detection-in-cnc-mill',
+  channels=CHANNELS,
+  files=public_files.remote(
+    'cnc_mill',
+    'https://raw.githubusercontent.com/Ianfhca/Tool_Wear_Prediction_AARN/'
+    '55a4f687b75733f16a4d5a1e8a2147d077d24f8f/dataset/',
+  ),
+)

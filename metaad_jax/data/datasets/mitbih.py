@@ -1,0 +1,174 @@
+"""MIT-BIH Arrhythmia: half an hour of ECG each, every beat annotated.
+
+A patient's normal beat is the most frequent one: that may be a paced beat or
+one of bundle branch block. All other beats are anomalies of that patient.
+"""
+
+import pathlib
+import tempfile
+
+import numpy as np
+
+from metaad_jax.base import DataError, Entity, Source
+from metaad_jax.data import public_files
+
+RATE = 360
+# Annotations that are beats; others are of rhythm, noise or waves.
+BEATS = tuple('NLRBAaJSVrFejnE/fQ?')
+
+
+def load(
+  data_dir: str | None,
+  *,
+  window: int = 256,
+  lead: int = 0,
+  minutes: float = 5.0,
+  zscore: bool = True,
+) -> list[Entity]:
+  """One entity per record; a window is one beat.
+
+  Supports come from the first minutes, the query is everything after them and
+  a gap of one window. Beats other than the normal one in the first minutes are
+  left out, as are beats whose window is not within the record. Windows are
+  longer than fast beats are apart: they may hold part of the next beat.
+
+  Args:
+    data_dir: holds mitbih/.
+    window: samples at 360 Hz, three eighths of them before the annotated R
+      peak.
+    lead: 0 or 1, the first or second signal of the record.
+    minutes: how long supports are taken from.
+    zscore: standardize every window.
+
+  Returns:
+    Entities with windows [N, window, 1], in mV if not standardized; kinds are
+    the symbols of the beats.
+
+  Raises:
+    DataError: for missing or broken files and for options out of range.
+  """
+  if not 8 <= window <= 7200 or lead not in (0, 1) or not 0 < minutes < 30:
+    raise DataError(
+      f'mitbih: window={window}, lead={lead}, minutes={minutes}: choose window '
+      '8..7200, lead 0 or 1, and 0 < minutes < 30'
+    )
+  root = public_files.folder(data_dir, 'mitbih')
+  heads = {p.name.removesuffix('.xz') for p in root.glob('*.hea*')}
+  names = sorted(h.removesuffix('.hea') for h in heads if h.endswith('.hea'))
+  if not names:
+    raise DataError(
+      f'{root} holds no .hea, nor .hea.xz: {public_files.fetching(root)}'
+    )
+  entities = []
+  for name in names:
+    signal, peaks, symbols = read(root, name)
+    first = peaks - 3 * window // 8
+    whole = (first >= 0) & (first + window <= len(signal))
+    beat = np.isin(symbols, BEATS) & whole
+    first, symbols = first[beat], symbols[beat]
+    known, counts = np.unique(symbols, return_counts=True)
+    if not len(known):
+      raise public_files.broken(
+        root, public_files.find(root, f'{name}.atr'), 'no beats'
+      )
+    usual = known[counts.argmax()]
+    end = int(minutes * 60 * RATE)
+    early = (first + window <= end) & (symbols == usual)
+    late = first >= end + window
+    beats = signal[first[:, None] + np.arange(window), lead]
+    if zscore:
+      centred = beats - beats.mean(1, keepdims=True)
+      beats = centred / np.maximum(centred.std(1, keepdims=True), 1e-6)
+    beats = beats[:, :, None].astype(np.float32)
+    kinds = np.where(symbols == usual, '', symbols)[late]
+    entities.append(
+      Entity(
+        name=name,
+        normal=beats[early],
+        query=beats[late],
+        labels=(kinds != '').astype(np.int32),
+        kinds=tuple(map(str, kinds)),
+      )
+    )
+  return entities
+
+
+def read(
+  root: pathlib.Path, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Reads a record.
+
+  Args:
+    root: `<data_dir>/mitbih`.
+    name: such as '100'.
+
+  Returns:
+    The signals [T, 2] in mV; [B] samples of the annotations and [B] symbols.
+
+  Raises:
+    DataError: if one of the three files is missing or broken.
+  """
+  # It imports pandas and a network client: only who needs it should wait.
+  try:
+    import wfdb
+  except ImportError as error:
+    raise DataError(
+      "mitbih: wfdb is not installed: pip install 'metaad_jax[ecg]'"
+    ) from error
+
+  parts = {
+    suffix: public_files.read(root, f'{name}.{suffix}')
+    for suffix in ('hea', 'dat', 'atr')
+  }
+  told = parts['hea'].split()[:4]
+  length = len(parts['dat']) // 3
+  # Format 212: a pair of samples in three bytes. A header may name any file.
+  lines = [line for line in parts['hea'].split(b'\n') if line[:1] != b'#']
+  signals = [line.split()[0] for line in lines[1:] if line.strip()]
+  if (
+    told != [name.encode(), b'2', str(RATE).encode(), str(length).encode()]
+    or signals != 2 * [f'{name}.dat'.encode()]
+    or len(parts['dat']) != 3 * length
+  ):
+    raise public_files.broken(
+      root,
+      public_files.find(root, f'{name}.hea'),
+      f'not 2 signals at {RATE} Hz as long as {name}.dat',
+    )
+  with tempfile.TemporaryDirectory() as folder:
+    for suffix, content in parts.items():
+      pathlib.Path(folder, f'{name}.{suffix}').write_bytes(content)
+    path = str(pathlib.Path(folder, name))
+    with public_files.reading(root, public_files.find(root, f'{name}.hea')):
+      signal = wfdb.rdrecord(path).p_signal
+    with public_files.reading(root, public_files.find(root, f'{name}.atr')):
+      notes = wfdb.rdann(path, 'atr')
+      peaks, symbols = np.asarray(notes.sample), np.array(notes.symbol)
+  if not np.isfinite(signal).all() or len(signal) != length:
+    raise public_files.broken(
+      root, public_files.find(root, f'{name}.dat'), 'samples are missing'
+    )
+  if len(peaks) and not 0 <= peaks.min() <= peaks.max() <= length:
+    why = f'an annotation is not within {name}.dat'
+    raise public_files.broken(root, public_files.find(root, f'{name}.atr'), why)
+  return signal, peaks, symbols
+
+
+SOURCE = Source(
+  name='mitbih',
+  description='patients; windows of ECG around every beat',
+  load=load,
+  features=('identity',),
+  units='mV (standardized per window by default)',
+  licence='Open Data Commons Attribution 1.0',
+  citation='Moody & Mark, The impact of the MIT-BIH Arrhythmia Database, IEEE '
+  'Eng. Med. Biol. 20(3), 2001; Goldberger et al., PhysioNet, Circulation '
+  '101(23), 2000',
+  channels=('ECG',),
+  rate=float(RATE),
+  files=public_files.remote(
+    'mitbih', 'https://physionet.org/files/mitdb/1.0.0/'
+  ),
+  note='6 of the 48 records are fetched, those whose checksums are known; '
+  'others that are put beside them are loaded too.',
+)

@@ -1,0 +1,98 @@
+"""Omniglot: characters of 50 alphabets, each drawn by 20 people.
+
+Here to validate the learners, as the papers do: an entity is a character, what
+is normal are drawings of it, anomalies are drawings of other characters.
+"""
+
+import numpy as np
+
+from metaad_jax.base import DataError, Entity, Source
+from metaad_jax.data import public_files
+
+SIZE = 28
+_DRAWN = 105
+_SUPPORTS = 10  # drawings for supports; the other ten are scored
+
+
+def load(
+  data_dir: str | None, *, limit: int = 0, anomalies: int = 10
+) -> list[Entity]:
+  """One entity per character.
+
+  Supports come from ten people's drawings, the query from those of the other
+  ten: of this character, and of others from the same file, one each.
+
+  Args:
+    data_dir: holds omniglot/.
+    limit: characters of each file, the first so many; 0 = all.
+    anomalies: drawings of other characters per entity.
+
+  Returns:
+    Entities with windows [N, 28, 28], 1 = ink, 0 = paper; side 'train' from the
+    background file, 'test' from the evaluation file. Kinds name the character.
+
+  Raises:
+    DataError: for missing or broken files and for options out of range.
+  """
+  root = public_files.folder(data_dir, 'omniglot')
+  entities = []
+  for side, part in (('train', 'background'), ('test', 'evaluation')):
+    path = f'images_{part}.npz'
+    drawn = public_files.arrays(root, path, ('images',))['images']
+    if drawn.dtype != bool or drawn.shape[1:] != (20, _DRAWN, _DRAWN):
+      why = f'{drawn.dtype} {drawn.shape}, expected bool [N, 20, 105, 105]'
+      raise public_files.broken(root, public_files.find(root, path), why)
+    ink = _shrink(drawn[: limit or None])
+    del drawn
+    if limit < 0 or not 1 <= anomalies < len(ink):
+      raise DataError(
+        f'omniglot: limit={limit}, anomalies={anomalies}: choose limit >= 0 '
+        f'and 1 <= anomalies < {len(ink)}'
+      )
+    rng = np.random.default_rng(0)
+    for i, drawings in enumerate(ink):
+      others = rng.choice(len(ink) - 1, anomalies, replace=False)
+      others += others >= i
+      people = rng.integers(_SUPPORTS, len(drawings), anomalies)
+      query = [drawings[_SUPPORTS:], ink[others, people]]
+      same = len(query[0])
+      entities.append(
+        Entity(
+          name=f'{part} {i}',
+          normal=drawings[:_SUPPORTS],
+          query=np.concatenate(query),
+          labels=np.repeat([0, 1], (same, anomalies)).astype(np.int32),
+          kinds=('',) * same + tuple(f'{part} {j}' for j in others),
+          side=side,
+        )
+      )
+  return entities
+
+
+def _shrink(paper):
+  """bool [N, 20, 105, 105], True = paper -> float32 [N, 20, 28, 28] of ink."""
+  # Weight of each of 105 pixels in the mean over each of 28 cells.
+  edges = np.linspace(0, _DRAWN, SIZE + 1)
+  pixel = np.arange(_DRAWN)
+  low = np.maximum(edges[:-1, None], pixel)
+  high = np.minimum(edges[1:, None], pixel + 1)
+  mean = (np.maximum(high - low, 0) * SIZE / _DRAWN).astype(np.float32)
+  small = [1 - mean @ one.astype(np.float32) @ mean.T for one in paper]
+  return np.stack(small).clip(0, 1) if small else np.zeros((0, 20, SIZE, SIZE))
+
+
+SOURCE = Source(
+  name='omniglot',
+  description='handwritten characters; windows are drawings of 28 x 28',
+  load=load,
+  features=('raw',),
+  units='share of ink',
+  licence='MIT',
+  citation='Lake et al., Human-level concept learning through probabilistic '
+  'program induction, Science 350, 2015',
+  files=public_files.remote(
+    'omniglot',
+    'https://raw.githubusercontent.com/bitsandscraps/omniglot/'
+    'b0481240b7eb42393285a93ce7d2f266ff10c62b/',
+  ),
+)

@@ -1,0 +1,209 @@
+"""A fitted detector as compiled functions, without the code that made it.
+
+The file is a model file (`model_files`): the adapted state as arrays, the
+scoring function as serialized StableHLO (`jax.export`), once for each number of
+rows that is scored at a time, thresholds and p-values as a table. Reading it
+takes jax (with its NumPy and SciPy) and flatbuffers; no Flax, no learner.
+
+  detector.export('pump.npz')         # see MetaAnomalyDetector
+  exported.load('pump.npz').predict(rows)
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+from jax import export as jax_export
+import numpy as np
+
+from metaad_jax import storage
+from metaad_jax.base import DataError
+
+SIZES = (8, 64, 1024)  # rows that are scored at once
+PLATFORMS = ('cpu', 'cuda')
+_FORMAT = 1
+_LARGEST = 1e18
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+  """What `load` gives: the methods of `MetaAnomalyDetector` that only score.
+
+  Attributes:
+    threshold: a row whose abnormality is above this is an outlier.
+    false_alarm_rate: that the threshold was made for.
+    names: of the columns, where they are known.
+    shape: of a row: (d,), or (length, channels).
+    meta: what else the writer said of itself.
+  """
+
+  threshold: float
+  false_alarm_rate: float
+  names: tuple[str, ...]
+  shape: tuple[int, ...]
+  meta: dict[str, Any]
+  _missing: bool
+  _state: list[np.ndarray]
+  _scaling: tuple[np.ndarray, np.ndarray]
+  _ladder: tuple[np.ndarray, np.ndarray]
+  _functions: dict[int, Callable]
+
+  def score_samples(self, x: np.ndarray) -> np.ndarray:
+    """[n] float64, higher = more normal.
+
+    Args:
+      x: [n, *shape] numbers; NaN is a missing value where the detector takes
+        them. Categories are the codes of `fit`.
+
+    Raises:
+      DataError: for rows of another shape, infinities, or NaN where a value
+        must be.
+    """
+    try:
+      x = np.asarray(x, np.float64)
+    except (TypeError, ValueError) as error:
+      raise DataError(f'x cannot be read as numbers: {error}') from error
+    if x.shape[1:] != self.shape or x.ndim < 2:
+      raise DataError(
+        f'x has shape {list(x.shape)}: give [n, {str(list(self.shape))[1:]}'
+      )
+    if np.isinf(x).any() or (np.isnan(x).any() and not self._missing):
+      raise DataError('x holds infinity, or NaN where a value must be: mend it')
+    centre, unit = self._scaling
+    with np.errstate(over='ignore'):
+      x = np.clip((x - centre) * unit, -_LARGEST, _LARGEST).astype(np.float32)
+    chunk = next((n for n in sorted(self._functions) if len(x) <= n), None)
+    chunk = chunk or max(self._functions)
+    done = [np.zeros(0)]
+    for start in range(0, len(x), chunk):
+      part = x[start : start + chunk]
+      padded = np.zeros((chunk, *self.shape), np.float32)
+      padded[: len(part)] = part
+      scores = self._functions[chunk](self._state, padded)
+      done.append(np.asarray(scores, np.float64)[: len(part)])
+    found = np.concatenate(done)
+    if not np.isfinite(found).all():
+      row = np.flatnonzero(~np.isfinite(found))[0]
+      raise DataError(f'row {row} has no finite score: look at its values')
+    return -found
+
+  def predict(self, x: np.ndarray) -> np.ndarray:
+    """[n] int: 1 = normal, -1 = outlier; see `score_samples`."""
+    return np.where(-self.score_samples(x) > self.threshold, -1, 1)
+
+  def p_values(self, x: np.ndarray) -> np.ndarray:
+    """[n] p-values, rounded up to those of the table in the file."""
+    scores, p = self._ladder
+    place = np.searchsorted(scores, -self.score_samples(x), side='right')
+    return np.append(1.0, p)[place]
+
+
+def save(
+  path: str,
+  score: Callable[[Any, jax.Array], jax.Array],
+  state: Any,
+  shape: tuple[int, ...],
+  *,
+  missing: bool,
+  scaling: tuple[np.ndarray, np.ndarray],
+  threshold: float,
+  false_alarm_rate: float,
+  ladder: tuple[np.ndarray, np.ndarray],
+  names: tuple[str, ...] = (),
+  meta: dict[str, Any] | None = None,
+) -> None:
+  """Writes what `load` reads.
+
+  Args:
+    path: ends in .npz.
+    score: jittable, (state, [n, *shape] float32) -> [n], higher = more
+      abnormal; n is one of `SIZES`.
+    state: pytree of arrays.
+    shape: of a row.
+    missing: whether NaN is a missing value.
+    scaling: (centre, unit): x becomes (x - centre) * unit, in float64.
+    threshold: of the score.
+    false_alarm_rate: that it was made for.
+    ladder: scores [g], increasing, and the p-value [g] of each.
+    names: of the columns.
+    meta: anything else that JSON can hold.
+
+  Raises:
+    DataError: if it cannot be written.
+  """
+  leaves, tree = jax.tree.flatten(state)
+  flat = lambda leaves, x: score(jax.tree.unflatten(tree, leaves), x)
+  like = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves]
+  arrays = {
+    'scaling/centre': scaling[0],
+    'scaling/unit': scaling[1],
+    'ladder/scores': ladder[0],
+    'ladder/p': ladder[1],
+  }
+  for i, leaf in enumerate(leaves):
+    arrays[f'state/{i}'] = np.asarray(leaf)
+  make = jax_export.export(jax.jit(flat), platforms=PLATFORMS)
+  for size in SIZES:
+    made = make(like, jax.ShapeDtypeStruct((size, *shape), np.float32))
+    code = np.frombuffer(bytes(made.serialize()), np.uint8)
+    arrays[f'function/{size}'] = code
+  content = {
+    'format': _FORMAT,
+    'leaves': len(leaves),
+    'shape': list(shape),
+    'missing': missing,
+    'threshold': threshold,
+    'false_alarm_rate': false_alarm_rate,
+    'names': list(names),
+    'meta': meta or {},
+    'jax': jax.__version__,
+  }
+  storage.save(path, arrays, {'exported': content})
+
+
+def load(path: str) -> Exported:
+  """Reads an exported detector; nothing is compiled before the first score.
+
+  The functions come from the file: a checksum finds damage, not malice. They
+  are arithmetic for XLA and cannot touch files.
+
+  Args:
+    path: of a file that `save` wrote.
+
+  Raises:
+    DataError: if the file is missing, damaged, no exported detector, or of a
+      jax too new for this one.
+  """
+  arrays, told = storage.load(path)
+  try:
+    content = told['exported']
+    if content['format'] != _FORMAT:
+      raise ValueError(f'format {content["format"]!r}, not {_FORMAT}')
+    functions: dict[int, Callable] = {
+      int(name.removeprefix('function/')): jax.jit(
+        jax_export.deserialize(bytearray(code.tobytes())).call
+      )
+      for name, code in arrays.items()
+      if name.startswith('function/')
+    }
+    if not functions:
+      raise ValueError('no function')
+    return Exported(
+      float(content['threshold']),
+      float(content['false_alarm_rate']),
+      tuple(str(name) for name in content['names']),
+      tuple(int(n) for n in content['shape']),
+      dict(content['meta']),
+      bool(content['missing']),
+      [arrays[f'state/{i}'] for i in range(content['leaves'])],
+      (arrays['scaling/centre'], arrays['scaling/unit']),
+      (arrays['ladder/scores'], arrays['ladder/p']),
+      functions,
+    )
+  except Exception as error:  # what jax and flatbuffers raise is not said
+    reason = ' '.join(str(error).split())[:200]
+    raise DataError(
+      f'{path} is no exported detector, or one that jax {jax.__version__} '
+      f'cannot read ({type(error).__name__}: {reason}): export it anew'
+    ) from error

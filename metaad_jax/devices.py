@@ -1,0 +1,297 @@
+"""Where the tasks of a batch are worked on: how many at once, on which devices.
+
+Learners are written for one task and never see any of this.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+import os
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from jax.extend import core
+import jax.numpy as jnp
+import numpy as np
+
+from metaad_jax.base import DataError
+
+TASKS = 'tasks'  # the axis of a mesh of devices
+# Bytes that the tasks at work may compute on a core of a CPU, one value after
+# the other; what lives at a time, in its cache, is about a tenth of it.
+_CACHE = 8 << 20
+
+
+def start(
+  devices: int = 0,
+  *,
+  coordinator: str | None = None,
+  processes: int | None = None,
+  process: int | None = None,
+) -> None:
+  """Makes devices of the processor's cores, and joins other processes.
+
+  To be called before anything runs on a device. XLA leaves cores idle on small
+  arrays; a device for each core keeps them busy.
+
+  Args:
+    devices: CPU devices of this process; 0 = one for every core it may use.
+    coordinator: 'host:port' of process 0; 'auto' finds it, and the numbers of
+      the processes, where Slurm, a TPU pod, Kubernetes or MPI tell; None = this
+      process works alone.
+    processes: how many there are.
+    process: which one this is, from 0.
+
+  Raises:
+    DataError: if the others cannot be reached, cannot be found for want of a
+      coordinator, or other devices have been made.
+  """
+  if coordinator is None and (processes, process) != (None, None):
+    raise DataError(
+      'processes that train together need --coordinator=host:port of process '
+      '0, or --coordinator=auto: see docs/scaling.md'
+    )
+  try:
+    jax.config.update('jax_num_cpu_devices', devices or cores())
+  except RuntimeError as error:  # something has run: the devices are made
+    if devices not in (0, jax.local_device_count()):
+      raise DataError(
+        f'cannot make {devices} devices: this process has made its '
+        f'{jax.local_device_count()} already; start another one'
+      ) from error
+  if coordinator is None:
+    return
+  address = None if coordinator == 'auto' else coordinator
+  try:
+    jax.distributed.initialize(address, processes, process)
+  except (ValueError, RuntimeError) as error:
+    raise DataError(
+      f'cannot join process {process} of {processes} at {coordinator} '
+      f'({str(error).splitlines()[0]}): see docs/scaling.md'
+    ) from error
+
+
+def cores() -> int:
+  """Cores this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def first_process() -> bool:
+  """Whether this is the process that writes files and shows progress."""
+  return jax.process_index() == 0
+
+
+def any_process(value: bool) -> bool:
+  """Whether a value is true in any process; all of them have to ask."""
+  if jax.process_count() == 1:
+    return value
+  return bool(multihost_utils.process_allgather(np.asarray(value)).any())
+
+
+def wait(what: str) -> None:
+  """Waits until all processes are here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)
+
+
+def mesh(
+  tasks: int, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """As many devices as divide a batch of tasks evenly.
+
+  Args:
+    tasks: of a batch.
+    devices: to choose from; None = all, those of other processes too.
+
+  Returns:
+    A mesh with the one axis `TASKS`.
+
+  Raises:
+    DataError: if the tasks do not divide evenly over several processes.
+  """
+  chosen = list(jax.devices() if devices is None else devices)
+  count = max(n for n in range(1, len(chosen) + 1) if tasks % n == 0)
+  if count < len(chosen) and jax.process_count() > 1 and devices is None:
+    raise DataError(
+      f'{tasks} tasks do not divide evenly over {len(chosen)} devices of '
+      f'{jax.process_count()} processes: give a multiple of {len(chosen)}'
+    )
+  return jax.sharding.Mesh(np.asarray(chosen[:count]), (TASKS,))
+
+
+def replicate(tree: Any, over: jax.sharding.Mesh) -> Any:
+  """The same arrays on every device of a mesh, those of other processes too."""
+  everywhere = jax.sharding.NamedSharding(over, jax.sharding.PartitionSpec())
+
+  def put(leaf):
+    here = getattr(leaf, 'is_fully_addressable', False)
+    if here and jax.process_count() > 1:
+      leaf = np.asarray(leaf)
+    return jax.device_put(leaf, everywhere)
+
+  return jax.tree.map(put, tree)
+
+
+def local(tree: Any) -> Any:
+  """Replicated arrays as arrays on the first device of this process."""
+  device = jax.local_devices()[0]
+  one = lambda a: jax.device_put(a.addressable_data(0), device)
+  return jax.tree.map(one, tree)
+
+
+@functools.cache
+def quick() -> dict[str, bool]:
+  """Compiler options that halve the memory of compiling, and save its time.
+
+  On a CPU they turn XLA's newer emitters of fused operations off. These make
+  programs of many small operations run up to a fifth faster, and others not;
+  they also compile some maxima wrongly (see `models.convolution.max_pool`).
+  """
+  options = {'xla_cpu_use_fusion_emitters': False}
+  if jax.default_backend() != 'cpu':
+    return {}
+  try:
+    jax.jit(lambda: 0, compiler_options=options).lower().compile()
+  except jax.errors.JaxRuntimeError:  # another version of XLA
+    return {}
+  return options
+
+
+def jit(
+  function: Callable[..., Any],
+  over: jax.sharding.Mesh,
+  small: bool = False,
+  **options: Any,
+) -> Any:
+  """Compiles a function that every device runs on the same arguments.
+
+  Inside, `share` gives a device its tasks and `mean` averages over devices.
+  Where there is a device for every core, no operation is split among cores.
+
+  Args:
+    function: of replicated arrays, to replicated arrays.
+    over: the devices.
+    small: made of small operations and run often: compiled with care.
+    **options: of `jax.jit`.
+
+  Returns:
+    What `jax.jit` returns.
+  """
+  compiler = {} if small else dict(quick())
+  if over.size == 1:
+    return jax.jit(function, compiler_options=compiler, **options)
+  same = jax.sharding.PartitionSpec()
+  shared = jax.shard_map(
+    function, mesh=over, in_specs=same, out_specs=same, check_vma=False
+  )
+  if over.devices[0].platform == 'cpu':
+    compiler['xla_cpu_multi_thread_eigen'] = False
+  return jax.jit(shared, compiler_options=compiler, **options)
+
+
+def share(tree: Any, over: jax.sharding.Mesh) -> Any:
+  """This device's part of arrays [T, ...]: [T / devices, ...]."""
+  if over.size == 1:
+    return tree
+
+  def part(leaf):
+    size = len(leaf) // over.size
+    first = jax.lax.axis_index(TASKS) * size
+    return jax.lax.dynamic_slice_in_dim(leaf, first, size)
+
+  return jax.tree.map(part, tree)
+
+
+def mean(tree: Any, over: jax.sharding.Mesh) -> Any:
+  """Mean over the devices of a mesh."""
+  return tree if over.size == 1 else jax.lax.pmean(tree, TASKS)
+
+
+def mean_over_tasks(
+  function: Callable[..., Any], arguments: Any, at_once: int | None = None
+) -> Any:
+  """Mean of a function's values over tasks, some worked on at once.
+
+  Args:
+    function: of the arguments of one task -> a pytree of arrays.
+    arguments: a tuple of pytrees of arrays [T, ...].
+    at_once: tasks under one `vmap`, the others after them; None = chosen by
+      the size of what one task computes, and by the backend.
+
+  Returns:
+    The means, as `function` returns them.
+  """
+  tasks = len(jax.tree.leaves(arguments)[0])
+  function = jax.jit(function, inline=True)  # traced once for all that follows
+  if at_once is None:
+    one = jax.tree.map(lambda leaf: leaf[0], arguments)
+    at_once = most(footprint(function, *one))
+  size = max(n for n in range(1, tasks + 1) if tasks % n == 0 and n <= at_once)
+  average = lambda tree: jax.tree.map(lambda leaf: leaf.mean(0), tree)
+  if size == tasks:
+    return average(jax.vmap(function)(*arguments))
+  chunks = jax.tree.map(
+    lambda leaf: leaf.reshape(tasks // size, size, *leaf.shape[1:]), arguments
+  )
+
+  def add(total, chunk):
+    if size == 1:
+      found = function(*jax.tree.map(lambda leaf: leaf[0], chunk))
+    else:
+      found = average(jax.vmap(function)(*chunk))
+    return jax.tree.map(lambda a, b: a + b * (size / tasks), total, found), None
+
+  shapes = jax.eval_shape(function, *jax.tree.map(lambda a: a[0], arguments))
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  return jax.lax.scan(add, zeros, chunks)[0]
+
+
+def footprint(function: Callable[..., Any], *arguments: Any) -> int:
+  """Bytes of all that a function computes on the way, loop bodies once."""
+  return _bytes(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _bytes(jaxpr):
+  total = 0
+  for equation in jaxpr.eqns:
+    inner = [_bytes(sub) for sub in core.jaxprs_in_params(equation.params)]
+    out = [v.aval for v in equation.outvars if hasattr(v.aval, 'shape')]
+    own = sum(a.size * a.dtype.itemsize for a in out)
+    total += max(sum(inner), own)
+  return total
+
+
+def most(size: int) -> int:
+  """How many tasks that compute so many bytes are worked on at once.
+
+  As many as fit into the cache of a core, or into half of a device's memory;
+  at least one.
+  """
+  device = jax.local_devices()[0]
+  if device.platform == 'cpu':
+    return max(1, _CACHE // max(size, 1))
+  memory = (device.memory_stats() or {}).get('bytes_limit', 8 << 30)
+  return max(1, int(0.5 * memory) // max(size, 1))
+
+
+def persist() -> None:
+  """Keeps what is compiled below the user's cache folder, for later processes.
+
+  The folder is `$XDG_CACHE_HOME/metaad_jax` or `~/.cache/metaad_jax`. Whoever
+  has chosen another (`JAX_COMPILATION_CACHE_DIR`, or `jax.config`) or has
+  turned the cache off (`JAX_ENABLE_COMPILATION_CACHE=0`) keeps that; where the
+  folder cannot be written to, nothing is kept.
+  """
+  if jax.config.values.get('jax_compilation_cache_dir') is not None:
+    return
+  home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  folder = os.path.join(home, 'metaad_jax')
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError:
+    return
+  if os.access(folder, os.W_OK):
+    jax.config.update('jax_compilation_cache_dir', folder)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)

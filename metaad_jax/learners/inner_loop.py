@@ -1,0 +1,195 @@
+"""Differentiable descent: the inner loop of every gradient-based learner."""
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+import jax
+from jax.extend import core
+import jax.numpy as jnp
+import optax
+
+from metaad_jax import base, devices, specs
+
+MODES = ('auto', 'reverse', 'remat', 'mixed', 'first_order')
+
+# Bytes that the steps of one task may compute before 'auto' recomputes them.
+_KEPT = 1 << 30
+# Below this there is more to gain by a program without a loop.
+_SMALL = 1 << 18
+# Steps from which on recomputing keeps the parameters of every root of them
+# only: what is kept grows with the root, and a step costs a quarter more.
+_MANY = 64
+
+
+def optimizer(
+  name: str, rate: Any, **options: float
+) -> optax.GradientTransformation:
+  """Any optax optimizer by its name, safe to differentiate through.
+
+  Adam and its kin take the root of a second moment that is exactly zero where
+  a unit is dead; the root's derivative there is infinite. Where an optimizer
+  has `eps_root` it is therefore set above zero.
+
+  Args:
+    name: such as 'sgd', 'adam', 'rmsprop'.
+    rate: learning rate, or a schedule of it.
+    **options: others of that optimizer, such as weight_decay.
+
+  Returns:
+    The transformation.
+
+  Raises:
+    DataError: if optax has no such optimizer, or none that needs gradients
+      alone, or the rate or an option is below zero or not finite.
+  """
+  if not callable(rate) and not 0 <= rate < math.inf:
+    raise base.DataError(
+      f'optimizer {name!r}: rate={rate!r} must be finite and at least 0'
+    )
+  for key, value in options.items():
+    if not 0 <= value < math.inf:
+      raise base.DataError(
+        f'optimizer {name!r}: {key}={value!r} must be finite and at least 0'
+      )
+  make = getattr(optax, name, None)
+  if not callable(make) or name.startswith('_'):
+    raise base.DataError(
+      f'unknown optimizer {name!r}: use the name of one in optax, such as sgd'
+    )
+  try:
+    made = make(rate, eps_root=1e-8, **options)
+  except TypeError:
+    made = None
+  try:
+    made = made or make(rate, **options)
+    jax.eval_shape(lambda p: made.update(p, made.init(p), p), jnp.ones(2))
+  except (TypeError, AttributeError, ValueError) as error:
+    told = ''.join(f' and {key}' for key in options)
+    raise base.DataError(
+      f'{name!r} is no optax optimizer of one learning rate{told}: try sgd or '
+      'adam'
+    ) from error
+  return made
+
+
+def optimizer_from_spec(text: str) -> optax.GradientTransformation:
+  """Reads 'adam:rate=0.001'."""
+  name, options = specs.parse(text)
+  return specs.call(
+    f'optimizer {name!r}',
+    lambda *, rate=1e-3: optimizer(name, rate),
+    **options,
+  )
+
+
+def _mixed_gradient(
+  loss: Callable[[Any], jax.Array], example: Any
+) -> Callable[[Any], Any]:
+  """The gradient of `loss` with a forward-over-reverse derivative of its own.
+
+  Its VJP is one JVP over the gradient with respect to the parameters *and* to
+  everything differentiable that the loss closes over, so that the mixed second
+  derivatives are kept.
+  """
+  traced = jax.make_jaxpr(loss)(example)
+
+  def total(params, constants):
+    whole = core.ClosedJaxpr(traced.jaxpr, constants)
+    return core.jaxpr_as_fun(whole)(*jax.tree.leaves(params))[0]
+
+  def smooth(constants):
+    return [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in constants]
+
+  @jax.custom_vjp
+  def gradient(params, constants):
+    return jax.grad(total)(params, constants)
+
+  def forward(params, constants):
+    return gradient(params, constants), (params, constants)
+
+  def backward(residuals, cotangent):
+    params, constants = residuals
+    kept = smooth(constants)
+    moving = [c for c, k in zip(constants, kept, strict=True) if k]
+
+    def both(params, moving):
+      left = iter(moving)
+      merged = [
+        next(left) if k else c for c, k in zip(constants, kept, strict=True)
+      ]
+      return total(params, merged)
+
+    second = jax.jvp(
+      lambda p: jax.grad(both, (0, 1))(p, moving), (params,), (cotangent,)
+    )[1]
+    left = iter(second[1])
+    return second[0], [next(left) if k else None for k in kept]
+
+  gradient.defvjp(forward, backward)
+  return lambda params: gradient(params, list(traced.consts))
+
+
+def descend(
+  loss: Callable[[Any], jax.Array],
+  params: Any,
+  optimizer: optax.GradientTransformation,
+  steps: int,
+  *,
+  mode: str = 'auto',
+) -> Any:
+  """Runs `steps` steps of an optimizer on a loss; differentiable.
+
+  All exact modes give the same derivative, to rounding; they differ in memory
+  and time.
+
+  Args:
+    loss: params -> scalar; may close over anything, learned rates included.
+    params: where to start, a pytree of float arrays.
+    optimizer: any optax transformation; a fresh state is made for each call.
+    steps: number of steps, static.
+    mode: 'reverse' (reverse-over-reverse), 'remat' (the same, every step
+      recomputed in the backward pass, twice where there are many), 'mixed'
+      (forward-over-reverse within recomputed steps: arXiv 2505.00793),
+      'first_order' (the gradients count as constants: first-order MAML), or
+      'auto': 'reverse', the fastest, where what the steps compute is small
+      enough to be kept, else 'remat'.
+
+  Returns:
+    The adapted parameters.
+
+  Raises:
+    ValueError: for an unknown mode.
+  """
+  if mode not in MODES:
+    raise ValueError(f'unknown mode {mode!r}: choose one of {MODES}')
+  gradient: Callable[[Any], Any]
+  gradient = jax.jit(jax.grad(loss), inline=True)  # traced once
+  unroll = False
+  if mode in ('auto', 'reverse', 'first_order'):
+    size = steps * devices.footprint(gradient, params)
+    if mode == 'auto':
+      mode = 'reverse' if size <= _KEPT else 'remat'
+    unroll = size <= _SMALL
+  if mode == 'mixed':
+    gradient = _mixed_gradient(loss, params)
+
+  def step(carry, _):
+    params, state = carry
+    grads = gradient(params)
+    if mode == 'first_order':
+      grads = jax.lax.stop_gradient(grads)
+    updates, state = optimizer.update(grads, state, params)
+    return (optax.apply_updates(params, updates), state), None
+
+  carry = (params, jax.tree.map(jnp.asarray, optimizer.init(params)))
+  if mode in ('remat', 'mixed'):
+    step = jax.checkpoint(step, prevent_cse=False)
+    if steps >= _MANY:
+      length = math.isqrt(steps)
+      leap = lambda carry, _: jax.lax.scan(step, carry, length=length)
+      leap = jax.checkpoint(leap, prevent_cse=False)
+      carry, _ = jax.lax.scan(leap, carry, length=steps // length)
+      steps %= length
+  (params, _), _ = jax.lax.scan(step, carry, length=steps, unroll=unroll)
+  return params

@@ -1,0 +1,269 @@
+"""The benchmark's workloads: the same gradient by every way, counted FLOPs."""
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import flops, peers, serving, training_worker, workloads
+from benchmarks.peers import plain_jax
+from metaad_jax.training import loop
+
+SMALL = {
+  'W1': dataclasses.replace(workloads.WORKLOADS['W1'], sizes=(1, 5, 5, 1)),
+  'W2': dataclasses.replace(workloads.WORKLOADS['W2'], sizes=(6, 5, 5, 1)),
+  'W3': dataclasses.replace(
+    workloads.WORKLOADS['W3'], sizes=(1, 4, 4, 4, 1), length=64
+  ),
+  'W4': dataclasses.replace(
+    workloads.WORKLOADS['W4'], sizes=(1, 4, 4, 5), query=10, length=10
+  ),
+  'W5': dataclasses.replace(
+    workloads.WORKLOADS['W5'], sizes=(3, 4, 4, 4, 4, 4, 1), support=6, query=5
+  ),
+}
+EVERY = pytest.mark.parametrize('name', sorted(SMALL))
+
+
+@pytest.fixture
+def small(monkeypatch):
+  for name, workload in SMALL.items():
+    monkeypatch.setitem(workloads.WORKLOADS, name, workload)
+  with jax.enable_x64(True):
+    yield
+
+
+def job_of(name, **options):
+  return serving.Job(name, inner_steps=2, tasks=2, dtype='float64', **options)
+
+
+def gradient_of(function, job):
+  batch = workloads.batch(job.sized, job.tasks, job.dtype)
+  return workloads.flat(function(job, batch))
+
+
+@functools.cache
+def reference(name):
+  """Plain JAX's gradient of a small workload."""
+  return gradient_of(plain_jax.gradient, job_of(name))
+
+
+def agree(found, expected):
+  error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+  assert error < 1e-12, error
+
+
+@EVERY
+def test_every_mode_gives_the_gradient_of_plain_jax(name, small):
+  expected = reference(name)
+  assert np.isfinite(expected).all() and np.linalg.norm(expected) > 1e-3
+  for mode, at_once in (('reverse', 1), ('remat', 2), ('mixed', 0)):
+    job = job_of(name, learner=f'maml:mode={mode}', at_once=at_once)
+    agree(gradient_of(training_worker.gradient, job), expected)
+
+
+@pytest.mark.parametrize('mode', ['reverse', 'remat', 'mixed'])
+def test_blocks_computed_anew_give_the_same_gradient(mode, small):
+  job = job_of('W5', learner=f'maml:mode={mode},blocks=remat')
+  agree(gradient_of(training_worker.gradient, job), reference('W5'))
+
+
+@pytest.mark.skipif(
+  jax.default_backend() != 'cpu', reason='what XLA plans differs by backend'
+)
+def test_what_is_computed_anew_is_not_kept(monkeypatch):
+  """Plain, recomputed steps, mixed, mixed with recomputed blocks."""
+  deep = dataclasses.replace(
+    workloads.WORKLOADS['W5'], sizes=(8, *(16,) * 25, 1), support=512, query=64
+  )
+  monkeypatch.setitem(workloads.WORKLOADS, 'W5', deep)
+
+  def planned(options):
+    job = serving.Job('W5', inner_steps=3, tasks=1, learner=f'maml:{options}')
+    made = training_worker.learner(deep, job.learner, job.inner_steps)
+    batch = training_worker.tasks(workloads.batch(deep, job.tasks))
+    params = training_worker.to_network(deep, workloads.parameters(deep))
+    lowered = jax.jit(loop.meta_gradient, static_argnums=0).lower(
+      made, jax.random.key(0), params, batch
+    )
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+  plain, steps, mixed, blocks = map(
+    planned,
+    ('mode=reverse', 'mode=remat', 'mode=mixed', 'mode=mixed,blocks=remat'),
+  )
+  assert steps < 0.5 * plain
+  assert mixed < 0.8 * steps
+  assert blocks < 0.9 * mixed
+
+
+@EVERY
+def test_plain_jax_is_the_derivative_of_its_loss(name, small):
+  """Central differences along the gradient itself."""
+  job = job_of(name)
+  batch = workloads.batch(job.sized, job.tasks, job.dtype)
+  layers = workloads.parameters(job.sized, job.dtype)
+  grads = plain_jax.gradient(job, batch)
+  size = np.linalg.norm(workloads.flat(grads))
+  loss = jax.jit(lambda layers: plain_jax.meta_loss(job, layers, batch))
+  at = lambda h: float(
+    loss(jax.tree.map(lambda p, g: p + h * g / size, layers, grads))
+  )
+  step = 1e-6
+  np.testing.assert_allclose(
+    (at(step) - at(-step)) / (2 * step), size, rtol=1e-5
+  )
+
+
+def test_first_order_is_another_gradient(small):
+  exact = gradient_of(training_worker.gradient, job_of('W2'))
+  first = gradient_of(training_worker.gradient, job_of('W2', learner='fomaml'))
+  assert np.linalg.norm(first - exact) > 1e-2 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize(
+  'library', [n for n, peer in peers.REGISTRY.items() if 'torch' in peer.needs]
+)
+@EVERY
+def test_the_torch_peers_give_the_same_gradient(library, name, small):
+  peer = peers.REGISTRY[library]
+  if peer.missing():
+    pytest.skip(peer.missing())
+  if library == 'torch.compile':
+    pytest.skip('compiles for minutes')
+  torch_serving = importlib.import_module('benchmarks.peers.torch_serving')
+  job = job_of(name)
+  module = importlib.import_module(peer.module)
+  contender = torch_serving.contender(module.make, job)
+  batch = workloads.batch(job.sized, job.tasks, job.dtype)
+  agree(workloads.flat(contender.gradient(batch)), reference(name))
+
+
+def test_a_compiled_step_counts_no_less_than_the_minimum(small):
+  job = job_of('W2')._replace(dtype='float32')
+  step, info = training_worker.start(job)
+  step()
+  least = workloads.minimal_flops(job.sized, 'maml', job.inner_steps, 2) / 1e9
+  assert least <= info['gflop'] < 2 * least
+  assert 1 <= info['steps_per_call'] == training_worker.steps_per_call(job)
+  assert info['compile_seconds'] > 0 and info['temp_mib'] > 0
+
+
+# --- data --------------------------------------------------------------------
+
+
+@EVERY
+def test_batches_have_the_sizes_of_the_workload(name):
+  workload = workloads.WORKLOADS[name]
+  batch = workloads.batch(workload, 3)
+  assert batch.support_x.shape[:2] == (3, workload.support)
+  assert batch.query_x.shape[:2] == batch.query_y.shape == (3, workload.query)
+  assert batch.support_x.dtype == batch.query_y.dtype == np.float32
+  again = workloads.batch(workload, 3)
+  other = workloads.batch(workload, 3, seed=2)
+  assert (again.query_x == batch.query_x).all()
+  assert (other.query_x != batch.query_x).any()
+  if workload.loss == 'cross_entropy':
+    assert set(batch.support_y[0]) == set(range(5))
+    assert set(np.unique(batch.query_y, return_counts=True)[1]) == {45}
+  elif workload.loss == 'bce':
+    assert set(np.unique(batch.query_y)) == {0, 1}
+
+
+def test_parameters_are_the_models_own():
+  """The same layers and shapes as the library's networks make."""
+  for name, workload in SMALL.items():
+    batch = training_worker.tasks(workloads.batch(workload, 1))
+    network = training_worker.network(workload)(1)
+    made = jax.eval_shape(
+      network.init, jax.random.key(0), batch.support.x[0], batch.features[0]
+    )
+    layers = workloads.parameters(workload)
+    own = training_worker.to_network(workload, layers)
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+    assert shapes(made) == shapes(own), name
+    back = training_worker.from_network(own, layers)
+    np.testing.assert_array_equal(
+      workloads.flat({k: back[k] for k in layers}), workloads.flat(layers)
+    )
+
+
+def test_wider():
+  wide = workloads.WORKLOADS['W2'].wider(0.5)
+  assert wide.sizes == (64, 64, 64, 1)
+  assert wide.wider(1e-9).sizes == (64, 1, 1, 1)
+
+
+# --- FLOPs -------------------------------------------------------------------
+
+
+def test_minimal_flops_by_hand():
+  """One hidden layer of 2 on 3 columns, 1 task, 1 + 1 rows, one step."""
+  workload = workloads.Workload('mlp', (3, 2, 1), 1, 1, 1, 0.1, 'squared_error')
+  # Gradient: y 12 + 4; dW 12 + 4; dx 4 of the second layer.
+  gradient = 12 + 4 + 12 + 4 + 4
+  # Tangents: ty = x v: 12, and tx W + x v: 8; tdW = x' tdy: 12, and two: 8;
+  # tdx of the second layer, two: 8.
+  product = 12 + 8 + 12 + 8 + 8
+  minimal = lambda *case: workloads.minimal_flops(workload, *case)
+  assert minimal('maml', 1, 1) == 2 * gradient + product
+  assert minimal('maml', 3, 5) == 5 * (4 * gradient + 3 * product)
+  assert minimal('fomaml', 1, 1) == 2 * gradient
+  assert minimal('reptile', 3, 1) == 6 * gradient
+
+
+def test_minimal_flops_of_the_workloads():
+  """Layer by layer: outputs x taps x inputs, a product and a sum each."""
+  layers = {name: workloads.layer_flops(w) for name, w in SMALL.items()}
+  assert layers['W1'] == [2 * 5, 2 * 5 * 5, 2 * 5]
+  assert layers['W3'] == [2 * 32 * 7 * 4, 2 * 16 * 28 * 4, 2 * 8 * 28 * 4, 8]
+  assert layers['W4'] == [2 * 100 * 9 * 4, 2 * 25 * 36 * 4, 2 * 4 * 4 * 5]
+  gigaflops = {
+    name: workloads.minimal_flops(w, 'maml', 5, w.tasks) / 1e9
+    for name, w in workloads.WORKLOADS.items()
+  }
+  assert gigaflops['W4'] / 450 == pytest.approx(0.154, rel=0.02)
+  assert gigaflops['W3'] / 450 == pytest.approx(0.054, rel=0.02)
+
+
+@pytest.mark.parametrize('steps', [1, 3])
+def test_what_plain_jax_computes_is_the_minimum(steps, monkeypatch):
+  """JAX keeps what it has computed: the products counted are the formula's.
+
+  Two tasks of two rows and more in every dimension, so that no product is
+  written as a sum; the first layer's input gets no gradient.
+  """
+  workload = workloads.Workload(
+    'mlp', (3, 4, 5, 2), 2, 3, 4, 0.1, 'cross_entropy'
+  )
+  monkeypatch.setitem(workloads.WORKLOADS, 'tiny', workload)
+  job = serving.Job('tiny', inner_steps=steps, tasks=2)
+  batch = workloads.batch(dataclasses.replace(workload, loss='bce'), 2)
+  lowered = jax.jit(jax.grad(lambda p: plain_jax.meta_loss(job, p, batch)))
+  counted = flops.products(lowered.lower(workloads.parameters(workload)))
+  assert counted == workloads.minimal_flops(workload, 'maml', steps, 2)
+
+
+def test_loops_branches_and_convolutions_are_multiplied_out():
+  def powers(x):
+    body = lambda c, _: (jnp.tanh(c @ c), None)
+    long = lambda x: jax.lax.scan(body, x, length=10)[0].sum()
+    return jax.lax.cond(x[0, 0] > 0, long, lambda x: jnp.zeros(()), x)
+
+  x = jnp.ones((6, 6))
+  count = lambda f, *args: flops.products(jax.jit(f).lower(*args))
+  assert count(powers, x) == 10 * 2 * 6**3
+  assert count(jax.grad(powers), x) == 3 * 10 * 2 * 6**3
+  twice = lambda x: jax.lax.map(powers, jnp.stack([x, x]))
+  assert count(twice, x) == 2 * 10 * 2 * 6**3
+  batched = lambda a, b: jnp.einsum('bijk,bkl->bijl', a, b)
+  a, b = jnp.ones((5, 3, 4, 7)), jnp.ones((5, 7, 6))
+  assert count(batched, a, b) == 2 * 5 * 3 * 4 * 7 * 6
+  same = lambda x, k: jax.lax.conv(x, k, (1, 1), 'SAME')
+  image, kernel = jnp.ones((2, 3, 8, 8)), jnp.ones((4, 3, 3, 5))
+  assert count(same, image, kernel) == 2 * (2 * 4 * 64) * (3 * 15)

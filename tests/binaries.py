@@ -1,0 +1,36 @@
+"""Calls of the binaries in this process, for tests."""
+
+import contextlib
+import io
+
+import pytest
+
+from experiments import cli
+
+
+def call(program, *arguments):
+  """(exit code, stdout, stderr) of a binary, in this process."""
+  out, err = io.StringIO(), io.StringIO()
+  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with pytest.raises(SystemExit) as stopped:
+      cli.run(program.main, program.FLAGS, ['program', *map(str, arguments)])
+  return stopped.value.code or 0, out.getvalue(), err.getvalue()
+
+
+def succeed(program, *arguments):
+  code, out, err = call(program, *arguments)
+  assert code == 0, err
+  return out
+
+
+def fail(program, code, *arguments):
+  """The one line on stderr; nothing on stdout."""
+  got, out, err = call(program, *arguments)
+  assert (got, out) == (code, ''), (out, err)
+  assert err.startswith('error: ') and err.count('\n') == 1, err
+  assert len(err) < 600
+  return err
+
+
+def files(folder):
+  return {str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file()}

@@ -1,0 +1,516 @@
+"""The simulated machines: lines, ringing and slip where the formulas put them,
+and a fleet that is neither trivial nor hopeless."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.signal
+from sklearn.covariance import LedoitWolf
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from metaad_jax import features
+from metaad_jax.base import DataError
+from metaad_jax.data import registry
+from metaad_jax.data.datasets import vibration
+
+RATE = 12000.0
+LONG = 12000  # one second: the bins are 1 Hz apart
+SKF_6205 = dict(
+  balls=9.0, ball_diameter=0.3126, pitch_diameter=1.537, contact_angle=0.0
+)
+FAULT = {name: i for i, name in enumerate(vibration.FAULTS)}
+render = jax.jit(vibration.render, static_argnames=('length', 'rate'))
+long_window = functools.partial(render, length=LONG)
+
+
+@pytest.fixture(scope='module')
+def still():
+  """A machine that makes no sound and does not wander; an SKF 6205 in it."""
+  machine = jax.jit(vibration.draw_machine)(jax.random.key(3))
+  silent = jax.tree.map(jnp.zeros_like, machine)
+  return machine._replace(
+    shaft_hz=jnp.float32(30.0),
+    bearing=machine.bearing._replace(
+      **{name: jnp.float32(value) for name, value in SKF_6205.items()},
+      slip=jnp.float32(0.005),
+      modulation=jnp.float32(0.5),
+      impacts_per_spin=jnp.float32(2.0),
+    ),
+    mode_hz=jnp.full(vibration.MODES, 3000.0),
+    damping=jnp.full(vibration.MODES, 0.05),
+    **{
+      name: getattr(silent, name)
+      for name in (
+        'shaft',
+        'mesh',
+        'tones',
+        'floor',
+        'growth',
+        'shock',
+        'wander',
+        'regime',
+      )
+    },
+  )
+
+
+def amplitudes(wave):
+  """[bins] of the sines in a window of whole periods."""
+  return 2 * np.abs(np.fft.rfft(wave)) / len(wave)
+
+
+def envelope_spectrum(wave):
+  envelope = np.abs(scipy.signal.hilbert(np.asarray(wave, float)))
+  return amplitudes(envelope - envelope.mean())
+
+
+def test_bearing_frequencies_of_skf_6205():
+  orders = vibration.fault_frequencies(1.0, **SKF_6205)
+  np.testing.assert_allclose(orders, [3.5848, 5.4152, 2.357, 0.3983], atol=5e-4)
+  np.testing.assert_allclose(orders.bpfo + orders.bpfi, 9.0, rtol=1e-6)
+  np.testing.assert_allclose(orders.bpfo, 9 * orders.ftf, rtol=1e-6)
+
+
+def test_contact_angle_of_a_right_angle_ends_the_geometry():
+  flat = vibration.fault_frequencies(2.0, 8.0, 1.0, 5.0, np.pi / 2)
+  np.testing.assert_allclose(flat, [8.0, 8.0, 5.0, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize('fault', ['outer', 'inner', 'ball'])
+def test_envelope_peaks_at_the_fault_frequency(still, fault):
+  wave = long_window(jax.random.key(0), still, FAULT[fault], 1.0)
+  at = vibration.fault_frequencies(30.0, **SKF_6205)
+  expected, beat = {
+    'outer': (at.bpfo, None),
+    'inner': (at.bpfi, 30.0),
+    'ball': (2 * at.bsf, at.ftf),
+  }[fault]
+  spectrum = envelope_spectrum(wave)
+  assert abs(np.argmax(spectrum) - expected) <= 1
+  near = lambda hz: spectrum[round(float(hz)) - 1 : round(float(hz)) + 2].max()
+  if beat is not None:
+    assert near(beat) > 5 * np.median(spectrum)
+    for side in (expected - beat, expected + beat):
+      assert near(side) > 0.15 * near(expected)
+  else:
+    for side in (expected - 30, expected + 30):
+      assert near(side) < 0.1 * near(expected)
+
+
+def test_impacts_ring_at_the_resonance(still):
+  machine = still._replace(
+    mode_hz=jnp.full(vibration.MODES, 3100.0),
+    damping=jnp.full(vibration.MODES, 0.02),
+  )
+  wave = long_window(jax.random.key(1), machine, FAULT['outer'], 1.0)
+  spectrum = amplitudes(wave)
+  bpfo = float(vibration.fault_frequencies(30.0, **SKF_6205).bpfo)
+  assert abs(np.argmax(spectrum) - 3100) < bpfo
+  # Half the power lies within the damping's bandwidth, 2 zeta f.
+  power = spectrum**2
+  assert 0.4 < power[3100 - 62 : 3100 + 63].sum() / power.sum() < 0.6
+
+
+def test_response_is_the_decaying_sines(still):
+  machine = still._replace(mode_hz=jnp.array([1500.0, 2700.0, 3400.0, 5000.0]))
+  _, response = vibration._structure(machine, 1024, RATE)
+  time = np.arange(1024)[:, None] / RATE
+  omega = 2 * np.pi * np.asarray(machine.mode_hz, float)
+  rings = np.exp(-0.05 * omega * time) * np.sin(
+    omega * np.sqrt(1 - 0.05**2) * time
+  )
+  np.testing.assert_allclose(
+    np.fft.irfft(response, n=1024), rings @ still.mode_gain, atol=1e-4
+  )
+
+
+def test_bearing_signal_is_proportional_to_severity(still):
+  waves = [
+    np.asarray(long_window(jax.random.key(2), still, FAULT['inner'], s))
+    for s in (0.0, 0.5, 1.0)
+  ]
+  assert not waves[0].any()
+  assert waves[2].any()
+  np.testing.assert_allclose(waves[2], 2 * waves[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('slip', [0.005, 0.02])
+def test_slip_jitters_the_intervals_and_keeps_the_mean_rate(still, slip):
+  length, order = 2**19, 3.58482108
+  with jax.enable_x64(True):
+    bearing = jax.tree.map(lambda leaf: leaf.astype(float), still.bearing)
+    train = np.asarray(
+      vibration._impacts(
+        bearing._replace(slip=jnp.asarray(slip)),
+        jnp.asarray(FAULT['outer']),
+        jnp.array([0.001]),
+        jnp.array([0.3, 0.6]),
+        jax.random.uniform(jax.random.key(4), (length,)),
+      )
+    )
+  assert set(np.unique(train)) == {0.0, 1.0}
+  intervals = np.diff(np.flatnonzero(train))
+  expected = length * 0.001 * order
+  # A random walk: the count's deviation is the slip times its square root.
+  assert abs(train.sum() - expected) < 4 * slip * np.sqrt(expected) + 1
+  deviation = np.sqrt(slip**2 + (0.001 * order) ** 2 / 6)  # whole samples
+  assert intervals.std() / intervals.mean() == pytest.approx(deviation, rel=0.1)
+
+
+def test_without_slip_the_train_is_periodic(still):
+  train = vibration._impacts(
+    still.bearing._replace(slip=0.0, modulation=0.0),
+    jnp.asarray(FAULT['inner']),
+    jnp.array([1 / (5.41523 * 64)]),
+    jnp.array([0.5, 0.0]),
+    jnp.full(2048, 0.9),
+  )
+  intervals = np.diff(np.flatnonzero(train))
+  assert set(intervals) <= {63, 64, 65}
+  assert train.sum() == 32
+
+
+def test_shaft_harmonics_have_their_amplitudes(still):
+  shaft = jnp.arange(1.0, 1 + len(vibration.ORDERS))
+  wave = long_window(
+    jax.random.key(5), still._replace(shaft=shaft), FAULT['outer'], 0.0
+  )
+  spectrum = amplitudes(wave)
+  np.testing.assert_allclose(
+    spectrum[(30 * vibration.ORDERS).astype(int)], shaft, rtol=1e-3
+  )
+  np.testing.assert_allclose(np.sum(spectrum**2), np.sum(shaft**2), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+  'fault, grown, still_there',
+  [
+    ('imbalance', [1], [0.5, 1.5, 2, 2.5, 3, 4, 10]),
+    ('misalignment', [2, 3], [0.5, 1.5, 2.5, 4, 10]),
+    ('looseness', [0.5, 1, 1.5, 2, 2.5, 3, 4.5, 10], []),
+    ('outer', [], [0.5, 1, 2, 3]),
+  ],
+)
+def test_shaft_faults_grow_their_harmonics(still, fault, grown, still_there):
+  machine = still._replace(
+    shaft=jnp.ones(len(vibration.ORDERS)),
+    growth=jnp.float32(2.0),
+    bearing=still.bearing._replace(impact=jnp.float32(0.0)),
+  )
+  spectrum = amplitudes(
+    long_window(jax.random.key(6), machine, FAULT[fault], 1.0)
+  )
+  for order in grown:
+    assert spectrum[int(30 * order)] > 1.3, order
+  for order in still_there:
+    assert spectrum[int(30 * order)] == pytest.approx(1.0, rel=1e-3), order
+  if fault == 'imbalance':
+    assert spectrum[30] == pytest.approx(3.0, rel=1e-3)
+
+
+def test_gear_mesh_and_its_sidebands(still):
+  a, b = 0.4, 0.3
+  machine = still._replace(
+    teeth=jnp.float32(23.0),
+    mesh=jnp.array([1.5, 0.0, 0.7]),
+    sidebands=jnp.array([a, b]),
+  )
+  spectrum = amplitudes(
+    long_window(jax.random.key(7), machine, FAULT['outer'], 0.0)
+  )
+  # cos(m)(1 + a cos(s)) + b sin(m) sin(s), multiplied out.
+  for order, amplitude in ((1, 1.5), (3, 0.7)):
+    mesh = order * 23 * 30
+    np.testing.assert_allclose(
+      spectrum[[mesh, mesh - 30, mesh + 30]],
+      amplitude * np.array([1, (a + b) / 2, (a - b) / 2]),
+      rtol=5e-3,
+    )
+  assert spectrum[2 * 23 * 30] < 1e-3
+
+
+def test_lines_beyond_the_nyquist_frequency_are_filtered_out(still):
+  machine = still._replace(
+    teeth=jnp.float32(79.0),
+    mesh=jnp.ones(3),
+    tone_hz=jnp.full(vibration.TONES, 7000.0),
+    tones=jnp.ones(vibration.TONES),
+    sidebands=jnp.zeros(2),
+  )
+  machine = machine._replace(shaft_hz=jnp.float32(60.0))
+  spectrum = amplitudes(
+    long_window(jax.random.key(8), machine, FAULT['outer'], 0.0)
+  )
+  assert spectrum[4740] == pytest.approx(1.0, rel=1e-2)
+  assert spectrum[12000 - 2 * 4740] < 1e-2  # where 2 x 4740 Hz would alias
+  assert spectrum[5000] < 1e-2  # and 7000 Hz
+
+
+@pytest.mark.parametrize('part', range(3))
+def test_noise_floor_has_its_rms(still, part):
+  floor = jnp.zeros(3).at[part].set(2.0)
+  wave = long_window(
+    jax.random.key(9), still._replace(floor=floor), FAULT['outer'], 0.0
+  )
+  assert np.sqrt(np.mean(wave**2)) == pytest.approx(2.0, rel=0.08)
+  power = amplitudes(wave) ** 2
+  halves = power[: LONG // 4].sum() / power.sum()
+  if part == 0:
+    assert halves == pytest.approx(0.5, abs=0.04)
+  if part == 1:
+    assert halves > 0.7
+
+
+def test_shocks_come_at_their_rate_and_strength(still):
+  machine = still._replace(shock_rate=jnp.float32(2.0), shock=jnp.float32(3.0))
+  _, response = vibration._structure(machine, LONG, RATE)
+  shocks = []
+  for seed in range(40):
+    wave = long_window(jax.random.key(seed), machine, FAULT['ball'], 0.0)
+    struck = np.fft.irfft(np.fft.rfft(wave) / response, n=LONG)
+    shocks.append(struck[np.abs(struck) > 0.02])
+  counts = np.array([len(some) for some in shocks])
+  assert counts.max() <= vibration.SHOCKS
+  assert abs(counts.mean() - 2) < 4 * np.sqrt(4 * 0.25 / 40)
+  rms = np.sqrt(np.mean(np.concatenate(shocks) ** 2))
+  assert rms == pytest.approx(3.0, rel=0.3)
+
+
+def test_polynomial_cosine_and_horner_series():
+  turns = jnp.linspace(-9.0, 9.0, 20001)
+  exact = np.cos(2 * np.pi * np.asarray(turns, float))
+  np.testing.assert_allclose(vibration._cosine(turns), exact, atol=1e-6)
+  amplitude, phase = jnp.array([1.0, 0.5, 2.0]), jnp.array([0.3, -1.0, 2.0])
+  angles = 2 * np.pi * np.outer(np.asarray(turns, float), [1, 2, 3]) + phase
+  cosine, sine = vibration._series(turns, amplitude, phase)
+  np.testing.assert_allclose(cosine, np.cos(angles) @ amplitude, atol=1e-4)
+  np.testing.assert_allclose(sine, np.sin(angles) @ amplitude, atol=1e-4)
+
+
+OPTIONS = dict(length=128, zscore=True, snr_db=-6, faults='inner|looseness')
+SMALL = dict(windows=6, queries=7, **OPTIONS)
+
+
+@pytest.fixture(scope='module')
+def fleet():
+  return vibration.load(None, machines=5, test_machines=2, seed=1, **SMALL)
+
+
+def test_a_bigger_fleet_contains_the_smaller(fleet):
+  smaller = vibration.load('', machines=2, test_machines=1, seed=1, **SMALL)
+  for mine, theirs in zip(smaller, fleet, strict=False):
+    assert mine.name == theirs.name
+    assert mine.kinds == theirs.kinds
+    np.testing.assert_array_equal(mine.normal, theirs.normal)
+    np.testing.assert_array_equal(mine.query, theirs.query)
+  assert [e.side for e in smaller] == ['train', 'train', 'test']
+  assert [e.side for e in fleet] == ['train'] * 5 + ['test'] * 2
+  other = vibration.load('', machines=1, test_machines=0, seed=2, **SMALL)
+  assert not np.allclose(other[0].normal, fleet[0].normal)
+
+
+def test_entities_pass_the_common_checks(fleet):
+  registry.validate(vibration.SOURCE, fleet)
+  for entity in fleet:
+    assert entity.normal.shape == (6, 128, 1)
+    np.testing.assert_array_equal(entity.labels, [0, 0, 0, 0, 1, 1, 1])
+    assert entity.kinds[:4] == ('',) * 4
+    assert registry.shared_rows(entity) == 0
+
+
+def test_a_fleet_is_its_machines_one_by_one(fleet):
+  @jax.jit
+  def machine(i):
+    key = jax.random.fold_in(jax.random.key(1), i)
+    return vibration.generate(key, 10, 3, **OPTIONS)
+
+  for i, entity in enumerate(fleet):
+    windows = np.concatenate(machine(i))
+    np.testing.assert_allclose(
+      windows,
+      np.concatenate([entity.normal, entity.query]),
+      atol=1e-4 * np.abs(windows).max(),
+    )
+
+
+def test_standardized_windows_and_their_noise():
+  x = 3 + 5 * jnp.sin(jnp.arange(20000.0))
+  key = jax.random.key(0)
+  z = vibration._condition(key, x, True, None)
+  np.testing.assert_allclose([z.mean(), z.std()], [0, 1], atol=1e-4)
+  for snr_db, power in ((0, 1.0), (-6, 3.98107), (20, 0.01)):
+    noise = vibration._condition(key, x, True, snr_db) - z
+    assert np.var(noise) == pytest.approx(power, rel=0.05)
+    assert abs(np.corrcoef(noise[1:], noise[:-1])[0, 1]) < 0.03
+    assert abs(np.corrcoef(noise, z)[0, 1]) < 0.03
+    physical = vibration._condition(key, x, False, snr_db) - x
+    np.testing.assert_allclose(physical, noise * x.std(), atol=1e-4)
+
+
+def test_options_reach_the_windows(fleet):
+  x = np.concatenate([entity.query for entity in fleet])
+  assert np.mean(x**2) == pytest.approx(1 + 10**0.6, rel=0.08)
+  kinds = [set(entity.kinds) - {''} for entity in fleet]
+  assert set().union(*kinds) == {'inner', 'looseness'}
+
+
+@pytest.fixture(scope='module')
+def big_fleet():
+  """Of default difficulty; the default features, one entity a row."""
+  entities = vibration.load(
+    None, machines=160, test_machines=0, windows=10, queries=30
+  )
+  feature = features.make(
+    '+'.join(vibration.SOURCE.features), (1024, 1), rate=RATE
+  )
+  extract = jax.jit(jax.vmap(feature.apply))
+  windows = np.concatenate(
+    [np.concatenate([e.normal, e.query]) for e in entities]
+  )
+  rows = np.asarray(extract(windows), float)
+  return entities, rows.reshape(len(entities), 40, -1)
+
+
+def test_every_fault_occurs_and_a_machine_has_one_or_two(big_fleet):
+  kinds = [set(entity.kinds) - {''} for entity in big_fleet[0]]
+  assert set().union(*kinds) == set(vibration.FAULTS)
+  assert {len(kind) for kind in kinds} == {1, 2}
+
+
+def test_one_machines_normal_is_anothers_anomaly(big_fleet):
+  entities, rows = big_fleet
+  rows = rows[:, :, :64]  # the log spectrum
+  support, query = rows[:, :10], rows[:, 10:]
+  own = support.mean(1, keepdims=True)
+  metric = LedoitWolf().fit((support - own).reshape(-1, 64)).precision_
+  labels = np.stack([entity.labels for entity in entities])
+
+  def distances(x, centre):
+    return np.einsum('tni,ij,tnj->tn', x - centre, metric, x - centre)
+
+  from_own = distances(query, own)
+  # Another machine's normals are stranger than a machine's own anomalies.
+  strangers = distances(np.roll(support, 1, axis=0), own)
+  stranger = [
+    np.mean(strange[:, None] > anomalies)
+    for strange, anomalies in zip(
+      strangers, from_own[labels == 1].reshape(len(own), -1), strict=True
+    )
+  ]
+  assert np.mean(stranger) > 0.8
+  # So a detector for all machines alike is not much better than chance.
+  spread = own.std(0)
+  from_fleet = (((query - own.mean(0)) / spread) ** 2).sum(-1)
+  aurocs = [
+    roc_auc_score(labels.ravel(), scores.ravel())
+    for scores in (from_fleet, from_own)
+  ]
+  assert aurocs[0] < 0.6
+  assert aurocs[1] > aurocs[0] + 0.03
+
+
+def test_default_difficulty_leaves_room_for_meta_learning(big_fleet):
+  entities, rows = big_fleet
+  support = rows[:, :10]
+  centre = support.mean(1, keepdims=True)
+  spread = support.std(1, keepdims=True)
+  spread = np.sqrt(spread**2 + 0.05 * np.mean(spread**2, 2, keepdims=True))
+  query = np.clip((rows[:, 10:] - centre) / spread, -10, 10)
+  support = (support - centre) / spread
+  labels = np.stack([entity.labels for entity in entities])
+  train, test = slice(None, 110), slice(110, None)
+
+  nearest = np.linalg.norm(query[:, :, None] - support[:, None], axis=-1).min(2)
+  gaussian = np.stack(
+    [
+      LedoitWolf().fit(s).mahalanobis(q)
+      for s, q in zip(support, query, strict=True)
+    ]
+  )
+  pooled = LogisticRegression(C=0.01, max_iter=100).fit(
+    query[train].reshape(-1, query.shape[-1]), labels[train].reshape(-1)
+  )
+  learned = np.stack([pooled.decision_function(q) for q in query])
+
+  mean = lambda scores: np.mean(
+    [
+      roc_auc_score(y, s)
+      for y, s in zip(labels[test], scores[test], strict=True)
+    ]
+  )
+  for scores in (nearest, gaussian):
+    assert 0.6 < mean(scores) < 0.87
+    assert mean(learned) > mean(scores) + 0.02
+
+
+@pytest.mark.parametrize(
+  'options, word',
+  [
+    (dict(length=63), 'length=63'),
+    (dict(rate=0.0), 'rate=0'),
+    (dict(rate=-1.0), 'rate=-1'),
+    (dict(rate=float('nan')), 'rate=nan'),
+    (dict(noise=-0.1), 'noise=-0.1'),
+    (dict(severity=float('inf')), 'severity=inf'),
+    (dict(snr_db=float('nan')), 'snr_db=nan'),
+    (dict(snr_db=float('-inf')), 'snr_db=-inf'),
+    (dict(snr_db='none'), 'snr_db=none'),
+    (dict(faults='outer|rust'), "'rust'"),
+    (dict(faults=''), "''"),
+  ],
+)
+def test_bad_options(options, word):
+  for call in (
+    lambda: vibration.load(None, **options),
+    lambda: vibration.generate(jax.random.key(0), 2, 2, **options),
+  ):
+    with pytest.raises(DataError, match=word) as caught:
+      call()
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    dict(machines=0, test_machines=0),
+    dict(machines=-1),
+    dict(windows=0),
+    dict(queries=1),
+  ],
+)
+def test_bad_counts(options):
+  with pytest.raises(DataError, match=next(iter(options))):
+    vibration.load(None, **options)
+
+
+def test_two_regimes_are_normal_and_one_is_left_with_none():
+  """Windows fall into two clusters of speed, in the shares of the duty."""
+  machine = jax.jit(vibration.draw_machine)(jax.random.key(3))
+  silent = jax.tree.map(jnp.zeros_like, machine)
+  machine = machine._replace(
+    **{k: getattr(silent, k) for k in ('mesh', 'tones', 'floor', 'shock')},
+    wander=silent.wander,
+    shaft_hz=jnp.float32(30.0),
+    shaft=jnp.zeros(len(vibration.ORDERS)).at[1].set(1.0),
+    growth=jnp.zeros(()),
+    regime=silent.regime._replace(
+      duty=jnp.float32(0.4), speed=jnp.log(jnp.float32(1.5))
+    ),
+  )
+  render = jax.jit(
+    jax.vmap(
+      lambda key: vibration.render(
+        key, machine, 0, 0.0, length=4000, rate=4000.0
+      )
+    )
+  )
+  waves = render(jax.random.split(jax.random.key(0), 200))
+  peaks = np.abs(np.fft.rfft(waves, axis=1)).argmax(1)
+  assert set(peaks) == {30, 45}
+  assert abs(np.mean(peaks == 45) - 0.4) < 0.12
+  alone = vibration.draw_machine(jax.random.key(3), regimes=0.0).regime
+  assert not any(np.any(leaf) for leaf in alone[1:])

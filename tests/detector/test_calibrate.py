@@ -1,0 +1,164 @@
+"""Fitting a run's calibration on entities, and the check on others."""
+
+import contextlib
+import io
+import json
+
+import nearest_run
+import numpy as np
+import pytest
+
+from experiments import calibrate, cli, train
+from metaad_jax.base import Entity
+from metaad_jax.detector import adaptation
+from metaad_jax.detector import calibrate as calibrating
+from metaad_jax.detector.estimator import MetaAnomalyDetector
+from metaad_jax.scores import conformal
+from metaad_jax.training import runs
+
+FLEET = 'vibration:machines=12,test_machines=4,windows=12,queries=24,length=64'
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  return runs.restore(
+    nearest_run.write(tmp_path_factory.mktemp('run') / 'n.npz')
+  )
+
+
+def entities(count, seed):
+  found = []
+  for i in range(count):
+    rng = np.random.default_rng([seed, i])
+    normal, bad = nearest_run.table(rng, 60, 5, 6.0)
+    query = np.concatenate([normal[30:], bad[:30]]).astype('f4')
+    labels = np.repeat([0, 1], 30).astype('i4')
+    found.append(Entity(f'{seed}-{i}', normal[:30].astype('f4'), query, labels))
+  return found
+
+
+def test_a_support_shares_no_row_with_what_is_scored():
+  entity = entities(1, 0)[0]
+  rng = np.random.default_rng(0)
+  for share in (0.0, 0.25):
+    drawn = calibrating.draw(rng, entity, 8, 3, share)
+    known = {row.tobytes() for row in drawn.x}
+    assert len(known) == 11
+    assert not known & {r.tobytes() for r in (*drawn.normal, *drawn.anomaly)}
+    bad = {row.tobytes() for row in entity.query[entity.labels == 1]}
+    wrong = [row.tobytes() in bad for row in drawn.x[:8]]
+    assert sum(wrong) == (0 if share == 0 else 2)
+    assert all(row.tobytes() in bad for row in drawn.x[8:])
+  assert calibrating.draw(rng, entity, 31, 0) is None
+  assert calibrating.draw(rng, entity, 5, 30) is None
+
+
+def test_every_rule_is_checked_and_ours_keeps_its_promise(run):
+  found = calibrating.cases(
+    run, entities(40, 1), shots=(5, 10), anomalies=(0, 1),
+    contamination=(0.1,), draws=1, quiet=True,
+  )  # fmt: skip
+  calibrated = conformal.fit(found)
+  records = calibrating.check(
+    run, calibrated, entities(40, 2), shots=(10,),
+    settings=((0, 0.0), (1, 0.0), (0, 0.1)), draws=1, quiet=True,
+  )  # fmt: skip
+  by = {(r['anomalies'], r['contamination'], r['rule'], r['rate']): r
+        for r in records}  # fmt: skip
+  for setting in ((0, 0.0), (1, 0.0), (0, 0.1)):
+    for rule in ('across entities', 'with 20 own normals'):
+      ours = by[*setting, rule, 0.1]
+      assert (
+        abs(ours['false_alarms'] - 0.1) < 0.025 + 3 * ours['standard_error']
+      )
+      assert ours['entities'] == 40
+  assert by[0, 0.0, 'across entities', 0.1]['recall'] > 0.5
+  # Rows that a detector was adapted to score far too low for a threshold.
+  assert by[0, 0.0, 'PyOD contamination', 0.1]['false_alarms'] > 0.5
+  # Five rows certify no rate below 1 / 6.
+  assert by[0, 0.0, 'split within', 0.1]['false_alarms'] == 0
+  text = calibrating.table(records, 0.1)
+  assert text.count('\n') == 1 + 3 * 6
+  assert calibrating.picture(records, 'tables').startswith(b'\x89PNG')
+
+
+def test_support_scores_are_of_rows_left_out(run):
+  """Up to eight: one by one, as by hand; beyond: in four parts."""
+  x = np.random.default_rng(0).normal(size=(7, 3)).astype('f4')
+  y = np.array([0, 0, 1, 0, 0, 0, 0])
+  found = adaptation.support_scores(run, x, y)
+  for score, i in zip(found, np.flatnonzero(y == 0), strict=True):
+    rest = np.arange(7) != i
+    adapted = adaptation.adapt(run, x[rest], y[rest])
+    hand = adaptation.score(run, adapted, x[i : i + 1])[0]
+    assert score == pytest.approx(hand, abs=1e-5)
+  assert adaptation.support_scores(run, x[:1], y[:1]).shape == (0,)
+  for number in (20, 30, 40):  # the others fill half of the size, or more
+    many = np.random.default_rng(number).normal(size=(number, 3))
+    parts = adaptation.without(run, many, np.zeros(number))
+    assert len(parts) == 4
+    np.testing.assert_array_equal(
+      np.sort(np.concatenate([who for _, who in parts])), np.arange(number)
+    )
+    scores = adaptation.support_scores(run, many, np.zeros(number))
+    for adapted, who in parts:
+      np.testing.assert_allclose(
+        scores[who], adaptation.score(run, adapted, many[who]), atol=1e-5
+      )
+
+
+def call(program, *arguments):
+  out, err = io.StringIO(), io.StringIO()
+  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with pytest.raises(SystemExit) as stopped:
+      cli.run(program.main, program.FLAGS, ['program', *map(str, arguments)])
+  return stopped.value.code or 0, out.getvalue(), err.getvalue()
+
+
+def test_the_binary_calibrates_a_run_of_windows(tmp_path):
+  folder = tmp_path / 'run'
+  code, _, err = call(
+    train, f'--source={FLEET}', '--features=statistics', '--steps=20',
+    '--model=mlp:width=6,depth=1', '--learner=protonet', '--tasks=4',
+    '--shots=4', '--anomalies=0', f'--run_dir={folder}',
+    '--validation_tasks=4', '--validate_every=20',
+  )  # fmt: skip
+  assert code == 0, err
+  with pytest.raises(ValueError, match='experiments.calibrate'):
+    MetaAnomalyDetector(str(folder)).fit(np.zeros((4, 64, 1)))
+  code, out, err = call(
+    calibrate, f'--run_dir={folder}', '--shots=2,4', '--anomalies=0',
+    '--contamination=', '--draws=1', f'--report={tmp_path / "report"}',
+  )  # fmt: skip
+  assert code == 0, err
+  assert 'entities' in out and 'nominal 5%' in out
+  held = json.loads((tmp_path / 'report' / 'calibration.json').read_text())
+  assert held['schema'] == 1 and FLEET in held['records']
+  assert {p.name for p in (tmp_path / 'report').iterdir()} == {
+    'calibration.json', 'calibration.md', 'calibration_vibration.png',
+  }  # fmt: skip
+  assert list(runs.restore(str(folder)).calibration.shots) == [2, 4]
+  rng = np.random.default_rng(0)
+  windows = rng.normal(size=(8, 64, runs.restore(str(folder)).layout.shape[1]))
+  detector = MetaAnomalyDetector(str(folder), false_alarm_rate=0.2)
+  told = detector.fit(windows[:4]).explain(20 * windows[4:6])
+  assert np.isfinite(told[0].attributions).all() and len(told[0].times) == 16
+  model = str(tmp_path / 'model.npz')
+  runs.export(str(folder), model)
+  assert runs.restore(model).calibration is not None
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    ([], '--run_dir is missing'),
+    (['--run_dir=x', '--shots=0'], '--shots start at 1'),
+    (['--run_dir=x', '--contamination=0.9'], 'between 0 and 0.5'),
+    (['--run_dir=x', '--draws=0'], '--draws'),
+    (['--run_dir=x'], 'no run directory'),
+  ],
+)
+def test_what_the_binary_refuses(arguments, message):
+  code, _, err = call(calibrate, *arguments)
+  assert code in (1, 2) and message in err
+  assert err.count('\n') == 1

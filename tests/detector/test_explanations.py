@@ -1,0 +1,243 @@
+"""Attributions add up, find what was planted, and changes mend."""
+
+import jax.numpy as jnp
+import nearest_run
+import numpy as np
+import pytest
+
+from metaad_jax.detector import explanations
+from metaad_jax.detector.estimator import MetaAnomalyDetector
+
+
+@pytest.fixture(scope='module')
+def run_dir(tmp_path_factory):
+  return nearest_run.write(tmp_path_factory.mktemp('run') / 'nearest.npz')
+
+
+def test_shapley_values_of_a_linear_score_are_exact():
+  """phi_j = w_j (x_j - mean of the normals' column j)."""
+  rng = np.random.default_rng(0)
+  weight, row, normals = (
+    rng.normal(size=5),
+    rng.normal(size=5),
+    rng.normal(size=(8, 5)),
+  )
+  found = explanations.shapley(lambda x: x @ weight, row, normals, np.arange(5))
+  chosen = np.resize(np.random.default_rng(0).permutation(8), 32)
+  exact = weight * (row - normals[chosen].mean(0))
+  np.testing.assert_allclose(found, exact, atol=1e-9)
+
+
+def test_shapley_values_of_a_product_are_symmetric():
+  """x y: each of the two gets one half, the idle third nothing."""
+  score = lambda x: x[:, 0] * x[:, 1]
+  found = explanations.shapley(
+    score, np.array([2.0, 3.0, 9.0]), np.zeros((4, 3)), np.arange(3)
+  )
+  np.testing.assert_allclose(found, [3, 3, 0], atol=1e-12)
+
+
+def test_groups_of_entries_are_one_player():
+  score = lambda x: x.sum((1, 2))
+  row, players = np.ones((4, 2)), np.repeat([[0], [0], [1], [2]], 2, 1)
+  found = explanations.shapley(score, row, np.zeros((3, 4, 2)), players)
+  np.testing.assert_allclose(found, [4, 2, 2])
+
+
+def test_integrated_gradients_are_complete_where_the_score_is_smooth():
+  rng = np.random.default_rng(1)
+  row, normals = rng.normal(size=6), rng.normal(size=(5, 6))
+  score = lambda x: jnp.sin(x).sum(-1) + x[:, 0] * x[:, 1] ** 2
+  found = explanations.integrated_gradients(score, row, normals)
+  total = score(jnp.asarray(row[None]))[0] - score(jnp.asarray(normals)).mean()
+  assert abs(found.sum() - total) < 0.01 * abs(total)
+
+
+def test_integrated_gradients_miss_a_step():
+  """Why they are not what `explain` uses: equality has no gradient."""
+  score = lambda x: jnp.where(jnp.abs(x[:, 0] - 1) < 0.1, 0.0, 5.0)
+  row, normals = np.array([3.0, 0.0]), np.ones((2, 2))
+  assert explanations.integrated_gradients(score, row, normals).sum() == 0
+  found = explanations.shapley(
+    lambda x: np.asarray(score(x)), row, normals, np.arange(2)
+  )
+  np.testing.assert_allclose(found, [5, 0])
+
+
+def test_the_planted_column_comes_first(run_dir):
+  """Ten tables, ten anomalies each, one column shifted by six deviations."""
+  first, error = [], []
+  for seed in range(10):
+    rng = np.random.default_rng(300 + seed)
+    width = int(rng.integers(3, 13))
+    normal, _ = nearest_run.table(rng, 40, width)
+    detector = MetaAnomalyDetector(run_dir).fit(normal[:20])
+    for row in normal[20:30]:
+      column = rng.integers(width)
+      row = row.copy()
+      row[column] += 6 * normal[:, column].std() * rng.choice([-1, 1])
+      told = detector.explain(row[None])[0]
+      first.append(np.argmax(told.attributions) == column)
+      # Complete: the rise above the normals, each scored without itself.
+      rise = told.score - np.mean(detector.decision_scores_)
+      error.append(abs(told.attributions.sum() / rise - 1))
+  assert np.mean(first) >= 0.95
+  assert max(error) < 1e-9
+
+
+def test_what_parts_of_the_support_miss_is_shared_out():
+  """Two judges say 3 and 1 for the row, the whole says 2.6: .6 are shared."""
+  normals = np.zeros((1, 3))
+  judges = [
+    (lambda x: x @ np.array([2.0, 1.0, 0.0]), normals),
+    (lambda x: x @ np.array([2.0, -1.0, 0.0]), normals),
+  ]
+  row, players = np.ones(3), np.arange(3)
+  found, shared = explanations.attributions(judges, row, players, 2.6)
+  assert abs(shared - 0.6) < 1e-9
+  np.testing.assert_allclose(found, [2.6, 0, 0], atol=1e-9)
+  still, _ = explanations.attributions(judges, np.zeros(3), players, 0.3)
+  np.testing.assert_allclose(still, 0.1)  # nothing differs: an equal share
+
+
+def test_a_planted_band_comes_first_and_is_a_ratio_of_powers(run_dir):
+  """A tone in one of 32 bands of noise, and where in the window it is."""
+  rng = np.random.default_rng(0)
+  windows = rng.normal(size=(21, 256, 1))
+  detector = MetaAnomalyDetector(run_dir, rate=1000.0).fit(windows[:20])
+  bad = windows[20:].copy()
+  time = np.arange(128) / 1000
+  bad[0, 128:, 0] += 3 * np.sin(2 * np.pi * 133 * time)
+  (told,) = detector.explain(bad)
+  names = np.array(told.names)
+  c = int(np.argmax(told.attributions[:32]))  # of the bands
+  assert names[c].startswith('log-power 125')
+  assert told.seconds[np.argmax(told.times)] >= 0.128
+  rise = told.score - np.mean(detector.decision_scores_)
+  for shares in (told.attributions, told.times):
+    assert abs(shares.sum() / rise - 1) < 1e-9
+  ratio = np.exp(told.row[c] - told.normals[:, c].max())
+  line = explanations.text(told, most=40)
+  assert "times the power of the normals' strongest" in line
+  assert f'band {names[c][10:]} has {ratio:.2g} times' in line
+  assert 'the nearest normal is window ' in line and 'row' not in line
+
+
+def test_a_change_is_small_and_mends(run_dir):
+  rng = np.random.default_rng(5)
+  normal, _ = nearest_run.table(rng, 60, 6)
+  detector = MetaAnomalyDetector(run_dir).fit(normal[:20])
+  held = 0
+  for row in normal[20:40]:
+    if detector.predict(row[None])[0] == -1:
+      continue
+    bad = row.copy()
+    bad[3] += 30 * normal[:, 3].std()
+    told = detector.explain(np.stack([row, bad]))
+    assert told[0].change is None
+    mended = told[1].change
+    assert 3 in mended.columns
+    held += len(mended.columns) == 1
+    others = np.setdiff1d(np.arange(6), mended.columns)
+    np.testing.assert_array_equal(mended.row[others], told[1].row[others])
+    assert mended.score <= detector.threshold_
+    assert detector.predict(mended.row[None].astype(float))[0] == 1
+  assert held >= 10
+
+
+def test_the_fewest_columns_by_hand():
+  """The score counts columns that are not 0: two must go of three."""
+  score = lambda x: (x != 0).sum(1).astype(float)
+  row, normals = np.array([5.0, 0.0, 1.0, 2.0]), np.zeros((2, 4))
+  found = explanations.change(
+    score, row, normals, np.array([3.0, 0.0, 1.0, 2.0]), 1.0
+  )
+  np.testing.assert_array_equal(found.columns, [0, 3])
+  assert found.score == 1
+  assert explanations.change(score, row, normals, np.zeros(4), 3.0) is None
+  assert explanations.change(score, row, normals, np.zeros(4), -1.0) is None
+
+
+def test_columns_that_need_not_go_are_put_back():
+  score = lambda x: 1.0 * (x[:, 2] != 0)
+  found = explanations.change(
+    score, np.ones(3), np.zeros((1, 3)), np.array([3.0, 2.0, 1.0]), 0.5
+  )
+  np.testing.assert_array_equal(found.columns, [2])
+
+
+def test_the_nearest_normal():
+  normals = np.array([[0.0, 0.0], [1.0, 100.0], [2.0, 200.0]])
+  order, distance = explanations.nearest(np.array([1.1, 90.0]), normals)
+  assert order[0] == 1 and (np.diff(distance) >= 0).all()
+  order, _ = explanations.nearest(np.array([np.nan, 200.0]), normals)
+  assert order[0] == 2
+  # In units of the spread, however large the values are beside it.
+  late = np.array([[1e9], [1e9 + 1], [1e9 + 2]])
+  order, distance = explanations.nearest(np.array([1e9 + 1.9]), late)
+  assert order[0] == 2
+  np.testing.assert_allclose(distance[0], 0.1 / np.sqrt(2 / 3), rtol=1e-5)
+
+
+def test_the_text_says_what_is_wrong(run_dir):
+  rng = np.random.default_rng(6)
+  normal = np.column_stack([rng.normal(size=(30, 2)), np.ones(30)])
+  pandas = pytest.importorskip('pandas')
+  frame = lambda x: pandas.DataFrame(x, columns=['heat', 'flow', 'mode'])
+  detector = MetaAnomalyDetector(run_dir).fit(frame(normal))
+  told = detector.explain(frame([[0, 9, 1], [0, 0, 5], [0, np.nan, 1]]))
+  lines = [explanations.text(each) for each in told]
+  assert lines[0].startswith('abnormal (p = ')
+  assert 'flow is 9, above all normals by' in lines[0]
+  assert 'it would be normal with flow = ' in lines[0]
+  assert 'mode is 5, always 1 in normals' in lines[1]
+  assert 'flow is missing' in lines[2]
+  assert all('\n' not in line for line in lines)
+
+
+def test_texts_stay_texts_and_large_values_stay_as_they_came(run_dir):
+  pandas = pytest.importorskip('pandas')
+  day, rng = 1_764_000_000, np.random.default_rng(3)
+  make = lambda kinds, times: pandas.DataFrame({'kind': kinds, 'time': times})
+  known = make(
+    rng.choice(['http', 'smtp'], 30), day + rng.integers(0, 1000, 30)
+  )
+  detector = MetaAnomalyDetector(run_dir).fit(known)
+  told = detector.explain(make(['ftp', 'http'], [day + 500, day + 90_000]))
+  assert told[0].row[1] == day + 500
+  assert "kind is 'ftp', as in none of the normals" in explanations.text(
+    told[0]
+  )
+  assert [r.value for r in explanations.reasons(told[0])] == ['ftp']
+  assert 'time is 1.764e+09, above all normals by' in explanations.text(told[1])
+  assert known['time'].min() <= told[1].change.row[1] <= known['time'].max()
+  near = told[1].numbers[told[1].nearest[0]]
+  assert detector.support_[near]
+  np.testing.assert_array_equal(
+    told[1].normals[:, 1], known['time'][detector.support_]
+  )
+
+
+def test_every_normal_counts_the_same():
+  """So the attributions add up to the rise above the mean of all of them."""
+  rng = np.random.default_rng(2)
+  for width, number, budget in ((3, 5, 100), (40, 7, 100), (9, 13, 512)):
+    row, normals = rng.normal(size=width), rng.normal(size=(number, width))
+    score = lambda x: np.sin(3 * x).sum(1) + x[:, 0] * x[:, 1]
+    found = explanations.shapley(
+      score, row, normals, np.arange(width), budget=budget
+    )
+    total = score(row[None])[0] - score(normals).mean()
+    np.testing.assert_allclose(found.sum(), total, atol=1e-9)
+
+
+def test_the_picture_shows_the_leading_columns(run_dir):
+  rng = np.random.default_rng(7)
+  normal, bad = nearest_run.table(rng, 30, 20, 8.0)
+  detector = MetaAnomalyDetector(run_dir).fit(normal[:20])
+  told = detector.explain(bad[:1])[0]
+  figure = explanations.picture(told, most=5)
+  labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+  assert len(labels) == 5
+  assert labels[-1] == f'column {np.argmax(np.abs(told.attributions))}'
+  assert explanations.png(told).startswith(b'\x89PNG')

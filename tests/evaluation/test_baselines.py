@@ -1,0 +1,533 @@
+"""One table over every baseline; each against its library; cases by hand."""
+
+import subprocess
+import sys
+
+import numpy as np
+from pyod.models import ecod
+import pytest
+from sklearn import covariance, ensemble, linear_model, metrics, neighbors, svm
+import threadpoolctl
+
+from metaad_jax import base
+from metaad_jax.evaluation import baselines
+
+SUPERVISED = [n for n, b in baselines.REGISTRY.items() if b.needs_anomalies]
+UNSUPERVISED = [n for n in baselines.REGISTRY if n not in SUPERVISED]
+DRAWN = {
+  'random',
+  'isolation_forest',
+  'random_forest',
+  'extra_trees',
+  'gradient_boosting',
+  'deep_svdd',
+  'deep_sad',
+  'devnet',
+}
+# Forests draw rows by their place; the others promise not to look at it.
+PLACELESS = sorted(set(baselines.REGISTRY) - DRAWN)
+EVERY = pytest.mark.parametrize('name', baselines.REGISTRY)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+  with threadpoolctl.threadpool_limits(1):
+    yield
+
+
+def score(name, support_x, support_y, query_x, seed=0, **options):
+  method = baselines.REGISTRY[name]
+  return method.score(seed, support_x, support_y, query_x, **options)
+
+
+def task(normals=10, anomalies=2, columns=12, shift=4.0, seed=0, queries=60):
+  """Normal rows around 0; anomalies shifted in the first half of the columns.
+
+  Returns support_x, support_y, query_x and the query's labels.
+  """
+  rng = np.random.default_rng(seed)
+  offset = shift * (np.arange(columns) < (columns + 1) // 2)
+  draw = lambda y: rng.normal(size=(len(y), columns)) + np.outer(y, offset)
+  support_y = np.repeat([0.0, 1.0], [normals, anomalies])
+  labels = np.arange(queries) % 3 == 0
+  return (
+    draw(support_y).astype(np.float32),
+    support_y.astype(np.float32),
+    draw(labels).astype(np.float32),
+    labels.astype(int),
+  )
+
+
+def test_registry():
+  assert set(UNSUPERVISED) == {
+    'random',
+    'distance_to_mean',
+    'nearest_neighbour',
+    'knn',
+    'lof',
+    'mahalanobis',
+    'ocsvm',
+    'isolation_forest',
+    'ecod',
+    'deep_svdd',
+  }
+  assert set(SUPERVISED) == {
+    'random_forest',
+    'extra_trees',
+    'logistic_regression',
+    'svm',
+    'gradient_boosting',
+    'deep_sad',
+    'devnet',
+  }
+
+
+@EVERY
+@pytest.mark.parametrize(
+  'normals, columns', [(1, 12), (2, 1), (3, 300), (20, 2)]
+)
+@pytest.mark.parametrize('spoil', ['nothing', 'constant columns', 'equal rows'])
+def test_scores_are_finite_at_the_edges(name, normals, columns, spoil):
+  support_x, support_y, query_x, _ = task(normals, 1, columns, queries=5)
+  if spoil == 'constant columns':
+    support_x[:, ::2], query_x[::2, ::2] = 0.1, 0.1
+  if spoil == 'equal rows':
+    support_x[:] = support_x[0]
+  scores = score(name, support_x, support_y, query_x)
+  assert scores.shape == (5,) and scores.dtype == np.float64
+  assert np.isfinite(scores).all()
+
+
+@pytest.mark.filterwarnings('error')
+@EVERY
+def test_nothing_is_warned_of_that_nobody_can_mend(name):
+  for normals in (1, 3):
+    support_x, support_y, query_x, _ = task(normals, 1)
+    support_x[:, 0], query_x[:, 0] = 0, 0
+    score(name, support_x, support_y, query_x)
+
+
+@pytest.mark.parametrize('name', [n for n in UNSUPERVISED if n != 'random'])
+def test_planted_outliers_are_found_from_normals(name):
+  support_x, support_y, query_x, labels = task(anomalies=0, shift=8.0)
+  scores = score(name, support_x, support_y, query_x)
+  assert metrics.roc_auc_score(labels, scores) > 0.95
+
+
+@pytest.mark.parametrize('name', SUPERVISED)
+def test_planted_outliers_are_found_from_two_anomalies(name):
+  support_x, support_y, query_x, labels = task(shift=8.0)
+  scores = score(name, support_x, support_y, query_x)
+  assert metrics.roc_auc_score(labels, scores) > 0.95
+
+
+@pytest.mark.parametrize('name', SUPERVISED)
+def test_labels_teach_what_distance_cannot(name):
+  # Anomalies lie nearer to the centre than normal rows do, on one side of
+  # a broad column: distances rank them backwards, labels do not.
+  rng = np.random.default_rng(0)
+
+  def draw(n, anomalous):
+    x = rng.normal(size=(n, 2))
+    x[:, 0] = rng.normal(0.5 if anomalous else -0.5, 0.2, n)
+    x[:, 1] *= 0.5 if anomalous else 2.0
+    return x
+
+  support_x = np.concatenate([draw(20, False), draw(5, True)])
+  query_x = np.concatenate([draw(50, False), draw(50, True)])
+  support_y, labels = np.repeat([0, 1], [20, 5]), np.repeat([0, 1], 50)
+  scores = score(name, support_x, support_y, query_x)
+  assert metrics.roc_auc_score(labels, scores) > 0.9
+  flipped = np.where(np.arange(25) < 20, 1, 0)
+  scores = score(name, support_x, flipped, query_x)
+  assert metrics.roc_auc_score(labels, scores) < 0.1
+
+
+@pytest.mark.parametrize('name', UNSUPERVISED)
+def test_labelled_anomalies_are_ignored_without_supervision(name):
+  support_x, support_y, query_x, _ = task(8, 3)
+  np.testing.assert_array_equal(
+    score(name, support_x, support_y, query_x),
+    score(name, support_x[:8], support_y[:8], query_x),
+  )
+
+
+@pytest.mark.parametrize(
+  'name', [n for n in baselines.REGISTRY if n != 'random']
+)
+def test_a_row_is_scored_without_regard_to_the_others(name):
+  support_x, support_y, query_x, _ = task(queries=9)
+  together = score(name, support_x, support_y, query_x)
+  alone = [score(name, support_x, support_y, row[None])[0] for row in query_x]
+  np.testing.assert_allclose(alone, together, rtol=1e-6, atol=1e-9)
+
+
+@EVERY
+def test_the_seed_decides(name):
+  arguments = task()[:3]
+  first = score(name, *arguments, seed=1)
+  np.testing.assert_array_equal(first, score(name, *arguments, seed=1))
+  differs = np.any(first != score(name, *arguments, seed=2))
+  assert differs == (name in DRAWN)
+
+
+@pytest.mark.parametrize('name', PLACELESS)
+def test_the_order_of_the_support_does_not_matter(name):
+  support_x, support_y, query_x, _ = task()
+  order = np.random.default_rng(0).permutation(len(support_y))
+  np.testing.assert_allclose(
+    score(name, support_x[order], support_y[order], query_x),
+    score(name, support_x, support_y, query_x),
+    rtol=1e-3,
+    atol=1e-4,
+  )
+
+
+@pytest.mark.parametrize('name', sorted(set(PLACELESS) - {'ecod'}))
+def test_rotating_the_columns_does_not_matter(name):
+  support_x, support_y, query_x, _ = task()
+  rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(12, 12)))[0]
+  np.testing.assert_allclose(
+    score(name, support_x @ rotation, support_y, query_x @ rotation),
+    score(name, support_x, support_y, query_x),
+    rtol=2e-3,
+    atol=1e-3,
+  )
+
+
+def test_distances_by_hand():
+  support_x = np.array([[0, 0], [2, 0], [0, 2], [0, 0], [9, 9]])
+  support_y = np.array([0, 0, 0, 1, 1])
+  query_x = np.array([[0, 0], [5, 4]])
+  third = 2 / 3
+  for name, expected in {
+    'distance_to_mean': [
+      np.hypot(third, third),
+      np.hypot(5 - third, 4 - third),
+    ],
+    'nearest_neighbour': [0, 5],
+    'knn': [4 / 3, (np.sqrt(41) + 5 + np.sqrt(29)) / 3],
+  }.items():
+    got = score(name, support_x, support_y, query_x)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+  # Of seven equally spaced normals the five nearest count.
+  line = np.arange(7.0)[:, None]
+  got = score('knn', line, np.zeros(7), np.array([[10.0]]))
+  assert got == pytest.approx([(4 + 5 + 6 + 7 + 8) / 5])
+
+
+def test_knn_and_lof_are_scikit_learns():
+  support_x, support_y, query_x, _ = task(anomalies=0)
+  nearest = neighbors.NearestNeighbors(n_neighbors=5).fit(support_x)
+  np.testing.assert_allclose(
+    score('knn', support_x, support_y, query_x),
+    nearest.kneighbors(query_x)[0].mean(1),
+    rtol=1e-5,
+  )
+  for normals, neighbours in ((10, 5), (3, 2), (2, 1)):
+    detector = neighbors.LocalOutlierFactor(neighbours, novelty=True)
+    detector.fit(support_x[:normals].astype(float))
+    np.testing.assert_allclose(
+      score('lof', support_x[:normals], support_y[:normals], query_x),
+      -detector.score_samples(query_x.astype(float)),
+      rtol=1e-12,
+    )
+
+
+@pytest.mark.parametrize('name', ['lof', 'mahalanobis', 'ocsvm'])
+def test_one_normal_row_leaves_its_distance(name):
+  support_x, _, query_x, _ = task(1, 0)
+  scores = score(name, support_x, np.zeros(1), query_x)
+  distances = np.linalg.norm(query_x - support_x[0], axis=1)
+  np.testing.assert_array_equal(np.argsort(scores), np.argsort(distances))
+
+
+@pytest.mark.parametrize('normals', [3, 10, 40])
+def test_mahalanobis_is_ledoit_and_wolf(normals):
+  support_x, support_y, query_x, _ = task(normals, 0)
+  shrunk, _ = covariance.ledoit_wolf(support_x.astype(float))
+  gap = query_x.astype(float) - support_x.astype(float).mean(0)
+  np.testing.assert_allclose(
+    score('mahalanobis', support_x, support_y, query_x),
+    np.sum(gap * np.linalg.solve(shrunk, gap.T).T, axis=1),
+    rtol=1e-9,
+  )
+
+
+def test_ocsvm_is_scikit_learns_and_does_not_underflow():
+  support_x, support_y, query_x, _ = task(anomalies=0)
+  support_x -= support_x.mean(0)
+  detector = svm.OneClassSVM(nu=0.1, gamma='scale', tol=1e-6).fit(support_x)
+  np.testing.assert_allclose(
+    np.exp(-score('ocsvm', support_x, support_y, query_x)),
+    detector.score_samples(query_x),
+    rtol=1e-5,
+  )
+  far = np.outer([1e3, 2e3, 3e3], np.ones(12))
+  assert np.ptp(detector.score_samples(far)) == 0
+  assert np.all(np.diff(score('ocsvm', support_x, support_y, far)) > 0)
+
+
+def test_isolation_forest_is_scikit_learns_on_average():
+  normals = 21
+  support_x, support_y, query_x, _ = task(normals, 0)
+  forests = range(6)
+  ours = np.array(
+    [
+      score('isolation_forest', support_x, support_y, query_x, seed=s)
+      for s in forests
+    ]
+  )
+  # scikit-learn's score is -2^(-mean depth / c(n)).
+  full = 2 * (np.log(normals - 1) + np.euler_gamma - 1 + 1 / normals)
+  library = [
+    ensemble.IsolationForest(n_estimators=200, random_state=s).fit(support_x)
+    for s in forests
+  ]
+  theirs = full * np.log2([-f.score_samples(query_x) for f in library])
+  gap = ours.mean(0) - theirs.mean(0)
+  error = np.sqrt((ours.var(0, ddof=1) + theirs.var(0, ddof=1)) / len(forests))
+  # The library against itself stays below 1.83 in 99 of 100 cases.
+  assert np.sqrt(np.mean((gap / error) ** 2)) < 2
+  assert abs(gap.mean()) < 0.05
+  assert np.ptp(theirs.mean(0)) > 1
+
+
+def test_isolation_forest_of_one_and_of_two_rows():
+  support_x, _, query_x, _ = task(2, 0)
+  assert not score(
+    'isolation_forest', support_x[:1], np.zeros(1), query_x
+  ).any()
+  # Two rows: one split, whatever it is.
+  assert np.all(
+    score('isolation_forest', support_x, np.zeros(2), query_x) == -1
+  )
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('normals, columns', [(1, 3), (6, 5), (20, 4)])
+def test_ecod_is_pyods_row_by_row(normals, columns, monkeypatch):
+  support_x, support_y, query_x, _ = task(normals, 0, columns, queries=20)
+  support_x, query_x = support_x.round(1), query_x.round(1)
+  support_x[:, 0] = 0  # a constant column, and many ties
+  detector = ecod.ECOD().fit(support_x.astype(float))
+  expected = [
+    detector.decision_function(row[None].astype(float))[0] for row in query_x
+  ]
+  for limit in (1, 3 * columns, 4000):
+    monkeypatch.setattr(baselines, '_ECOD_COLUMNS', limit)
+    got = score('ecod', support_x, support_y, query_x)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_random_forest_is_scikit_learns_classifier():
+  support_x, support_y, query_x, _ = task(shift=1.0)
+  classifier = ensemble.RandomForestClassifier(
+    100, class_weight='balanced', random_state=5
+  ).fit(support_x, support_y)
+  np.testing.assert_allclose(
+    score('random_forest', support_x, support_y, query_x, seed=5),
+    classifier.predict_proba(query_x)[:, 1],
+    atol=1e-9,
+  )
+
+
+def test_extra_trees_are_scikit_learns_classifier_on_average():
+  support_x, support_y, query_x, _ = task(shift=1.0)
+  classifier = ensemble.ExtraTreesClassifier(
+    1000, class_weight='balanced', random_state=0
+  ).fit(support_x, support_y)
+  expected = classifier.predict_proba(query_x)[:, 1]
+  arguments = support_x, support_y, query_x
+  got = np.mean(
+    [score('extra_trees', *arguments, seed=s) for s in range(10)], axis=0
+  )
+  # Both are means of 1000 trees that vote 0 or 1.
+  error = np.sqrt(2 * expected * (1 - expected) / 1000)
+  assert np.all(np.abs(got - expected) <= 4.5 * error + 1e-3)
+
+
+def test_linear_and_kernel_classifiers_are_scikit_learns():
+  support_x, support_y, query_x, _ = task(shift=1.0)
+  for name, model in {
+    'logistic_regression': linear_model.LogisticRegression(
+      class_weight='balanced'
+    ),
+    'svm': svm.SVC(gamma=1 / 12, class_weight='balanced'),
+  }.items():
+    np.testing.assert_allclose(
+      score(name, support_x, support_y, query_x),
+      model.fit(support_x, support_y).decision_function(query_x),
+      rtol=1e-3,
+      atol=1e-3,
+    )
+
+
+def test_random_is_chance():
+  *arguments, labels = task()
+  areas = [
+    metrics.roc_auc_score(labels, score('random', *arguments, seed=s))
+    for s in range(400)
+  ]
+  # 40 normal rows and 20 anomalies: standard deviation 0.08 of one area.
+  assert np.mean(areas) == pytest.approx(0.5, abs=4 * 0.08 / 20)
+  assert np.std(areas) == pytest.approx(np.sqrt(61 / (12 * 800)), rel=0.15)
+
+
+def test_score_many_does_not_depend_on_the_workers():
+  names = ['random', 'isolation_forest', 'ecod', 'random_forest', 'svm']
+  tasks = [task(5, i % 2, 4, seed=i, queries=7)[:3] for i in range(4)]
+  one, two = (
+    baselines.score_many(names, tasks, seed=3, workers=n, quiet=True)
+    for n in (1, 2)
+  )
+  assert list(one) == list(two) == names
+  for name in names:
+    for index, (a, b) in enumerate(zip(one[name], two[name], strict=True)):
+      if name in SUPERVISED and index % 2 == 0:
+        assert a is None and b is None
+      else:
+        np.testing.assert_array_equal(a, b)
+
+
+def test_score_many_seeds_by_seed_task_and_name(monkeypatch):
+  monkeypatch.setitem(
+    baselines.REGISTRY, 'namesake', baselines.REGISTRY['random']
+  )
+  same = [task()[:3]] * 2
+  run = lambda names, tasks, seed: baselines.score_many(
+    names, tasks, seed=seed, workers=1, quiet=True
+  )
+  both = run(['random', 'isolation_forest'], same, 0)
+  for name in both:
+    first, second = both[name]
+    assert np.any(first != second)
+    np.testing.assert_array_equal(first, run([name], same[:1], 0)[name][0])
+    assert np.any(first != run([name], same[:1], 1)[name][0])
+  twins = run(['random', 'namesake'], same, 0)
+  assert np.any(twins['random'][0] != twins['namesake'][0])
+  assert run(['knn'], [], 0) == {'knn': []}
+
+
+def test_score_many_gives_what_the_registry_gives():
+  arguments = task()[:3]
+  found = baselines.score_many(
+    PLACELESS, [arguments], seed=0, workers=1, quiet=True
+  )
+  for name in PLACELESS:
+    np.testing.assert_allclose(
+      found[name][0], score(name, *arguments), rtol=1e-6, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+  'names, change, match',
+  [
+    (['kmeans'], {}, "unknown baseline 'kmeans'"),
+    (['knn'], {0: np.zeros((12, 3))}, 'task 1: support_x'),
+    (['knn'], {1: np.zeros(3)}, 'task 1: support_x'),
+    (['knn'], {1: np.ones(12)}, 'task 1: .*a normal'),
+    (['knn'], {1: np.arange(12)}, 'task 1: .*0 and 1 only'),
+    (['knn'], {0: np.full((12, 12), np.nan)}, 'task 1: .*not finite'),
+    (['knn'], {2: np.full((4, 12), np.inf)}, 'task 1: .*not finite'),
+  ],
+)
+def test_score_many_refuses(names, change, match):
+  good = task()[:3]
+  bad = tuple(change.get(i, part) for i, part in enumerate(good))
+  with pytest.raises(base.DataError, match=match) as caught:
+    baselines.score_many(names, [good, bad], seed=0, workers=1, quiet=True)
+  assert '\n' not in str(caught.value)
+
+
+def test_workers_need_not_import_jax():
+  code = (
+    'import sys, metaad_jax.evaluation.baselines; '
+    "sys.exit('jax' in sys.modules)"
+  )
+  assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+@pytest.mark.parametrize('name', ['deep_svdd', 'deep_sad', 'devnet'])
+def test_the_written_out_gradients_are_those_of_the_objective(
+  name, monkeypatch
+):
+  support_x, support_y, _, _ = task(7, 3, 4, shift=1.0)
+  if name == 'deep_svdd':
+    support_x, support_y = support_x[:7], support_y[:7]
+  anomalous = support_y == 1
+
+  def objective(change):
+    """Of the untrained network, after `change(weights, gradients)`."""
+    patched = lambda weights, gradients, **_: change(weights, gradients())
+    monkeypatch.setattr(baselines, '_adam', patched)
+    scores = score(name, support_x, support_y, support_x)
+    if name == 'devnet':
+      missing = np.maximum(5 - scores[anomalous], 0)
+      return np.abs(scores[~anomalous]).mean() / 2 + missing.mean() / 2
+    squares = scores + 1e-6
+    return np.where(anomalous, 1 / squares, squares).mean()
+
+  found = []
+  objective(lambda weights, gradients: found.extend(gradients))
+  rng = np.random.default_rng(0)
+  directions = [rng.normal(size=g.shape) for g in found]
+
+  def moved(size):
+    def change(weights, gradients):
+      for weight, direction in zip(weights, directions, strict=True):
+        weight += size * direction
+
+    return objective(change)
+
+  numeric = (moved(1e-6) - moved(-1e-6)) / 2e-6
+  exact = sum(np.sum(g * d) for g, d in zip(found, directions, strict=True))
+  assert numeric == pytest.approx(exact, rel=1e-5)
+  assert abs(exact) > 1e-3
+
+
+def test_adam_is_optaxs():
+  import jax.numpy as jnp
+  import optax
+
+  start = np.array([1.0, -2.0, 0.5])
+  ours = start.copy()
+  baselines._adam([ours], lambda: [ours**3], rate=0.01, decay=0.1, steps=200)
+  chain = optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.01))
+  theirs = jnp.array(start)
+  state = chain.init(theirs)
+  for _ in range(200):
+    updates, state = chain.update(theirs**3, state, theirs)
+    theirs = optax.apply_updates(theirs, updates)
+  np.testing.assert_allclose(ours, theirs, atol=1e-4)
+  assert np.abs(ours - start).max() > 0.3
+
+
+def test_deep_networks_learn_what_they_say():
+  support_x, support_y, _, _ = task(20, 5, 6, shift=2.0)
+  support_x -= support_x.mean(0)
+  normal = support_y == 0
+  fitted = {
+    name: score(name, support_x, support_y, support_x)
+    for name in ('deep_svdd', 'deep_sad', 'devnet')
+  }
+  assert np.abs(fitted['devnet'][normal]).mean() < 0.5
+  assert fitted['devnet'][~normal].min() > 3.5
+  for name in ('deep_svdd', 'deep_sad'):
+    before = score(name, support_x, support_y, support_x, steps=0)
+    assert fitted[name][normal].mean() < before[normal].mean()
+  ratio = lambda d: d[~normal].mean() / d[normal].mean()
+  assert ratio(fitted['deep_sad']) > 2 * ratio(fitted['deep_svdd'])
+
+
+def test_gradient_boosting_is_scikit_learns():
+  support_x, support_y, query_x, _ = task(shift=1.0)
+  weights = np.where(support_y == 1, 12 / 4, 12 / 20)
+  model = ensemble.GradientBoostingClassifier(
+    max_features='sqrt', random_state=3
+  ).fit(support_x, support_y, weights)
+  np.testing.assert_allclose(
+    score('gradient_boosting', support_x, support_y, query_x, seed=3),
+    model.decision_function(query_x),
+    rtol=1e-9,
+  )

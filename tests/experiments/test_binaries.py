@@ -1,0 +1,424 @@
+"""The binaries from the outside: train -> evaluate -> adapt -> study."""
+
+import csv
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+from binaries import call, fail, files, succeed
+import numpy as np
+import pytest
+
+from experiments import (
+  adapt,
+  benchmark,
+  calibrate,
+  download,
+  evaluate,
+  explanations,
+  export,
+  page,
+  study,
+  train,
+)
+from metaad_jax.evaluation import baselines, results
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLEET = 'vibration:machines=12,test_machines=4,windows=12,queries=12,length=64'
+TINY = [
+  f'--source={FLEET}', '--features=statistics', '--model=mlp:width=6,depth=1',
+  '--shots=2,4', '--anomalies=0,1', '--queries=4', '--steps=4', '--tasks=2',
+  '--validation_tasks=4', '--validate_every=2',
+]  # fmt: skip
+PROGRAMS = {
+  'train': train, 'evaluate': evaluate, 'adapt': adapt, 'study': study,
+  'download': download, 'export': export, 'calibrate': calibrate,
+  'page': page, 'benchmark': benchmark, 'explanations': explanations,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+  """Nothing is written where the tests are run."""
+  monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp('runs') / 'proto'
+  out = succeed(
+    train, *TINY, '--learner=protonet:embedding=3', f'--run_dir={path}'
+  )
+  assert '4 steps' in out and 'AUROC' in out and str(path) in out
+  return path
+
+
+@pytest.fixture(scope='module')
+def regression(tmp_path_factory):
+  path = tmp_path_factory.mktemp('runs') / 'sine'
+  succeed(
+    train, '--source=sinusoid', '--learner=maml:steps=1', '--shots=5',
+    '--queries=5', '--steps=1', '--tasks=1', '--validation_tasks=1',
+    '--model=mlp:width=4,depth=1', f'--run_dir={path}',
+  )  # fmt: skip
+  return path
+
+
+# --- end to end --------------------------------------------------------------
+
+
+def test_train_again_goes_on_or_has_nothing_to_do(folder):
+  log = (folder / 'metrics.jsonl').read_bytes()
+  before = files(folder)
+  arguments = ['--learner=protonet:embedding=3', f'--run_dir={folder}']
+  assert '4 steps' in succeed(train, *TINY, *arguments)
+  assert (folder / 'metrics.jsonl').read_bytes() == log
+  assert files(folder) == before
+  told = fail(train, 1, *TINY, *arguments, '--seed=1')
+  assert 'another run' in told and 'seed' in told
+  assert (folder / 'metrics.jsonl').read_bytes() == log
+
+
+def test_evaluate_writes_results_report_and_figures(folder, tmp_path):
+  out = succeed(
+    evaluate, f'--run_dir={folder}', '--shots=2,4', '--anomalies=0,1',
+    '--draws=2', '--baselines=knn,svm', '--workers=1', '--output=found',
+  )  # fmt: skip
+  assert 'protonet' in out and 'knn' in out
+  found = results.load(tmp_path / 'found' / 'results.json')
+  learners = {row['learner'] for row in found['rows']}
+  assert learners == {'protonet', 'knn', 'svm'}
+  assert len([r for r in found['rows'] if r['learner'] == 'knn']) == 4 * 4 * 2
+  assert found['meta']['flags']['shots'] == [2, 4]
+  assert found['curves']['protonet']['step'] == [2, 4]
+  written = files(tmp_path / 'found')
+  assert 'report.html' in written
+  assert any(name.endswith('.png') for name in written)
+  assert not any('.part' in name or '.tmp' in name for name in written)
+  page = (tmp_path / 'found' / 'report.html').read_text()
+  assert page.rstrip().endswith('</html>') and 'protonet' in page
+
+
+def test_evaluate_compares_and_a_page_is_made_of_it(folder, tmp_path):
+  out = succeed(
+    evaluate, f'--run_dir={folder}', '--shots=2,4', '--anomalies=0,1',
+    '--draws=1', '--baselines=knn,svm', '--workers=1', '--output=found',
+    '--compare', '--rows_per_day=1000',
+  )  # fmt: skip
+  assert 'Which algorithm should I use?' in out
+  assert out.rstrip().splitlines()[-1].endswith('.')
+  assert ' ms)' in out and 'use ' in out.rpartition('In brackets')[2]
+  found = results.load(tmp_path / 'found' / 'results.json')
+  costs = {line['learner']: line for line in found['costs']}
+  assert set(costs) == {'protonet', 'knn', 'svm'}
+  assert all(0 < line['seconds'] < 60 for line in costs.values())
+  assert found['meta']['flags']['rows_per_day'] == [1000]
+  assert {test['metric'] for test in found['tests']} == {'auroc', 'ap'}
+  assert [t['best'] for t in found['tests'] if not t['anomalies']] == [True] * 4
+  report = (tmp_path / 'found' / 'report.html').read_text()
+  assert 'Which algorithm should I use?' in report
+  a_day = r'in a day, nearly all( of them)? normal: [^;]*1[, ]?000;'
+  assert re.search(a_day, report)
+  told = succeed(
+    page, '--results=found/results.json', '--output=docs/rig.md'
+  ).split()
+  assert told[0] == 'docs/rig.md'
+  assert all((tmp_path / name).is_file() for name in told)
+  text = (tmp_path / 'docs' / 'rig.md').read_text()
+  assert re.search(a_day, text) and 'protonet' in text
+
+
+def support_file(path, rows=6, labels=None, seed=0):
+  x = np.random.default_rng(seed).normal(size=(rows, 64)).astype(np.float32)
+  if labels is None:
+    np.save(path, x)
+  else:
+    np.savez(path, x=x, y=np.asarray(labels))
+  return x
+
+
+def test_adapt_writes_scores_in_the_order_of_the_rows(folder, tmp_path):
+  support_file('support.npy')
+  x = support_file('query.npy', rows=9, seed=1)
+  out = succeed(
+    adapt, f'--run_dir={folder}', '--support=support.npy', '--query=query.npy'
+  )
+  assert '9 rows scored from 6 normals and 0 anomalies' in out
+  assert files(tmp_path / 'adapted') == {
+    'scores.csv', 'scores.json', 'scores.png', 'report.html'
+  }  # fmt: skip
+  with open(tmp_path / 'adapted' / 'scores.csv', newline='') as file:
+    rows = list(csv.DictReader(file))
+  scores = np.array([float(row['score']) for row in rows])
+  assert [int(row['row']) for row in rows] == list(range(9))
+  rank = {int(row['rank']): i for i, row in enumerate(rows)}
+  assert sorted(rank) == list(range(1, 10))
+  ordered = scores[[rank[k] for k in range(1, 10)]]
+  assert (np.diff(ordered) <= 0).all()
+  # Rows in reverse, as text, get the same scores in reverse.
+  np.savetxt('query.csv', x[::-1], delimiter=',')
+  support_file('support.npz', labels=[0] * 6)
+  succeed(
+    adapt, f'--run_dir={folder}', '--support=support.npz',
+    '--query=query.csv', '--output=other/place',
+  )  # fmt: skip
+  with open(tmp_path / 'other' / 'place' / 'scores.csv', newline='') as file:
+    again = [float(row['score']) for row in csv.DictReader(file)]
+  np.testing.assert_allclose(again[::-1], scores, rtol=1e-3, atol=1e-4)
+
+
+def test_study_trains_evaluates_and_goes_on(tmp_path):
+  arguments = [
+    *TINY, '--learners=protonet:embedding=3+pooled:adapt_steps=0',
+    '--test_shots=2', '--test_anomalies=0', '--draws=1', '--baselines=random',
+    '--output=out',
+  ]  # fmt: skip
+  out = succeed(study, *arguments)
+  for name in ('protonet', 'pooled', 'random', 'entities'):
+    assert name in out
+  found = results.load(tmp_path / 'out' / 'results.json')
+  kinds = {row['learner']: row['kind'] for row in found['rows']}
+  assert kinds == {
+    'protonet': 'learner', 'pooled': 'baseline', 'random': 'baseline'
+  }  # fmt: skip
+  log = tmp_path / 'out' / 'protonet-0' / 'metrics.jsonl'
+  before = log.read_bytes(), log.stat().st_mtime_ns
+  (tmp_path / 'out' / 'results.json').unlink()
+  succeed(study, *arguments)
+  again = results.load(tmp_path / 'out' / 'results.json')
+  assert again['rows'] == found['rows']
+  assert log.read_bytes() == before[0]
+
+
+def test_regression_runs_get_a_table_and_no_scores(
+  regression, folder, tmp_path
+):
+  out = succeed(
+    evaluate, f'--run_dir={regression}', '--steps=1,2', '--tasks=5',
+    '--output=table',
+  )  # fmt: skip
+  assert 'maml' in out
+  table = results.load(tmp_path / 'table' / 'results.json')['regression']
+  assert [line['steps'] for line in table] == [1, 2]
+  both = [f'--run_dir={regression}', f'--run_dir={folder}']
+  assert 'apart' in fail(evaluate, 2, *both)
+  np.save('rows.npy', np.zeros((3, 1)))
+  told = fail(adapt, 1, both[0], '--support=rows.npy', '--query=rows.npy')
+  assert 'regression' in told
+
+
+# --- wrong command lines -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('program', 'argument', 'told'),
+  [
+    ('train', '--processes=2', 'coordinator'),
+    ('train', '--source=mars', "'mars'"),
+    ('train', '--source=vibration:speed=1', "'speed'"),
+    ('train', '--source=vibration:length=long', 'length'),
+    ('train', '--source=', 'empty'),
+    ('train', '--features=smell', "'smell'"),
+    ('train', '--features=logspec:bins=x', 'bins'),
+    ('train', '--learner=magic', "'magic'"),
+    ('train', '--learner=maml:steps=-1', 'steps'),
+    ('train', '--learner=maml:steps', "'steps'"),
+    ('train', '--learner=maml:inner=chain', 'chain'),
+    ('train', '--model=resnet', "'resnet'"),
+    ('train', '--outer=nothing', "'nothing'"),
+    ('train', '--outer=adam:rate=fast', 'rate'),
+    ('train', '--outer=adam:rate=-1', 'rate'),
+    ('train', '--outer=adamw:weight_decay=-0.1', 'weight_decay=-0.1'),
+    ('evaluate', '--run_dir=x --tune_baselines=-1', 'tune_baselines'),
+    ('train', '--schedule=square', 'schedule'),
+    ('train', '--clip=0', 'clip'),
+    ('train', '--clip=x', 'clip'),
+    ('train', '--shots=', 'shots'),
+    ('train', '--shots=1.5', 'shots'),
+    ('train', '--shots=0', 'shots'),
+    ('train', '--anomalies=-1', 'anomalies'),
+    ('train', '--contamination=2', 'contamination'),
+    ('train', '--contamination=nan', 'contamination'),
+    ('train', '--queries=0', 'queries'),
+    ('train', '--context=perhaps', 'perhaps'),
+    ('train', '--stream=perhaps', 'perhaps'),
+    ('train', '--folds=1', 'folds'),
+    ('train', '--seed=-1', 'seed'),
+    ('train', '--seed=x', 'seed'),
+    ('train', '--steps=0', 'steps'),
+    ('train', '--tasks=0', 'tasks'),
+    ('train', '--validation_tasks=0', 'validation_tasks'),
+    ('train', '--validate_every=0', 'validate_every'),
+    ('train', '--flagfile=nowhere', 'nowhere'),
+    ('train', '--speed=1', 'speed'),
+    ('train', 'stray', 'stray'),
+    ('evaluate', '--draws=1', '--run_dir'),
+    ('evaluate', '--run_dir=x --rows_per_day=0', 'rows_per_day'),
+    ('evaluate', '--run_dir=x --rows_per_day=nan', 'rows_per_day'),
+    ('evaluate', '--run_dir=x --rows_per_day=1,2', '2 rates for 1 sources'),
+    ('page', '--output=x.md', '--results'),
+    ('page', '--results=x.json', '--output'),
+    ('page', '--results=x --output=x.md --rows_per_day=-1', 'rows_per_day'),
+    ('evaluate', '--run_dir=x --shots=a', 'shots'),
+    ('evaluate', '--run_dir=x --shots=0', 'shots'),
+    ('evaluate', '--run_dir=x --shots=', 'shots'),
+    ('evaluate', '--run_dir=x --anomalies=-2', 'anomalies'),
+    ('evaluate', '--run_dir=x --contamination=0.9', 'contamination'),
+    ('evaluate', '--run_dir=x --draws=0', 'draws'),
+    ('evaluate', '--run_dir=x --queries=1', 'queries'),
+    ('evaluate', '--run_dir=x --seed=-1', 'seed'),
+    ('evaluate', '--run_dir=x --split=train', 'split'),
+    ('evaluate', '--run_dir=x --baselines=magic', "'magic'"),
+    ('evaluate', '--run_dir=x --source=mars', "'mars'"),
+    ('evaluate', '--run_dir=x --steps=', 'steps'),
+    ('evaluate', '--run_dir=x --steps=0', 'steps'),
+    ('evaluate', '--run_dir=x --tasks=0', 'tasks'),
+    ('evaluate', '--run_dir=x --workers=0', 'workers'),
+    ('adapt', '--run_dir= --support=a.npy --query=b.npy', '--run_dir'),
+    ('adapt', '--run_dir=x --query=b.npy', '--support'),
+    ('adapt', '--run_dir=x --support=b.npy', '--query'),
+    ('study', '--learners=', 'empty'),
+    ('study', '--learners=maml+magic', "'magic'"),
+    ('study', '--learners=maml+maml:steps=1', 'once'),
+    ('study', '--test_folds=', 'test_folds'),
+    ('study', '--test_shots=0', 'shots'),
+    ('study', '--test_anomalies=x', 'test_anomalies'),
+    ('study', '--test_contamination=1', 'contamination'),
+    ('study', '--test_source=mars', "'mars'"),
+    ('study', '--draws=0', 'draws'),
+    ('study', '--baselines=magic', "'magic'"),
+    ('study', '--seed=-3', 'seed'),
+    ('study', '--run_dir=x', 'run_dir'),
+  ],
+)
+def test_a_wrong_flag_is_usage_in_one_line(program, argument, told, tmp_path):
+  assert told in fail(PROGRAMS[program], 2, *argument.split(' '))
+  assert not list(tmp_path.iterdir())
+
+
+# --- bad data ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'told'),
+  [
+    (['--source=cwru'], 'data_dir'),
+    (['--source=cwru', '--data_dir=nowhere'], 'nowhere'),
+    (['--source=vibration:length=8'], 'length'),
+    (['--source=vibration:machines=1,test_machines=1'], 'too few'),
+    ([TINY[0], '--fold=north'], 'north'),
+    ([TINY[0], '--features=wavelet:level=30'], 'level'),
+    ([TINY[0], '--features=logspec:bins=5000'], 'bins'),
+    ([TINY[0], '--features=raw+statistics'], 'raw'),
+  ],
+)
+def test_training_on_bad_data_leaves_nothing_behind(arguments, told, tmp_path):
+  assert told in fail(train, 1, *arguments, '--run_dir=run')
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ('support', 'query', 'told'),
+  [
+    ('missing.npy', 'good.npy', 'missing.npy'),
+    ('good.npy', 'missing.csv', 'missing.csv'),
+    ('cut.npy', 'good.npy', 'cut.npy'),
+    ('nan.npy', 'good.npy', 'row 1'),
+    ('good.npy', 'nan.npy', 'row 1'),
+    ('wide.npy', 'good.npy', '65'),
+    ('good.npy', 'wide.npy', '65'),
+    ('sick.npz', 'good.npy', 'no normal row'),
+    ('text.txt', 'good.npy', '.csv'),
+    ('empty.npy', 'good.npy', 'no rows'),
+    ('pickle.npy', 'good.npy', 'pickle'),
+  ],
+)
+def test_adapting_to_bad_rows_leaves_nothing_behind(
+  support, query, told, folder, tmp_path
+):
+  x = support_file('good.npy')
+  pathlib.Path('cut.npy').write_bytes(
+    pathlib.Path('good.npy').read_bytes()[:99]
+  )
+  x[1, 5] = np.nan
+  np.save('nan.npy', x)
+  np.save('wide.npy', np.zeros((3, 65)))
+  np.save('empty.npy', np.zeros((0, 64)))
+  np.save('pickle.npy', np.array([{}], object), allow_pickle=True)
+  np.savez('sick.npz', x=np.zeros((2, 64)), y=np.ones(2))
+  pathlib.Path('text.txt').write_text('1')
+  assert told in fail(
+    adapt, 1, f'--run_dir={folder}', f'--support={support}', f'--query={query}'
+  )
+  assert not (tmp_path / 'adapted').exists()
+
+
+def test_runs_that_are_none(folder, tmp_path):
+  for program in (evaluate, adapt):
+    files_of = ['--support=a.npy', '--query=a.npy'] * (program is adapt)
+    told = fail(program, 1, '--run_dir=nowhere', *files_of)
+    assert 'nowhere' in told and 'no run directory' in told
+  copy = shutil.copytree(folder, tmp_path / 'copy')
+  for path in (copy / 'checkpoints').rglob('*'):
+    if path.is_file():
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  told = fail(evaluate, 1, f'--run_dir={copy}')
+  assert 'cannot read the checkpoint' in told
+
+
+def test_an_output_that_cannot_be_written(folder):
+  pathlib.Path('taken').write_text('mine')
+  support_file('good.npy')
+  rows = ['--support=good.npy', '--query=good.npy']
+  grid = ['--shots=2', '--anomalies=0', '--draws=1', '--baselines=none']
+  run = f'--run_dir={folder}'
+  assert 'taken' in fail(adapt, 1, run, *rows, '--output=taken')
+  code, out, err = call(evaluate, run, *grid, '--output=taken')
+  assert (code, out) == (1, '') and err.count('\n') == 1
+  told = err.split('\r')[-1]  # after the progress bars
+  assert told.startswith('error: ') and 'taken' in told
+  assert pathlib.Path('taken').read_text() == 'mine'
+
+
+def test_a_grid_that_no_entity_fills(folder, tmp_path):
+  told = fail(evaluate, 1, f'--run_dir={folder}', '--shots=900')
+  assert 'fewer' in told
+  assert not (tmp_path / 'results').exists()
+
+
+# --- help --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', sorted(PROGRAMS))
+def test_help_shows_purpose_example_and_every_flag(name):
+  program = PROGRAMS[name]
+  out = succeed(program, '--help')
+  first = program.__doc__.splitlines()[0]
+  assert out.startswith(first)
+  assert f'python -m experiments.{name}' in out
+  own = program.FLAGS.flags_by_module_dict()
+  for module in own:
+    if not module.startswith('absl'):
+      for flag in own[module]:
+        assert f'--{flag.name} ' in out or f'--[no]{flag.name} ' in out
+  assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_every_baseline_is_named_in_the_help_of_evaluate():
+  out = succeed(evaluate, '--help')
+  assert all(name in out for name in baselines.REGISTRY)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'code'), [(['--help'], 0), (['--learner=magic'], 2)]
+)
+def test_as_a_process(arguments, code):
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.train', *arguments],
+    cwd=ROOT, capture_output=True, text=True, timeout=120,
+  )  # fmt: skip
+  assert done.returncode == code
+  assert done.stderr.count('\n') == (0 if code == 0 else 1)
+  assert ('--learner' in done.stdout) == (code == 0)

@@ -1,0 +1,204 @@
+"""Tasks at once, on devices, in processes: always the same training."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metaad_jax import devices
+from metaad_jax.base import DataError
+
+# Trains a small MAML on eight tasks a step; argv: devices to use, run folder.
+# Prints the parameters, in full, and what a step costs in copies.
+_PROGRAM = """
+import functools, json, sys
+import jax, jax.numpy as jnp, numpy as np, optax
+from metaad_jax import metrics, models, parallel, training
+from metaad_jax.base import Rows, Task
+from metaad_jax.learners import maml
+
+def main(use, run_dir, steps):
+  def draw(centres, key):
+    who, noise = jax.random.split(key)
+    x = jax.random.normal(noise, (11, 3))
+    x += jnp.asarray(centres)[jax.random.randint(who, (), 0, len(centres))]
+    y = (jnp.arange(8) >= 4).astype(jnp.float32)
+    x = x.at[7:, 0].add(2.0)
+    return Task(
+      Rows(x[:3], jnp.zeros(3), jnp.ones(3)), Rows(x[3:], y, jnp.ones(8)),
+      jnp.ones(3),
+    )
+
+  centres = np.random.default_rng(0).normal(size=(6, 3)).astype('f')
+  sample = jax.tree_util.Partial(draw, centres)
+  keys = jax.random.split(jax.random.key(5), 8)
+  validation = jax.tree.map(
+    np.asarray, jax.jit(jax.vmap(lambda k: sample(k)))(keys)
+  )
+  learner = maml.maml(models.make('mlp:width=8,depth=1'), steps=2)
+  state = training.train(
+    learner, sample, validation, metrics.masked_auroc,
+    optimizer=optax.adam(0.05), steps=steps, tasks=8, seed=7, report_every=5,
+    validate_every=5, checkpoint_every=5, quiet=True, run_dir=run_dir or None,
+    devices=jax.devices()[:use] if use else None,
+  )
+  flat = [np.asarray(a).ravel() for a in jax.tree.leaves(state.params)]
+  print(json.dumps({
+    'params': np.concatenate(flat).tolist(), 'step': int(state.step),
+    'score': float(state.best_score), 'process': jax.process_index(),
+    'devices': len(jax.devices()),
+  }))
+"""
+
+
+def _start(code, **environment):
+  return subprocess.Popen(
+    [sys.executable, '-c', _PROGRAM + code],
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', **environment},
+    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+  )  # fmt: skip
+
+
+def _told(process):
+  out, err = process.communicate(timeout=300)
+  assert process.returncode == 0, err[-2000:]
+  return [json.loads(line) for line in out.splitlines() if line[:1] == '{']
+
+
+@pytest.fixture(scope='module')
+def alone():
+  """Trained on 1, 2, 4 and 8 devices of one process."""
+  return _told(_start('''
+parallel.start(8)
+for use in (1, 2, 4, 8):
+  main(use, '', 10)
+'''))  # fmt: skip
+
+
+def test_more_devices_train_alike(alone):
+  one, *more = alone
+  assert len(more) == 3 and one['devices'] == 8
+  for other in more:
+    np.testing.assert_allclose(
+      other['params'], one['params'], rtol=1e-4, atol=1e-5
+    )
+    assert other['score'] == pytest.approx(one['score'], abs=1e-6)
+  assert any(o['params'] != one['params'] for o in more)  # truly shared out
+
+
+def test_two_processes_of_two_devices_train_alike_and_keep_one_run(
+  alone, tmp_path
+):
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  together = [
+    _start(f'''
+parallel.start(
+  2, coordinator='localhost:{port}', processes=2, process={process}
+)
+main(0, {str(tmp_path)!r}, 5)
+''')
+    for process in (0, 1)
+  ]  # fmt: skip
+  first, second = ([*_told(p)][-1] for p in together)
+  assert (first['process'], second['process']) == (0, 1)
+  assert first['devices'] == 4 and first['params'] == second['params']
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in lines] == [5]
+  # One process on one device goes on where the two left off.
+  (resumed,) = _told(_start(f'''
+parallel.start(1)
+main(0, {str(tmp_path)!r}, 10)
+'''))  # fmt: skip
+  assert resumed['step'] == 10
+  np.testing.assert_allclose(
+    resumed['params'], alone[0]['params'], rtol=1e-4, atol=1e-5
+  )
+
+
+def test_any_number_of_tasks_at_once_gives_the_same_means():
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    tree = (jnp.asarray(rng.normal(size=(12, 3))), {'b': jnp.arange(12.0)})
+    function = lambda a, t: {'s': jnp.sin(a) * t['b'], 'n': a.sum()}
+    wanted = {
+      's': np.mean(np.sin(tree[0]) * np.arange(12.0)[:, None], 0),
+      'n': np.mean(np.sum(tree[0], 1)),
+    }
+    for at_once in (1, 2, 5, 12, 100, None):
+      found = jax.jit(
+        lambda t, n=at_once: devices.mean_over_tasks(function, t, n)
+      )(tree)
+      jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12),
+        found, wanted,
+      )  # fmt: skip
+
+
+def test_as_many_at_once_as_fit(monkeypatch):
+  held = []
+
+  def function(row):
+    return jnp.tanh(row).sum()
+
+  def vmap(f, *args, **kwargs):
+    inner = jax_vmap(f, *args, **kwargs)
+
+    def run(*arguments):
+      held.append(len(jax.tree.leaves(arguments)[0]))
+      return inner(*arguments)
+
+    return run
+
+  jax_vmap = jax.vmap
+  monkeypatch.setattr(jax, 'vmap', vmap)
+  rows = jnp.ones((8, 1000))
+  for room, wanted in ((1 << 30, 8), (2 * 4100, 2), (1, None)):
+    held.clear()
+    monkeypatch.setattr(devices, '_CACHE', room)
+    devices.mean_over_tasks(function, (rows,))
+    assert set(held) == ({wanted} if wanted else set())
+
+
+def test_the_footprint_counts_every_value_once_and_loops_by_their_body():
+  x = jnp.ones(1000, jnp.float32)
+  chain = lambda x: jnp.tanh(jnp.sin(x))
+  assert devices.footprint(chain, x) == 8000
+  loop = lambda x: jax.lax.scan(lambda c, _: (chain(c), None), x, length=50)[0]
+  assert devices.footprint(loop, x) == 8000
+
+
+def test_a_mesh_takes_devices_that_divide_the_tasks():
+  device = jax.devices()[0]
+  for tasks, wanted in ((12, 6), (7, 7), (11, 1), (8, 4), (1, 1)):
+    assert devices.mesh(tasks, [device] * 7).size == wanted
+
+
+def test_processes_that_cannot_share_the_tasks_evenly_are_told(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(jax, 'devices', lambda: [None] * 4)
+  with pytest.raises(DataError, match='6 tasks.*multiple of 4'):
+    devices.mesh(6)
+
+
+def test_who_cannot_be_reached_is_told(monkeypatch):
+  def fail(*_):
+    raise RuntimeError('deadline exceeded\nmore')
+
+  monkeypatch.setattr(jax.distributed, 'initialize', fail)
+  monkeypatch.setattr(jax.config, 'update', lambda *_: None)
+  with pytest.raises(DataError, match='process 1 of 2 at x:1 .deadline'):
+    devices.start(1, coordinator='x:1', processes=2, process=1)
+
+
+@pytest.mark.parametrize('told', [{'processes': 2}, {'process': 0}])
+def test_processes_without_a_coordinator_do_not_train_apart(told):
+  with pytest.raises(DataError, match='--coordinator'):
+    devices.start(**told)
