@@ -47,9 +47,8 @@ from benchmarks import (
   workloads,
 )
 from experiments import cli
-from metaad_jax import specs
+from metaad_jax import specs, storage
 from metaad_jax.base import DataError
-from metaad_jax.evaluation import results
 from metaad_jax.training import runs
 
 FLAGS = flags.FlagValues()
@@ -186,7 +185,7 @@ def main() -> None:
     **page.pictures(content['rows']),
   }
   for name, body in files.items():
-    results.write_bytes(os.path.join(_OUTPUT.value, name), body)
+    storage.write_bytes(os.path.join(_OUTPUT.value, name), body)
   print(page.page(content))
   print(f'written below {_OUTPUT.value}: {", ".join(files)}')
 

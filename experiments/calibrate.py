@@ -17,9 +17,9 @@ import os
 from absl import flags
 
 from experiments import cli
+from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.detector import calibrate
-from metaad_jax.evaluation import results
 from metaad_jax.scores import conformal
 from metaad_jax.training import runs
 
@@ -144,7 +144,7 @@ def _report(run, folder, calibrated_on):
       text.append(calibrate.table(found, rate) + '\n')
     picture = calibrate.picture(found, name)
     file = f'calibration_{name.partition(":")[0]}.png'
-    results.write_bytes(os.path.join(folder, file), picture)
+    storage.write_bytes(os.path.join(folder, file), picture)
   content = {
     'schema': 1,
     'run': run.name,
@@ -157,7 +157,7 @@ def _report(run, folder, calibrated_on):
     ('calibration.json', json.dumps(content, indent=1)),
     ('calibration.md', '\n'.join(text)),
   ):
-    results.write_bytes(os.path.join(folder, file), body.encode())
+    storage.write_bytes(os.path.join(folder, file), body.encode())
   print('\n'.join(text))
   print(f'written below {folder}')
 

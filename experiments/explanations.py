@@ -19,11 +19,10 @@ from absl import flags
 import numpy as np
 
 from experiments import cli
-from metaad_jax import features
+from metaad_jax import features, storage
 from metaad_jax.base import DataError
-from metaad_jax.data import episodes, registry
+from metaad_jax.data import registry, splitting
 from metaad_jax.detector import estimator, explanations
-from metaad_jax.evaluation import results
 
 FLAGS = flags.FlagValues()
 _RUN_DIR = flags.DEFINE_string(
@@ -227,7 +226,7 @@ def plant() -> list[dict]:
   """Plants in tables and in signals; see the module."""
   found: list[dict] = []
   entities = registry.load('oddbench', _DATA_DIR.value)
-  side = episodes.split(entities, fold='part0')['validation']
+  side = splitting.split(entities, fold='part0')['validation']
   side = [entity for entity in side if len(entity.normal) > 1]
   chosen = np.linspace(0, len(side) - 1, min(_TABLES.value, len(side)))
   for i in chosen.astype(int):
@@ -261,7 +260,7 @@ def main() -> None:
   for name in filter(None, _CASES.value.split('+')):
     title, told = case(name)
     file = f'explained_{name.partition(":")[0]}.png'
-    results.write_bytes(
+    storage.write_bytes(
       os.path.join(_OUTPUT.value, file), explanations.png(told, title)
     )
     part = f'\n### {title}\n\n{explanations.text(told)}\n\n![{title}]({file})\n'
@@ -272,7 +271,7 @@ def main() -> None:
     ('explanations.json', json.dumps(content, indent=1)),
     ('explanations.md', text),
   ):
-    results.write_bytes(os.path.join(_OUTPUT.value, file), body.encode())
+    storage.write_bytes(os.path.join(_OUTPUT.value, file), body.encode())
   print(f'written below {_OUTPUT.value}')
 
 

@@ -21,8 +21,9 @@ import numpy as np
 from scipy import stats
 
 from experiments import cli
-from metaad_jax.data import episodes, registry
-from metaad_jax.evaluation import baselines, evaluate, results
+from metaad_jax import storage
+from metaad_jax.data import registry, splitting
+from metaad_jax.evaluation import baselines, evaluate
 from metaad_jax.reports import report
 from metaad_jax.scores import metrics
 from metaad_jax.training import runs
@@ -153,7 +154,7 @@ def main() -> None:
   if not runs.any_width(run.config):
     raise cli.UsageError(f'--run_dir={_RUN_DIR.value}: no learner for tables')
   spec = _SOURCE.value or run.config.source
-  sides = episodes.split(
+  sides = splitting.split(
     registry.load(spec, _DATA_DIR.value),
     fold=run.config.fold,
     folds=run.config.folds,
@@ -177,9 +178,9 @@ def main() -> None:
   }  # fmt: skip
   path = os.path.join(_OUTPUT.value, 'robustness')
   text = json.dumps(content, indent=1) + '\n'
-  results.write_bytes(path + '.json', text.encode())
+  storage.write_bytes(path + '.json', text.encode())
   title = f'{len(entities)} tables of {spec}, {_SHOTS.value} normals'
-  results.write_bytes(path + '.png', report.png(_picture(found, title)))
+  storage.write_bytes(path + '.png', report.png(_picture(found, title)))
 
 
 if __name__ == '__main__':

@@ -1,16 +1,19 @@
-"""One file for one model: arrays and JSON in an .npz, checked, no pickle.
+"""Files: written whole or not at all, and models as arrays and JSON.
 
-The archive holds an `.npy` member for every array and `model.json`: the schema
-version, the SHA-256 of the content, and what the writer wants to say of it.
-The same content gives the same bytes.
+A model file is an `.npz` archive with an `.npy` member for every array and
+`model.json`: the schema version, the SHA-256 of the content, and the writer's
+meta data. The same content gives the same bytes. Nothing is ever pickled.
 """
 
+import csv
 import hashlib
 import io
 import json
 import lzma
 import os
+import pathlib
 import struct
+import tokenize
 import zipfile
 import zlib
 
@@ -26,8 +29,8 @@ _HEADERS = {
   (1, 0): np.lib.format.read_array_header_1_0,
   (2, 0): np.lib.format.read_array_header_2_0,
 }
-# What zip, zlib, NumPy and json raise for a damaged file.
-_BROKEN = (
+# What zip, lzma, NumPy, json, csv and pandas raise for a damaged file.
+BROKEN = (
   OSError,
   ValueError,
   EOFError,
@@ -40,11 +43,47 @@ _BROKEN = (
   RecursionError,
   RuntimeError,
   SyntaxError,
+  csv.Error,
   struct.error,
+  tokenize.TokenError,
   lzma.LZMAError,
   zipfile.BadZipFile,
   zlib.error,
 )
+
+
+def reason(error: BaseException) -> str:
+  """What an exception says, in one line of at most 200 characters."""
+  return ' '.join(str(error).split())[:200] or type(error).__name__
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+  """Writes a file whole or not at all, through a temporary file beside it.
+
+  Args:
+    path: the file; its folder is made where it is missing.
+    content: of the file.
+
+  Raises:
+    DataError: if it cannot be written; an older file is then still there.
+  """
+  path = pathlib.Path(path)
+  part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      with open(part, 'wb') as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(part, path)
+    finally:
+      part.unlink(missing_ok=True)
+  except OSError as error:
+    raise DataError(
+      f'cannot write {path} ({error.strerror or error}): choose a folder that '
+      'can be written to'
+    ) from error
 
 
 def save(path: str, arrays: dict[str, np.ndarray], meta: dict) -> None:
@@ -69,21 +108,14 @@ def save(path: str, arrays: dict[str, np.ndarray], meta: dict) -> None:
     'sha256': _digest(arrays, meta),
     'meta': meta,
   }
-  part = f'{path}.part'
-  try:
-    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    with zipfile.ZipFile(part, 'w', zipfile.ZIP_DEFLATED) as archive:
-      for name, array in sorted(arrays.items()):
-        buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, array, allow_pickle=False)
-        archive.writestr(_entry(f'{name}.npy'), buffer.getvalue())
-      archive.writestr(_entry(_JSON), json.dumps(content, indent=1))
-    os.replace(part, path)
-  except OSError as error:
-    raise DataError(
-      f'cannot write {path}: {error.strerror or error}: choose a folder that '
-      'can be written to'
-    ) from error
+  packed = io.BytesIO()
+  with zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as archive:
+    for name, array in sorted(arrays.items()):
+      member = io.BytesIO()
+      np.lib.format.write_array(member, array, allow_pickle=False)
+      archive.writestr(_entry(f'{name}.npy'), member.getvalue())
+    archive.writestr(_entry(_JSON), json.dumps(content, indent=1))
+  write_bytes(path, packed.getvalue())
 
 
 def _entry(name):
@@ -124,10 +156,10 @@ def load(path: str) -> tuple[dict[str, np.ndarray], dict]:
     raise DataError(f'{path} is not there: name a model file') from error
   except DataError:
     raise
-  except _BROKEN as error:
-    reason = ' '.join(str(error).split())[:200] or type(error).__name__
+  except BROKEN as error:
     raise DataError(
-      f'{path} is no model file, or damaged ({reason}): copy or export it anew'
+      f'{path} is no model file, or damaged ({reason(error)}): copy or export '
+      'it anew'
     ) from error
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from metaad_jax import features, learners, models
 from metaad_jax.base import Rows, Task
-from metaad_jax.data import episodes, registry
+from metaad_jax.data import episodes, registry, splitting
 from metaad_jax.learners import inner_loop
 from metaad_jax.scores import metrics
 from metaad_jax.training import loop
@@ -70,7 +70,7 @@ def test_the_example_source_loads(blocks, tmp_path):
   assert len(entities) == 6
   assert entities[0].normal.shape == (12, 3)
   assert entities[0].labels.sum() == 10
-  sides = episodes.split(entities, folds=3)
+  sides = splitting.split(entities, folds=3)
   assert episodes.pool(sides['train']).normal.shape[1:] == (12, 3)
 
 

@@ -196,19 +196,22 @@ def test_no_file_and_no_archive(tmp_path):
   refusal(str(tmp_path / 'text.npz'))
 
 
-def test_a_folder_that_cannot_be_written_to(path, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+  path, tmp_path, monkeypatch
+):
   before = open(path, 'rb').read()
-
-  def refuse(*_, **__):
-    raise PermissionError(13, 'Permission denied')
-
   for place in (path + '/below.npz', str(tmp_path)):
     with pytest.raises(DataError, match='cannot write'):
       storage.save(place, ARRAYS, META)
-  monkeypatch.setattr(zipfile, 'ZipFile', refuse)
-  with pytest.raises(DataError, match='Permission denied'):
+
+  def full(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(os, 'fsync', full)
+  with pytest.raises(DataError, match='No space left'):
     storage.save(path, ARRAYS, {})
   assert open(path, 'rb').read() == before
+  assert os.listdir(os.path.dirname(path)) == ['model.npz']
 
 
 def test_only_numbers_are_saved(tmp_path):

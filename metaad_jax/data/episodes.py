@@ -1,4 +1,4 @@
-"""Entities -> arrays on the device -> episodes, and the split by entity."""
+"""Entities -> arrays on the device -> episodes."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -49,92 +49,6 @@ class Pools(NamedTuple):
   anomaly: jax.Array
   counts: jax.Array
   features: jax.Array
-
-
-def split(
-  entities: Sequence[Entity], *, fold: str = '0', folds: int = 5, seed: int = 0
-) -> dict[str, list[Entity]]:
-  """Splits entities into 'train', 'validation' and 'test', group by group.
-
-  Where the entities carry folds of their own (a fault location, say) `fold`
-  may name one, and that one is the test side; otherwise `fold` is a number
-  below `folds` and the groups are dealt out at random. Of what remains a fifth
-  of the groups, at least one, is the validation side. Entities that may serve
-  on one side only (`Entity.side`) appear there alone; where all entities have
-  a side of their own and no fold is named, the sides are the split.
-
-  Args:
-    entities: of one source.
-    fold: name or number of the test fold.
-    folds: number of folds when they are dealt out.
-    seed: of the dealing.
-
-  Returns:
-    Three lists.
-
-  Raises:
-    DataError: if a side is left empty, the fold does not exist, or a group
-      would be torn apart.
-  """
-  groups = sorted({e.group or e.name for e in entities})
-  order = np.random.default_rng(seed).permutation(len(groups))
-  rank = {groups[i]: r for r, i in enumerate(order)}
-  named = {e.fold for e in entities if e.fold}
-  number = int(fold) if fold.isdecimal() else None
-  if fold not in named and (number is None or not 0 <= number < folds):
-    raise DataError(
-      f'no fold {fold!r}: choose a number below {folds}'
-      + (f' or one of {", ".join(sorted(named))}' if named else '')
-    )
-  settled = _settled(entities)
-
-  def tested(entity):
-    if fold in named:
-      return entity.fold == fold
-    if settled:
-      return entity.side == 'test'
-    return rank[entity.group or entity.name] % folds == number
-
-  apart = [
-    {e.group or e.name for e in entities if tested(e) == b} for b in (0, 1)
-  ]
-  if torn := sorted(apart[0] & apart[1]):
-    raise DataError(
-      f'group {torn[0]!r} has entities on both sides of fold {fold!r}: give '
-      'them one fold and one side, or groups of their own'
-    )
-  rest = sorted(
-    {e.group or e.name for e in entities if not tested(e) and e.side != 'test'},
-    key=rank.__getitem__,
-  )
-  held = set(rest[: max(1, len(rest) // 5)] if len(rest) > 1 else ())
-  sides: dict[str, list[Entity]] = {'train': [], 'validation': [], 'test': []}
-  for entity in entities:
-    if tested(entity):
-      if entity.side != 'train':
-        sides['test'].append(entity)
-    elif entity.side != 'test':
-      name = entity.group or entity.name
-      sides['validation' if name in held else 'train'].append(entity)
-  for side, members in sides.items():
-    if not members:
-      raise DataError(
-        f'no entity is left for {side}: {len(entities)} entities in '
-        f'{len(groups)} groups are too few for fold {fold} of {folds}'
-      )
-  return sides
-
-
-def fold_names(entities: Sequence[Entity], folds: int) -> list[str]:
-  """What `split` may take as `fold`: names, or numbers where none are."""
-  named = sorted({e.fold for e in entities if e.fold})
-  count = 1 if _settled(entities) else folds
-  return named or [str(number) for number in range(count)]
-
-
-def _settled(entities):
-  """Whether the entities' own sides are the split."""
-  return all(e.side and not e.fold for e in entities)
 
 
 def transform_rows(
@@ -230,14 +144,24 @@ def _thin(rows, limit):
   return rows[np.linspace(0, len(rows) - 1, limit).astype(int)]
 
 
-def _draw(key, count, size, wanted):
-  """`wanted` distinct indices below `count` (<= size), and which are real."""
-  lottery = jax.random.uniform(key, (size,))
-  lottery = jnp.where(jnp.arange(size) < count, lottery, -1)
-  value, index = jax.lax.top_k(lottery, min(wanted, size))
-  short = max(0, wanted - size)
-  real = jnp.pad(value >= 0, (0, short))
-  return jnp.pad(index, (0, short)), real.astype(jnp.float32)
+def draw(
+  key: jax.Array, allowed: jax.Array, wanted: int
+) -> tuple[jax.Array, jax.Array]:
+  """Draws distinct rows at random, all of those allowed being as likely.
+
+  Args:
+    key: of the draw.
+    allowed: [N] bool.
+    wanted: static number of rows.
+
+  Returns:
+    [wanted] int indices and [wanted] bool; False = padding, where fewer than
+    `wanted` rows are allowed.
+  """
+  lottery = jnp.where(allowed, jax.random.uniform(key, allowed.shape), -1)
+  value, index = jax.lax.top_k(lottery, min(wanted, len(allowed)))
+  short = max(0, wanted - len(allowed))
+  return jnp.pad(index, (0, short)), jnp.pad(value >= 0, (0, short))
 
 
 def assemble(
@@ -334,10 +258,9 @@ def from_pools(pools: Pools, episode: Episode) -> Sampler:
     entity = jax.random.randint(who, (), 0, len(pools.counts))
     drawn: list[tuple[jax.Array, jax.Array]] = []
     for i, source in enumerate(pools[:3]):
-      index, real = _draw(
-        keys[i], pools.counts[entity, i], source.shape[1], wanted[i]
-      )
-      drawn.append((source[entity, index], real))
+      allowed = jnp.arange(source.shape[1]) < pools.counts[entity, i]
+      index, real = draw(keys[i], allowed, wanted[i])
+      drawn.append((source[entity, index], real.astype(jnp.float32)))
     normal, query, anomaly = drawn
     columns = pools.features[entity]
     return assemble(keys[3], episode, normal, query, anomaly, columns)

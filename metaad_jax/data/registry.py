@@ -164,13 +164,3 @@ def _check_rows(where, part, rows, shape, channels, tables):
       f'{where}: {part} row {place[0]}{sample}, column {column} is '
       f'{rows[tuple(place)]}: remove or repair that row in the file'
     )
-
-
-def shared_rows(entity: Entity) -> int:
-  """How many query rows equal a normal row, bit for bit.
-
-  A leak where values are measured; to be expected in tables of few distinct
-  values.
-  """
-  known = {row.tobytes() for row in entity.normal + np.float32(0)}
-  return sum(row.tobytes() in known for row in entity.query + np.float32(0))

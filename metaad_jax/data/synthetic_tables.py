@@ -74,14 +74,6 @@ def sampler(
   return sample
 
 
-def _choice(key, allowed, wanted):
-  """`wanted` distinct indices of those allowed, and which of them are real."""
-  lottery = jnp.where(allowed, jax.random.uniform(key, allowed.shape), -1)
-  value, index = jax.lax.top_k(lottery, min(wanted, len(allowed)))
-  short = max(0, wanted - len(allowed))
-  return jnp.pad(index, (0, short)), jnp.pad(value >= 0, (0, short))
-
-
 def _of_a_table(key, pools, normals, anomalies, wanted):
   """Rows [normals + anomalies, wanted], which are real, and real columns."""
   keys = jax.random.split(key, 6)
@@ -106,19 +98,19 @@ def _of_a_table(key, pools, normals, anomalies, wanted):
   for k, pool, number in (
     (keys[3], normal, normals), (keys[4], abnormal, anomalies)
   ):  # fmt: skip
-    index, there = _choice(k, pool, number)
+    index, there = episodes.draw(k, pool, number)
     rows.append(table[index])
     real.append(there)
-  index, there = _choice(keys[5], columns, wanted)
+  index, there = episodes.draw(keys[5], columns, wanted)
   return jnp.concatenate(rows)[:, index], jnp.concatenate(real), there
 
 
 def _relabel(key, table, normal, columns):
   """A column, and the normal rows with a rare or an extreme value of it."""
   keys = jax.random.split(key, 4)
-  column = _choice(keys[0], columns, 1)[0][0]
+  column = episodes.draw(keys[0], columns, 1)[0][0]
   values = jnp.nan_to_num(table[:, column])
-  equal = normal & (values == values[_choice(keys[1], normal, 1)[0][0]])
+  equal = normal & (values == values[episodes.draw(keys[1], normal, 1)[0][0]])
   share = equal.sum() / normal.sum()
   rare = jnp.where(share > 0.5, normal & ~equal, equal)
   sign = jnp.where(jax.random.bernoulli(keys[2]), 1, -1)

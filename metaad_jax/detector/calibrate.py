@@ -11,7 +11,7 @@ import tqdm
 
 from metaad_jax import features
 from metaad_jax.base import DataError, Entity
-from metaad_jax.data import episodes, registry
+from metaad_jax.data import episodes, registry, splitting
 from metaad_jax.detector import adaptation
 from metaad_jax.scores import conformal
 from metaad_jax.scores.conformal import Calibration, Case, Evidence
@@ -65,7 +65,7 @@ def entities(
     everyone = runs.featurize(run.config, run.layout, everyone)
   if spec != run.config.source:
     return {'train': [], 'validation': [], 'test': everyone}
-  return episodes.split(
+  return splitting.split(
     everyone,
     fold=run.config.fold,
     folds=run.config.folds,

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.data import user_frames
 from metaad_jax.data.user_frames import Frame, Samples
 from metaad_jax.detector import adaptation, estimator, explanations
-from metaad_jax.evaluation import results
 from metaad_jax.scores import metrics
 from metaad_jax.training import runs
 
@@ -420,7 +420,7 @@ def save(folder: str, files: dict[str, bytes]) -> list[str]:
   try:
     for name, content in files.items():
       path = os.path.join(folder, name)
-      results.write_bytes(path, content)
+      storage.write_bytes(path, content)
       done.append(path)
   except DataError:
     if new:

@@ -19,7 +19,7 @@ import tqdm
 
 from metaad_jax import learners, specs
 from metaad_jax.base import DataError, Entity, Rows, Task
-from metaad_jax.data import audits, episodes, registry
+from metaad_jax.data import audits, episodes, registry, splitting
 from metaad_jax.evaluation import baselines, tuning
 from metaad_jax.learners import standardized
 from metaad_jax.scores import comparisons, metrics
@@ -428,7 +428,7 @@ def _test_entities(run, source, data_dir, split):
     return everyone, layout
   if _own(run, spec):
     config = run.config
-    sides = episodes.split(
+    sides = splitting.split(
       everyone, fold=config.fold, folds=config.folds, seed=config.seed
     )
     return sides[split], layout
@@ -780,7 +780,7 @@ def _validation_side(run, spec, data_dir, split):
       home = config.source
       everyone = registry.load(home, data_dir)
     try:
-      members = episodes.split(
+      members = splitting.split(
         everyone, fold=config.fold, folds=config.folds, seed=config.seed
       )['validation']
     except DataError as error:

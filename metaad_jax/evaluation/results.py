@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from metaad_jax import base
+from metaad_jax import base, storage
 
 SCHEMA = 1
 METRICS = ('auroc', 'ap', 'recall_at_far_1', 'recall_at_far_5')
@@ -369,34 +369,6 @@ def compact(results: dict[str, Any]) -> dict[str, Any]:
   return {**results, **empty, 'meta': meta, 'rows': rows, 'notes': notes}
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-  """Writes a file whole or not at all, by way of a temporary neighbour.
-
-  Args:
-    path: the file; its folder is made where it is missing.
-    content: what shall be in it.
-
-  Raises:
-    DataError: if it cannot be written; an older file is then still there.
-  """
-  path = pathlib.Path(path)
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      with open(temporary, 'wb') as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(temporary, path)
-    finally:
-      temporary.unlink(missing_ok=True)
-  except OSError as error:
-    raise base.DataError(
-      f'cannot write {path} ({error.strerror}): choose another place'
-    ) from None
-
-
 def save(
   path: str | os.PathLike[str], results: dict[str, Any]
 ) -> dict[str, Any]:
@@ -418,7 +390,7 @@ def save(
   content = text.encode()
   if str(path).endswith('.xz'):
     content = lzma.compress(content)
-  write_bytes(path, content)
+  storage.write_bytes(path, content)
   return results
 
 

@@ -10,7 +10,7 @@ import pathlib
 import re
 from typing import Any
 
-from metaad_jax import base
+from metaad_jax import base, storage
 from metaad_jax.evaluation import results as results_lib
 from metaad_jax.evaluation import tuning
 from metaad_jax.reports import recommendation, report
@@ -399,7 +399,7 @@ def write(
     if picture.name.split('-')[0] in ('budget', 'ranks'):
       slug = re.sub(r'[^A-Za-z0-9.]+', '-', picture.name).strip('-.')[:80]
       written.append(path.with_name(f'{path.stem}-{slug}.png'))
-      results_lib.write_bytes(written[-1], report.small_png(picture.figure))
+      storage.write_bytes(written[-1], report.small_png(picture.figure))
       images.append((written[-1].name, picture.caption))
   page = render(
     results,
@@ -408,5 +408,5 @@ def write(
     command=results_lib.portable(command),
     images=images,
   )
-  results_lib.write_bytes(path, page.encode())
+  storage.write_bytes(path, page.encode())
   return written

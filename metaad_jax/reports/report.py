@@ -31,7 +31,7 @@ import pywt
 import scipy.signal
 import sklearn.metrics
 
-from metaad_jax import base
+from metaad_jax import base, storage
 from metaad_jax.evaluation import results as results_lib
 from metaad_jax.evaluation import tuning
 from metaad_jax.reports import recommendation
@@ -1434,7 +1434,7 @@ def _save_figures(
   for i, picture in enumerate(pictures, 1):
     slug = re.sub(r'[^A-Za-z0-9.]+', '-', picture.name).strip('-.')[:80]
     paths.append(folder / f'{i:02d}-{slug}.png')
-    results_lib.write_bytes(paths[-1], png(picture.figure))
+    storage.write_bytes(paths[-1], png(picture.figure))
   return paths
 
 
@@ -2020,7 +2020,7 @@ def write_html(results: dict[str, Any], path: str | os.PathLike[str]) -> None:
   """
   results = results_lib.validate(results)
   page = _page(results, _figures(results))
-  results_lib.write_bytes(path, page.encode())
+  storage.write_bytes(path, page.encode())
 
 
 def write(results: dict[str, Any], folder: str | os.PathLike[str]) -> str:
@@ -2040,7 +2040,7 @@ def write(results: dict[str, Any], folder: str | os.PathLike[str]) -> str:
   results = results_lib.save(folder / 'results.json', results)
   pictures = _figures(results)
   page = _page(results, pictures)
-  results_lib.write_bytes(folder / 'report.html', page.encode())
+  storage.write_bytes(folder / 'report.html', page.encode())
   paths = _save_figures(pictures, folder / 'figures')
   return (
     f'{_table(results, "auroc", 100)}\n'

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from metaad_jax import devices
+from metaad_jax import devices, storage
 from metaad_jax.base import DataError
 
 # What orbax finds wrong it also raises.
@@ -74,9 +74,8 @@ class Checkpoints:
     try:
       self._manager.save(step, args=self._args.StandardSave(state))
       if folder.is_dir() and devices.first_process():
-        path = folder / _DIGESTS
-        path.with_suffix('.part').write_text(json.dumps(_digests(folder)))
-        os.replace(path.with_suffix('.part'), path)
+        content = json.dumps(_digests(folder)).encode()
+        storage.write_bytes(folder / _DIGESTS, content)
       devices.wait(f'checkpoint {step}')
     except Exception as error:  # orbax and tensorstore have their own
       shutil.rmtree(folder, ignore_errors=True)

@@ -17,6 +17,7 @@ import optax
 import tqdm
 
 from metaad_jax import devices as devices_lib
+from metaad_jax import storage
 from metaad_jax.base import DataError, MetaLearner, Params, Task, Terminated
 from metaad_jax.training.checkpoints import Checkpoints
 
@@ -430,7 +431,5 @@ def _open_log(path, step):
             kept.append(line.rstrip('\n') + '\n')
         except (ValueError, KeyError, TypeError):
           continue
-  with open(path + '.part', 'w') as log:
-    log.writelines(kept)
-  os.replace(path + '.part', path)
+  storage.write_bytes(path, ''.join(kept).encode())
   return open(path, 'a')

@@ -30,7 +30,13 @@ from metaad_jax import (
   storage,
 )
 from metaad_jax.base import DataError, Entity, MetaLearner, Params
-from metaad_jax.data import audits, episodes, registry, synthetic_tables
+from metaad_jax.data import (
+  audits,
+  episodes,
+  registry,
+  splitting,
+  synthetic_tables,
+)
 from metaad_jax.learners import inner_loop, objectives, standardized
 from metaad_jax.scores import conformal, metrics
 from metaad_jax.scores.conformal import Calibration
@@ -194,7 +200,7 @@ def any_width(config: Config) -> bool:
 def load_data(config: Config, data_dir: str | None) -> Data:
   """Reads the source, splits it by entity, and computes the features."""
   everyone = registry.load(config.source, data_dir)
-  raw = episodes.split(
+  raw = splitting.split(
     everyone, fold=config.fold, folds=config.folds, seed=config.seed
   )
   layout = layout_of(config.source, everyone)
@@ -227,7 +233,7 @@ def featurize(
 
 def fold_names(config: Config, data_dir: str | None) -> list[str]:
   """All folds of a source: by name where it has names, else by number."""
-  return episodes.fold_names(
+  return splitting.fold_names(
     registry.load(config.source, data_dir), config.folds
   )
 
@@ -478,9 +484,7 @@ def _open(run_dir, config, layout, seen):
     'code': code_version(),
     'devices': [str(device) for device in jax.devices()],
   }
-  with open(path + '.part', 'w') as file:
-    json.dump(content, file, indent=2)
-  os.replace(path + '.part', path)
+  storage.write_bytes(path, json.dumps(content, indent=2).encode())
 
 
 def _read(path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from metaad_jax.base import DataError, Entity
-from metaad_jax.data import episodes
+from metaad_jax.data import episodes, splitting
 from metaad_jax.data.episodes import Episode
 
 
@@ -56,7 +56,7 @@ def test_a_split_is_a_partition_by_group_or_a_refusal(members, fold, seed):
     for i, (g, f, s) in enumerate(members)
   ]
   try:
-    sides = episodes.split(everyone, fold=fold, folds=3, seed=seed)
+    sides = splitting.split(everyone, fold=fold, folds=3, seed=seed)
   except DataError as error:
     assert '\n' not in str(error)
     return
@@ -85,29 +85,29 @@ def test_dealt_folds_test_every_entity_once():
   everyone = [entity(f'e{i}', group=f'g{i // 2}') for i in range(30)]
   tested = [
     e.name
-    for fold in episodes.fold_names(everyone, 5)
-    for e in episodes.split(everyone, fold=fold, folds=5)['test']
+    for fold in splitting.fold_names(everyone, 5)
+    for e in splitting.split(everyone, fold=fold, folds=5)['test']
   ]
   assert sorted(tested) == sorted(e.name for e in everyone)
-  sides = episodes.split(everyone, fold='0', folds=5)
+  sides = splitting.split(everyone, fold='0', folds=5)
   assert [len({group(e) for e in sides[k]}) for k in sides] == [10, 2, 3]
   names = lambda seed: [
-    e.name for e in episodes.split(everyone, seed=seed)['test']
+    e.name for e in splitting.split(everyone, seed=seed)['test']
   ]
   assert names(0) == names(0) and names(0) != names(1)
 
 
 def test_the_order_of_the_entities_does_not_matter():
   everyone = [entity(f'e{i}') for i in range(10)]
-  one, other = episodes.split(everyone), episodes.split(everyone[::-1])
+  one, other = splitting.split(everyone), splitting.split(everyone[::-1])
   for side in one:
     assert {e.name for e in one[side]} == {e.name for e in other[side]}
 
 
 def test_a_named_fold_is_the_test_side():
   everyone = [entity(f'e{i}', fold='abc'[i % 3]) for i in range(9)]
-  assert episodes.fold_names(everyone, 5) == ['a', 'b', 'c']
-  sides = episodes.split(everyone, fold='b')
+  assert splitting.fold_names(everyone, 5) == ['a', 'b', 'c']
+  sides = splitting.split(everyone, fold='b')
   assert {e.fold for e in sides['test']} == {'b'} and len(sides['test']) == 3
   assert {e.fold for e in sides['train'] + sides['validation']} == {'a', 'c'}
 
@@ -116,8 +116,8 @@ def test_entities_with_a_side_each_are_split_already():
   everyone = [
     entity(f'e{i}', side='test' if i < 4 else 'train') for i in range(12)
   ]
-  assert episodes.fold_names(everyone, 5) == ['0']
-  sides = episodes.split(everyone)
+  assert splitting.fold_names(everyone, 5) == ['0']
+  sides = splitting.split(everyone)
   assert [e.name for e in sides['test']] == ['e0', 'e1', 'e2', 'e3']
 
 
@@ -126,7 +126,7 @@ def test_entities_for_testing_only_take_no_place_in_validation():
   everyone += [entity(f't{i}', fold='b', side='test') for i in range(20)]
   everyone += [entity(f'e{i}', fold='b') for i in range(2, 6)]
   for seed in range(20):
-    sides = episodes.split(everyone, fold='a', seed=seed)
+    sides = splitting.split(everyone, fold='a', seed=seed)
     assert len(sides['train']) == 3 and len(sides['validation']) == 1
 
 
@@ -158,7 +158,7 @@ def test_entities_for_testing_only_take_no_place_in_validation():
 )
 def test_splits_that_cannot_be(everyone, fold, told):
   with pytest.raises(DataError, match=told):
-    episodes.split(everyone, fold=fold)
+    splitting.split(everyone, fold=fold)
 
 
 # --- features ----------------------------------------------------------------

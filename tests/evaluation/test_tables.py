@@ -11,7 +11,7 @@ import pytest
 
 from metaad_jax import learners, storage
 from metaad_jax.base import DataError, Entity, MetaLearner, Source
-from metaad_jax.data import audits, episodes, registry
+from metaad_jax.data import audits, episodes, registry, splitting
 from metaad_jax.detector import adaptation
 from metaad_jax.evaluation import evaluate, results
 from metaad_jax.evaluation.evaluate import Grid
@@ -406,7 +406,7 @@ def test_tables_of_mixed_widths_are_evaluated(found):
 
 
 def test_test_is_the_side_that_the_run_has_not_seen(folder, file):
-  sides = episodes.split(EVERYONE, fold='0', folds=CONFIG.folds, seed=0)
+  sides = splitting.split(EVERYONE, fold='0', folds=CONFIG.folds, seed=0)
   for path in (folder, file):
     found = evaluate.evaluate(
       [path], Grid((5,), (0,), draws=1), baseline_names=[], quiet=True
@@ -433,7 +433,7 @@ def test_a_stranger_and_a_run_of_one_width(file, narrow):
 
 def test_who_was_trained_on_stops_a_test_and_is_noted_among_all(file):
   run = runs.restore(file)
-  sides = episodes.split(EVERYONE, fold='0', folds=CONFIG.folds, seed=0)
+  sides = splitting.split(EVERYONE, fold='0', folds=CONFIG.folds, seed=0)
   own = sides['train'] + sides['validation']
   assert run.seen == {audits.digest(e) for e in own}
   alias = dataclasses.replace(own[0], name='alias')

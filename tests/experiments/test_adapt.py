@@ -280,14 +280,14 @@ def test_bad_tables_are_told_in_one_line(
 
 
 def test_half_written_results_are_taken_away(monkeypatch, tmp_path):
-  write = judging.results.write_bytes
+  write = judging.storage.write_bytes
 
   def full(path, content):
     if path.endswith('.png'):
       raise DataError('no space left')
     write(path, content)
 
-  monkeypatch.setattr(judging.results, 'write_bytes', full)
+  monkeypatch.setattr(judging.storage, 'write_bytes', full)
   with pytest.raises(DataError):
     judging.save('new', {'a.csv': b'1', 'b.png': b'2'})
   assert not (tmp_path / 'new').exists()

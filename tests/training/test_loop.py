@@ -12,7 +12,7 @@ import pytest
 
 from metaad_jax import devices
 from metaad_jax.base import DataError, Entity, MetaLearner, Rows, Task
-from metaad_jax.data import episodes
+from metaad_jax.data import episodes, splitting
 from metaad_jax.scores import metrics
 from metaad_jax.training import loop
 from metaad_jax.training.checkpoints import Checkpoints
@@ -346,7 +346,7 @@ def test_shuffled_labels_give_chance_and_true_ones_do_not():
         Entity(e.name, e.normal, e.query, rng.permutation(e.labels))
         for e in everyone
       ]
-    sides = episodes.split(everyone)
+    sides = splitting.split(everyone)
     pools = {side: episodes.pool(sides[side]) for side in sides}
     batch = lambda side, seed: many(
       pools[side], jax.random.split(jax.random.key(seed), 400)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from metaad_jax.base import DataError
-from metaad_jax.data import episodes, registry
+from metaad_jax.data import episodes, registry, splitting
 from metaad_jax.detector import adaptation
 from metaad_jax.learners import inner_loop
 from metaad_jax.training import runs
@@ -350,10 +350,10 @@ def test_no_source_calls_a_fold_by_a_number():
   for name in ('smd', 'skab', 'cwru'):
     if (pathlib.Path(root) / name).is_dir():
       everyone = registry.load(name, root)
-      names = episodes.fold_names(everyone, 5)
+      names = splitting.fold_names(everyone, 5)
       assert not any(fold.isdecimal() for fold in names)
       for fold in names:
-        episodes.split(everyone, fold=fold)
+        splitting.split(everyone, fold=fold)
 
 
 # --- killed ------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 import zlib
 
 import numpy as np
+import scipy.sparse.csgraph
 
 from metaad_jax.base import DataError, Entity, Source
 from metaad_jax.data import public_files, rows, series
@@ -264,12 +265,6 @@ def near_duplicates(
   Returns:
     Per table the number of the first table of its group.
   """
-  group = list(range(len(columns)))
-
-  def root(i):
-    while group[i] != i:
-      i = group[i]
-    return i
 
   def shared(items):
     """{(i, j): how many items they share} for pairs that share any."""
@@ -295,10 +290,12 @@ def near_duplicates(
   for (i, j), count in shared(hashes).items():
     if count >= max(5, 0.05 * min(len(hashes[i]), len(hashes[j]))):
       same.add((i, j))
-  for i, j in sorted(same):
-    low, high = sorted((root(i), root(j)))
-    group[high] = low
-  return [root(i) for i in range(len(group))]
+  size = len(columns)
+  i, j = np.array(sorted(same), int).reshape(-1, 2).T
+  edges = scipy.sparse.coo_array((np.ones(len(i)), (i, j)), (size, size))
+  _, group = scipy.sparse.csgraph.connected_components(edges, directed=False)
+  _, first = np.unique(group, return_index=True)
+  return first[group].tolist()
 
 
 SOURCE = Source(

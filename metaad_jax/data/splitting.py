@@ -1,0 +1,93 @@
+"""The split of a source into training, validation and test, by entity."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from metaad_jax.base import DataError, Entity
+
+
+def split(
+  entities: Sequence[Entity], *, fold: str = '0', folds: int = 5, seed: int = 0
+) -> dict[str, list[Entity]]:
+  """Splits entities into 'train', 'validation' and 'test', group by group.
+
+  Where the entities carry folds of their own (a fault location, say) `fold`
+  may name one, and that one is the test side; otherwise `fold` is a number
+  below `folds` and the groups are dealt out at random. Of what remains a fifth
+  of the groups, at least one, is the validation side. Entities that may serve
+  on one side only (`Entity.side`) appear there alone; where all entities have
+  a side of their own and no fold is named, the sides are the split.
+
+  Args:
+    entities: of one source.
+    fold: name or number of the test fold.
+    folds: number of folds when they are dealt out.
+    seed: of the dealing.
+
+  Returns:
+    Three lists.
+
+  Raises:
+    DataError: if a side is left empty, the fold does not exist, or a group
+      would be torn apart.
+  """
+  groups = sorted({e.group or e.name for e in entities})
+  order = np.random.default_rng(seed).permutation(len(groups))
+  rank = {groups[i]: r for r, i in enumerate(order)}
+  named = {e.fold for e in entities if e.fold}
+  number = int(fold) if fold.isdecimal() else None
+  if fold not in named and (number is None or not 0 <= number < folds):
+    raise DataError(
+      f'no fold {fold!r}: choose a number below {folds}'
+      + (f' or one of {", ".join(sorted(named))}' if named else '')
+    )
+  settled = _settled(entities)
+
+  def tested(entity):
+    if fold in named:
+      return entity.fold == fold
+    if settled:
+      return entity.side == 'test'
+    return rank[entity.group or entity.name] % folds == number
+
+  apart = [
+    {e.group or e.name for e in entities if tested(e) == b} for b in (0, 1)
+  ]
+  if torn := sorted(apart[0] & apart[1]):
+    raise DataError(
+      f'group {torn[0]!r} has entities on both sides of fold {fold!r}: give '
+      'them one fold and one side, or groups of their own'
+    )
+  rest = sorted(
+    {e.group or e.name for e in entities if not tested(e) and e.side != 'test'},
+    key=rank.__getitem__,
+  )
+  held = set(rest[: max(1, len(rest) // 5)] if len(rest) > 1 else ())
+  sides: dict[str, list[Entity]] = {'train': [], 'validation': [], 'test': []}
+  for entity in entities:
+    if tested(entity):
+      if entity.side != 'train':
+        sides['test'].append(entity)
+    elif entity.side != 'test':
+      name = entity.group or entity.name
+      sides['validation' if name in held else 'train'].append(entity)
+  for side, members in sides.items():
+    if not members:
+      raise DataError(
+        f'no entity is left for {side}: {len(entities)} entities in '
+        f'{len(groups)} groups are too few for fold {fold} of {folds}'
+      )
+  return sides
+
+
+def fold_names(entities: Sequence[Entity], folds: int) -> list[str]:
+  """What `split` may take as `fold`: names, or numbers where none are."""
+  named = sorted({e.fold for e in entities if e.fold})
+  count = 1 if _settled(entities) else folds
+  return named or [str(number) for number in range(count)]
+
+
+def _settled(entities):
+  """Whether the entities' own sides are the split."""
+  return all(e.side and not e.fold for e in entities)
