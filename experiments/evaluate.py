@@ -17,7 +17,8 @@ from absl import flags
 
 from experiments import cli
 from metaad_jax.data import registry
-from metaad_jax.evaluation import baselines, costs, evaluate, results
+from metaad_jax.evaluation import baselines, costs, evaluate
+from metaad_jax.evaluation import old_results as results
 from metaad_jax.reports import recommendation, report
 from metaad_jax.training import runs
 

@@ -12,7 +12,7 @@ is written by hand.
 from absl import flags
 
 from experiments import cli
-from metaad_jax.evaluation import results
+from metaad_jax.evaluation import old_results as results
 from metaad_jax.reports import page
 
 FLAGS = flags.FlagValues()

@@ -22,7 +22,8 @@ from metaad_jax.base import DataError, Entity, Rows, Task
 from metaad_jax.data import audits, episodes, registry, splitting
 from metaad_jax.evaluation import baselines, tuning
 from metaad_jax.learners import standardized
-from metaad_jax.scores import comparisons, metrics
+from metaad_jax.scores import metrics
+from metaad_jax.scores import old_comparisons as comparisons
 from metaad_jax.training import loop, runs
 
 _BATCH = 32

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from metaad_jax import base, storage
-from metaad_jax.evaluation import results as results_lib
+from metaad_jax.evaluation import old_results as results_lib
 from metaad_jax.evaluation import tuning
 from metaad_jax.reports import recommendation, report
 

@@ -10,7 +10,7 @@ import math
 import textwrap
 from typing import Any, NamedTuple
 
-from metaad_jax.scores import comparisons
+from metaad_jax.scores import old_comparisons as comparisons
 
 _ALPHA = 0.05
 _SHOWN = 4  # methods named where more cannot be told apart

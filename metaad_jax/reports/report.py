@@ -32,10 +32,11 @@ import scipy.signal
 import sklearn.metrics
 
 from metaad_jax import base, storage
-from metaad_jax.evaluation import results as results_lib
+from metaad_jax.evaluation import old_results as results_lib
 from metaad_jax.evaluation import tuning
 from metaad_jax.reports import recommendation
-from metaad_jax.scores import comparisons, metrics
+from metaad_jax.scores import metrics
+from metaad_jax.scores import old_comparisons as comparisons
 
 _METRICS = {
   'auroc': 'AUROC',

@@ -1,27 +1,305 @@
-"""Means with confidence intervals over entities, and paired comparisons.
+"""Means with confidence intervals, paired contests and ranks over entities.
 
-Entities are the units that are independent; draws of supports within one
-entity are not. So draws are averaged first, and only then do entities vary.
+Frames in, frames out. Entities are the independent units; draws of supports
+within one entity are not. Draws are therefore averaged first, and only the
+entities vary. A *cell* is one combination of source, shots, anomalies and
+contamination. Rows whose metric is undefined (NaN) are left out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 import warnings
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from metaad_jax import base
-from metaad_jax.scores import metrics
 
-Row = Mapping[str, Any]
-_SETTING = ('source', 'shots', 'anomalies', 'contamination')
-_METHOD = ('learner', 'kind')
+CELL = ('source', 'shots', 'anomalies', 'contamination')
+FEWEST = 5  # entities that a ranking needs
+
+_METHOD = ('method', 'kind')
 _DECIMALS = 12  # values that agree to these differ by rounding only
 _EXACT = 50  # pairs up to which a signed-rank test is exact, as in SciPy
 _BLOCK = 256  # samples bootstrapped at once
 _FEW = 10  # entities below which an interval is Student's
+_INTERVAL = ('low', 'high')
+_SUMMARY = (*CELL, *_METHOD, 'metric', 'mean', *_INTERVAL, 'median', 'entities')
+_CONTESTS = (
+  *(*CELL, 'metric', 'learner', 'baseline', 'difference', *_INTERVAL),
+  *('median', 'wins', 'losses', 'entities', 'p', 'p_holm', 'best'),
+)
+
+
+def summary(
+  table: pd.DataFrame,
+  metric: str,
+  *,
+  level: float = 0.95,
+  resamples: int = 4999,
+  seed: int = 0,
+) -> pd.DataFrame:
+  """Averages a metric over draws within an entity, then over entities.
+
+  Args:
+    table: rows as in `evaluation.results`: the columns of a cell, `method`,
+      `kind`, `entity` and the metric. All rows of one entity that agree in
+      these (its draws) weigh the same.
+    metric: the column to summarise, in [0, 1].
+    level: coverage of the intervals, which are those of `bootstrap`.
+    resamples: as in `bootstrap`.
+    seed: as in `bootstrap`.
+
+  Returns:
+    One row per cell and method, in the order of first appearance: the columns
+    of a cell, method, kind, metric, mean, low, high, median and entities (their
+    number). low and high are cut at 0 and 1, and NaN for a single entity.
+
+  Raises:
+    DataError: if a column is missing.
+  """
+  groups = entity_means(table, metric).groupby([*CELL, *_METHOD], sort=False)
+  keys, samples = [], []
+  for key, rows in groups[metric]:
+    keys.append(key)
+    samples.append(rows.to_numpy())
+  intervals = _intervals(samples, level, resamples, seed, 0.0)
+  return pd.DataFrame(
+    [
+      (*key, metric, *interval, float(np.median(sample)), len(sample))
+      for key, interval, sample in zip(keys, intervals, samples, strict=True)
+    ],
+    columns=list(_SUMMARY),
+  )
+
+
+def contests(
+  table: pd.DataFrame,
+  metric: str,
+  *,
+  level: float = 0.95,
+  resamples: int = 4999,
+  seed: int = 0,
+) -> pd.DataFrame:
+  """Compares every learner with every baseline, paired over their entities.
+
+  Only entities on which both were scored count; a pair without any is left
+  out. The family of Holm's correction is all pairs of one cell.
+
+  The best baseline of a cell is chosen on the same rows on which it is then
+  compared, which favours it over the learner.
+
+  Args:
+    table: as in `summary`.
+    metric: the column to compare, in [0, 1]; higher is better.
+    level: coverage of the interval of the mean difference.
+    resamples: as in `bootstrap`.
+    seed: as in `bootstrap`.
+
+  Returns:
+    One row per pair: the columns of a cell, metric, learner, baseline,
+    difference (learner minus baseline, mean over entities), low and high (cut
+    at -1 and 1), median (of the differences), wins and losses (entities on
+    which the learner is above, below), entities (that both were scored on), p
+    (see `paired`), p_holm, and best (whether the baseline has the highest mean
+    of all in its cell).
+
+  Raises:
+    DataError: if a column is missing.
+  """
+  rows: list[tuple] = []
+  samples: list[np.ndarray] = []
+  adjusted: list[float] = []
+  cells = entity_means(table, metric).groupby(list(CELL), sort=False)
+  for cell, means in cells:
+    methods = means.drop_duplicates('method').set_index('method')['kind']
+    values = means.pivot(index='entity', columns='method', values=metric)
+    learners, baselines = (
+      methods.index[methods == kind] for kind in ('learner', 'baseline')
+    )
+    averages = values[baselines].mean().round(_DECIMALS)
+    best = averages.idxmax() if len(averages) else None
+    family = []
+    for learner, baseline in itertools.product(learners, baselines):
+      differences = (values[learner] - values[baseline]).dropna().to_numpy()
+      if len(differences):
+        rows.append((*cell, learner, baseline, baseline == best))
+        samples.append(differences)
+        family.append(paired(differences, np.zeros(len(differences))))
+    adjusted += [*zip(family, holm(family), strict=True)]
+  intervals = _intervals(samples, level, resamples, seed, -1.0)
+  return pd.DataFrame(
+    [
+      (*row[:4], metric, *row[4:6], *interval, *_tally(sample), *p, row[6])
+      for row, sample, interval, p in zip(
+        rows, samples, intervals, adjusted, strict=True
+      )
+    ],
+    columns=list(_CONTESTS),
+  )
+
+
+def _tally(differences: np.ndarray) -> tuple[float, int, int, int]:
+  """Median, wins, losses and number of the differences."""
+  signs = np.sign(differences.round(_DECIMALS))
+  wins, losses = int((signs > 0).sum()), int((signs < 0).sum())
+  return float(np.median(differences)), wins, losses, len(differences)
+
+
+class Ranking(NamedTuple):
+  """Methods in the order of their mean ranks over entities.
+
+  Attributes:
+    source: name of the source.
+    contamination: share of unlabelled anomalies in the support.
+    anomalies: A, number of labelled anomalies in the support.
+    shots: the numbers of support normals that were averaged.
+    methods: their names, the best first.
+    ranks: of each, the mean over entities; 1 = the best, ties share.
+    entities: number of entities.
+    p: of Friedman's test that all methods are alike; 1 where there are fewer
+      than three methods or two entities.
+    cliques: (first, last) positions in `methods` of the longest runs of methods
+      within which no pair differs (Wilcoxon, Holm over all pairs).
+    left_out: methods that were not scored on every entity.
+  """
+
+  source: str
+  contamination: float
+  anomalies: int
+  shots: tuple[int, ...]
+  methods: tuple[str, ...]
+  ranks: tuple[float, ...]
+  entities: int
+  p: float
+  cliques: tuple[tuple[int, int], ...]
+  left_out: tuple[str, ...]
+
+
+def ranks(
+  table: pd.DataFrame, metric: str, *, alpha: float = 0.05
+) -> list[Ranking]:
+  """Ranks methods over entities, for critical-difference diagrams.
+
+  An entity's value is its mean over those shots that the most methods serve,
+  so that every method is ranked on the same cells. Pairs are told apart by
+  signed-rank tests rather than by Nemenyi's distance of mean ranks, which would
+  let the presence of a third method decide about two.
+
+  Args:
+    table: as in `summary`.
+    metric: the column to rank by; higher is better.
+    alpha: the chance of any false difference between two methods.
+
+  Returns:
+    One for each source, contamination and number of labelled anomalies in which
+    at least two methods were scored on the same five entities or more.
+
+  Raises:
+    DataError: if a column is missing.
+
+  References:
+    Friedman, The use of ranks to avoid the assumption of normality, 1937.
+    Demsar, Statistical comparisons of classifiers over multiple data sets,
+    2006.
+    Benavoli, Corani and Mangili, Should we really use post-hoc tests based on
+    mean-ranks?, 2016.
+  """
+  table = _scored(table, metric)
+  rankings = []
+  for (source, contamination), block in table.groupby(
+    ['source', 'contamination'], sort=False
+  ):
+    for anomalies, rows in block.groupby('anomalies'):
+      serving = rows.groupby('shots', sort=False)['method'].agg(set)
+      most = max(serving, key=len)
+      shots = sorted(k for k, methods in serving.items() if methods >= most)
+      rows = rows[rows['shots'].isin(shots) & rows['method'].isin(most)]
+      values = rows.pivot_table(
+        index='entity', columns='method', values=metric, sort=False
+      )
+      ranking = _rank(values, alpha)
+      if len(values) >= FEWEST and ranking:
+        setting = source, contamination, anomalies, tuple(shots)
+        rankings.append(Ranking(*setting, *ranking))
+  return rankings
+
+
+def _rank(values: pd.DataFrame, alpha: float) -> tuple | None:
+  """`Ranking` from `methods` on; None if fewer than two methods are complete.
+
+  Args:
+    values: [entities, methods], NaN where a method was not scored.
+    alpha: as in `ranks`.
+  """
+  complete = values.dropna(axis=1)
+  if complete.shape[1] < 2:
+    return None
+  rounded = complete.to_numpy().round(_DECIMALS)
+  mean_ranks = stats.rankdata(-rounded, axis=1).mean(0)
+  order = np.argsort(mean_ranks, kind='stable')
+  rounded, mean_ranks = rounded[:, order], mean_ranks[order]
+  count = len(order)
+  pairs = list(itertools.combinations(range(count), 2))
+  p_values = holm([paired(rounded[:, i], rounded[:, j]) for i, j in pairs])
+  differ = np.zeros((count, count), bool)
+  differ[tuple(np.transpose(pairs))] = p_values < alpha
+  friedman = 1.0
+  if count > 2 and len(rounded) > 1 and np.ptp(mean_ranks) > 0:
+    friedman = float(stats.friedmanchisquare(*rounded.T).pvalue)
+  return (
+    tuple(complete.columns[order]),
+    tuple(mean_ranks.tolist()),
+    len(rounded),
+    friedman,
+    _cliques(differ),
+    tuple(values.columns.difference(complete.columns, sort=False)),
+  )
+
+
+def _cliques(differ: np.ndarray) -> tuple[tuple[int, int], ...]:
+  """The longest runs (first, last) without a pair i < j that differs."""
+  cliques: list[tuple[int, int]] = []
+  for first in range(len(differ)):
+    last = first
+    while (
+      last + 1 < len(differ) and not differ[first : last + 1, last + 1].any()
+    ):
+      last += 1
+    if last > first and (not cliques or last > cliques[-1][1]):
+      cliques.append((first, last))
+  return tuple(cliques)
+
+
+def entity_means(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+  """Averages a metric over the draws of an entity.
+
+  Args:
+    table: as in `summary`.
+    metric: the column.
+
+  Returns:
+    One row per cell, method and entity, in the order of first appearance: the
+    columns of a cell, method, kind, entity and the metric.
+
+  Raises:
+    DataError: if a column is missing.
+  """
+  keys = [*CELL, *_METHOD, 'entity']
+  groups = _scored(table, metric).groupby(keys, sort=False)
+  return groups[metric].mean().reset_index()
+
+
+def _scored(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+  missing = {*CELL, *_METHOD, 'entity', metric} - {*table.columns}
+  if missing:
+    raise base.DataError(
+      f'the table has no column {", ".join(sorted(missing))}: give the table '
+      'of an evaluation'
+    )
+  return table[table[metric].notna()]
 
 
 def bootstrap(
@@ -122,11 +400,11 @@ def _tied_wilcoxon(differences: np.ndarray) -> float:
   return float(min(1.0, 2 * tail / counts.sum()))
 
 
-def holm(p_values: np.ndarray) -> np.ndarray:
+def holm(p_values: Sequence[float]) -> np.ndarray:
   """Returns p-values adjusted for their number, after Holm.
 
   Args:
-    p_values: [m] of one family of tests.
+    p_values: [m] of one family of tests; may be empty.
 
   Returns:
     [m] adjusted, in the same order: rejecting those <= alpha keeps the
@@ -135,398 +413,11 @@ def holm(p_values: np.ndarray) -> np.ndarray:
   References:
     Holm, A simple sequentially rejective multiple test procedure, 1979.
   """
-  p_values = np.asarray(p_values, float)
-  order = np.argsort(p_values, kind='stable')
-  factors = np.arange(len(p_values), 0, -1)
-  stepped = np.maximum.accumulate(p_values[order] * factors)
-  adjusted = np.empty_like(stepped)
-  adjusted[order] = np.minimum(stepped, 1.0)
-  return adjusted
+  if not len(p_values):
+    return np.zeros(0)
+  from statsmodels.stats import multitest  # takes a second to import
 
-
-def summarise(
-  rows: Sequence[Row],
-  *,
-  names: Sequence[str] = metrics.NAMES,
-  level: float = 0.95,
-  resamples: int = 4999,
-  seed: int = 0,
-) -> list[dict[str, Any]]:
-  """Averages evaluation rows: over draws within an entity, then over entities.
-
-  Args:
-    rows: dicts with source, entity, learner, kind ('learner' or 'baseline'),
-      shots, anomalies, contamination and the metrics. All rows of one entity
-      that agree in these (draws) weigh the same.
-    names: the metrics to summarise.
-    level: coverage of the intervals, which are as `bootstrap` gives them.
-    resamples: as in `bootstrap`.
-    seed: as in `bootstrap`.
-
-  Returns:
-    Dicts with source, learner, kind, shots, anomalies, contamination, metric,
-    mean, low, high, entities (their number), in the order of first appearance;
-    low and high are NaN for one entity, and cut at 0 and 1, as metrics are.
-
-  Raises:
-    DataError: if a row lacks a key, or a metric in it is not finite.
-  """
-  groups = _entity_means(rows, names)
-  samples = [
-    np.array(list(means.values()))[:, column]
-    for means in groups.values()
-    for column in range(len(names))
-  ]
-  intervals = _intervals(samples, level, resamples, seed, 0.0)
-  keys = [(key, name) for key in groups for name in names]
-  return [
-    {
-      **dict(zip(_SETTING + _METHOD, key, strict=True)),
-      'metric': name,
-      'mean': mean,
-      'low': low,
-      'high': high,
-      'entities': len(sample),
-    }
-    for (key, name), sample, (mean, low, high) in zip(
-      keys, samples, intervals, strict=True
-    )
-  ]
-
-
-def compare(
-  rows: Sequence[Row],
-  names: Sequence[str] = ('auroc', 'ap'),
-  *,
-  level: float = 0.95,
-  resamples: int = 4999,
-  seed: int = 0,
-) -> list[dict[str, Any]]:
-  """Compares every learner with every baseline, paired over their entities.
-
-  Only entities that both have been evaluated on count; pairs without any are
-  left out. The family of Holm's correction is all learner-baseline pairs of
-  one metric, source, shots, anomalies and contamination.
-
-  The best baseline of such a family is marked: that with the highest mean over
-  its entities, chosen with the same rows that it is then compared on, which
-  favours it over the learner.
-
-  Args:
-    rows: as in `summarise`.
-    names: the metrics to compare.
-    level: coverage of the interval of the mean difference.
-    resamples: as in `bootstrap`.
-    seed: as in `bootstrap`.
-
-  Returns:
-    Dicts with source, shots, anomalies, contamination, metric, learner,
-    baseline, difference (learner - baseline, mean over entities), low, high
-    (cut at -1 and 1), p (Wilcoxon, see `paired`), p_holm, entities (their
-    number) and best (whether the baseline is the best one).
-
-  Raises:
-    DataError: as in `summarise`.
-  """
-  settings: dict[tuple, dict[str, dict[str, dict]]] = {}
-  for key, entities in _entity_means(rows, names).items():
-    name, kind = key[len(_SETTING) :]
-    kinds = settings.setdefault(
-      key[: len(_SETTING)], {'learner': {}, 'baseline': {}}
-    )
-    if kind not in kinds:
-      raise base.DataError(
-        f"{name} has kind {kind!r}: it must be 'learner' or 'baseline'"
-      )
-    kinds[kind][name] = entities
-  keys, samples = [], []
-  p_values: list[float] = []
-  adjusted: list[float] = []
-  for column, metric in enumerate(names):
-    for setting, kinds in settings.items():
-      values = {
-        kind: {
-          name: {entity: mean[column] for entity, mean in own.items()}
-          for name, own in methods.items()
-        }
-        for kind, methods in kinds.items()
-      }
-      means = {
-        name: np.mean(list(own.values()))
-        for name, own in values['baseline'].items()
-      }
-      best = max(means, key=means.__getitem__, default=None)
-      family = []
-      for learner, ours in values['learner'].items():
-        for baseline, theirs in values['baseline'].items():
-          shared = [entity for entity in ours if entity in theirs]
-          if not shared:
-            continue
-          a = np.array([ours[entity] for entity in shared])
-          b = np.array([theirs[entity] for entity in shared])
-          keys.append((*setting, metric, learner, baseline, baseline == best))
-          samples.append(a - b)
-          family.append(paired(a, b))
-      p_values.extend(family)
-      adjusted.extend(holm(np.array(family)).tolist())
-  intervals = _intervals(samples, level, resamples, seed, -1.0)
-  columns = (*_SETTING, 'metric', 'learner', 'baseline')
-  return [
-    {
-      **dict(zip(columns, key, strict=True)),
-      'difference': mean,
-      'low': low,
-      'high': high,
-      'p': p,
-      'p_holm': p_holm,
-      'entities': len(sample),
-      'best': best,
-    }
-    for (*key, best), sample, (mean, low, high), p, p_holm in zip(
-      keys, samples, intervals, p_values, adjusted, strict=True
-    )
-  ]
-
-
-class Contest(NamedTuple):
-  """The best method of a cell against every other, on the same entities.
-
-  Attributes:
-    source: name of the source.
-    contamination: share of unlabelled anomalies in the support.
-    anomalies: A.
-    shots: K.
-    best: the method with the highest mean.
-    entities: that all methods here were scored on.
-    rivals: the others, the highest mean first: dicts with learner, kind, mean,
-      difference (best - this one), low, high, p and p_holm (Holm's family: the
-      rivals). The best comes first, with a difference of 0 and p None.
-    left_out: methods that were not scored on every entity of the cell.
-  """
-
-  source: str
-  contamination: float
-  anomalies: int
-  shots: int
-  best: str
-  entities: int
-  rivals: tuple[dict[str, Any], ...]
-  left_out: tuple[str, ...]
-
-
-def contests(
-  rows: Sequence[Row],
-  metric: str = 'auroc',
-  *,
-  resamples: int = 4999,
-  seed: int = 0,
-) -> list[Contest]:
-  """Tests the best method of every cell against the others, of either kind.
-
-  The best is chosen with the rows that it is then tested on. Where several
-  methods are truly alike, one of them is thus found better more often than
-  the p-values say.
-
-  Args:
-    rows: as in `summarise`.
-    metric: higher is better.
-    resamples: as in `bootstrap`.
-    seed: as in `bootstrap`.
-
-  Returns:
-    One for each cell, ordered as the rows, then by A and K.
-
-  Raises:
-    DataError: as in `summarise`.
-  """
-  cells: dict[tuple, dict[tuple[str, str], dict[str, float]]] = {}
-  for key, entity_means in _entity_means(rows, [metric]).items():
-    own = {entity: mean[0] for entity, mean in entity_means.items()}
-    cells.setdefault(key[: len(_SETTING)], {})[key[len(_SETTING) :]] = own
-  found: list[tuple] = []
-  samples: list[np.ndarray] = []
-  for setting, methods in cells.items():
-    entities = list(dict.fromkeys(e for own in methods.values() for e in own))
-    most = max(map(len, methods.values()))
-    values = {
-      method: np.array([own[entity] for entity in entities])
-      for method, own in methods.items()
-      if len(own) == most == len(entities)
-    }
-    out = tuple(name for name, kind in methods if (name, kind) not in values)
-    if not values:
-      continue
-    means = {method: own.mean() for method, own in values.items()}
-    order = sorted(means, key=means.__getitem__, reverse=True)
-    best = values[order[0]]
-    gaps = [best - values[method] for method in order]
-    p_values = [paired(best, values[method]) for method in order[1:]]
-    adjusted = [None, *holm(np.array(p_values)).tolist()]
-    lines = [
-      {
-        'learner': method[0],
-        'kind': method[1],
-        'mean': float(values[method].mean()),
-        'p': p,
-        'p_holm': p_holm,
-      }
-      for method, p, p_holm in zip(
-        order, [None, *p_values], adjusted, strict=True
-      )
-    ]
-    found.append((setting, order[0][0], len(entities), lines, out))
-    samples += gaps
-  intervals = iter(_intervals(samples, 0.95, resamples, seed, -1.0))
-  contests = []
-  for (source, shots, anomalies, dirt), best, count, lines, out in found:
-    for line in lines:
-      mean, low, high = next(intervals)
-      line |= {'difference': mean, 'low': low, 'high': high}
-    contests.append(
-      Contest(source, dirt, anomalies, shots, best, count, tuple(lines), out)
-    )
-  blocks = list(dict.fromkeys((c.source, c.contamination) for c in contests))
-  return sorted(
-    contests,
-    key=lambda c: (
-      blocks.index((c.source, c.contamination)),
-      c.anomalies,
-      c.shots,
-    ),
-  )
-
-
-class Ranking(NamedTuple):
-  """Methods in the order of their mean ranks over entities.
-
-  Attributes:
-    names: the methods, the best first.
-    ranks: of each, the mean over entities; 1 = the best, ties share.
-    entities: number of entities.
-    p: of Friedman's test that all methods are alike; 1 where there are fewer
-      than three methods or two entities.
-    cliques: (first, last) positions in `names` of the longest runs of methods
-      within which no pair differs (Wilcoxon, Holm over all pairs).
-    left_out: methods that were not scored on every entity.
-  """
-
-  names: tuple[str, ...]
-  ranks: tuple[float, ...]
-  entities: int
-  p: float
-  cliques: tuple[tuple[int, int], ...]
-  left_out: tuple[str, ...]
-
-
-def ranking(
-  rows: Sequence[Row], metric: str = 'auroc', *, alpha: float = 0.05
-) -> Ranking:
-  """Ranks methods over entities, for a critical-difference diagram.
-
-  An entity's value is its mean over the rows of a method, so give rows in
-  which all methods have served the same cells. Pairs are told apart by signed
-  rank tests rather than by Nemenyi's distance of mean ranks, which would let
-  the presence of a third method decide about two.
-
-  Args:
-    rows: as in `summarise`, of one source.
-    metric: the metric to rank by; higher is better.
-    alpha: the chance of any false difference between two methods.
-
-  Returns:
-    See `Ranking`.
-
-  Raises:
-    DataError: as in `summarise`, or if there is no row.
-
-  References:
-    Friedman, The use of ranks to avoid the assumption of normality, 1937.
-    Demsar, Statistical comparisons of classifiers over multiple data sets,
-    2006.
-    Benavoli, Corani and Mangili, Should we really use post-hoc tests based on
-    mean-ranks?, 2016.
-  """
-  values: dict[str, dict[str, float]] = {}
-  one_cell = [{**row, **dict.fromkeys(_SETTING)} for row in rows]
-  for key, means in _entity_means(one_cell, [metric]).items():
-    values[key[-2]] = {entity: mean[0] for entity, mean in means.items()}
-  if not values:
-    raise base.DataError('no rows to rank: give those of an evaluation')
-  entities = dict.fromkeys(entity for own in values.values() for entity in own)
-  names = [name for name, own in values.items() if len(own) == len(entities)]
-  if not names:
-    raise base.DataError(
-      'no method was scored on every entity: give rows of one fold or cell'
-    )
-  table = np.array([[values[name][e] for name in names] for e in entities])
-  ranks = stats.rankdata(-table.round(_DECIMALS), axis=1).mean(0)
-  order = np.argsort(ranks, kind='stable')
-  table, ranks = table[:, order], ranks[order]
-  count = len(names)
-  pairs = list(itertools.combinations(range(count), 2))
-  p_values = holm(
-    np.array([paired(table[:, i], table[:, j]) for i, j in pairs])
-  )
-  differ = np.zeros((count, count), bool)
-  for (i, j), p in zip(pairs, p_values, strict=True):
-    differ[i, j] = differ[j, i] = p < alpha
-  cliques: list[tuple[int, int]] = []
-  for first in range(count):
-    last = first
-    while last + 1 < count and not differ[first : last + 2, last + 1].any():
-      last += 1
-    if last > first and (not cliques or last > cliques[-1][1]):
-      cliques.append((first, last))
-  friedman = 1.0
-  if count > 2 and len(table) > 1 and np.ptp(ranks) > 0:
-    friedman = float(stats.friedmanchisquare(*table.T.round(_DECIMALS)).pvalue)
-  return Ranking(
-    tuple(names[i] for i in order),
-    tuple(ranks.tolist()),
-    len(table),
-    friedman,
-    tuple(cliques),
-    tuple(name for name in values if name not in names),
-  )
-
-
-def _entity_means(
-  rows: Iterable[Row], names: Sequence[str]
-) -> dict[tuple, dict[str, np.ndarray]]:
-  """Returns {setting + method: {entity: [metrics] mean over its rows}}."""
-  columns = (*_SETTING, *_METHOD, 'entity')
-  ids: dict[tuple, int] = {}
-  index, table = [], []
-  for number, row in enumerate(rows):
-    try:
-      key = tuple([row[column] for column in columns])
-      table.append([row[name] for name in names])
-    except KeyError as missing:
-      raise base.DataError(
-        f'row {number} has no {missing}: evaluation rows need '
-        f'{", ".join((*columns, *names))}'
-      ) from None
-    index.append(ids.setdefault(key, len(ids)))
-  try:
-    values = np.array(table, float).reshape(len(index), len(names))
-  except (TypeError, ValueError):
-    raise base.DataError(
-      f'{", ".join(names)}: a row holds something other than a number'
-    ) from None
-  bad = np.argwhere(~np.isfinite(values))
-  if bad.size:
-    row, column = bad[0]
-    raise base.DataError(
-      f'row {row}: {names[column]} is {values[row, column]}: leave the row out '
-      'or mend its scores'
-    )
-  means = np.zeros((len(ids), len(names)))
-  np.add.at(means, index, values)
-  means /= np.bincount(index, minlength=len(ids))[:, None]
-  groups: dict[tuple, dict[str, np.ndarray]] = {}
-  for (*method, entity), mean in zip(ids, means, strict=True):
-    groups.setdefault(tuple(method), {})[entity] = mean
-  return groups
+  return multitest.multipletests(p_values, method='holm')[1]
 
 
 def _intervals(
@@ -543,14 +434,14 @@ def _intervals(
   sizes: dict[int, list[int]] = {}
   for position, sample in enumerate(samples):
     sizes.setdefault(len(sample), []).append(position)
-  results = np.empty((len(samples), 3))
+  intervals = np.empty((len(samples), 3))
   for positions in sizes.values():
     stacked = np.stack([samples[position] for position in positions])
-    results[positions] = np.stack(
+    intervals[positions] = np.stack(
       _bootstrap_many(stacked, level, resamples, seed), axis=1
     )
-  results[:, 1:] = results[:, 1:].clip(least, 1.0)
-  return [(mean, low, high) for mean, low, high in results.tolist()]
+  intervals[:, 1:] = intervals[:, 1:].clip(least, 1.0)
+  return [(mean, low, high) for mean, low, high in intervals.tolist()]
 
 
 def _bootstrap_many(
@@ -573,6 +464,7 @@ def _bootstrap_many(
 def _interval(
   values: np.ndarray, level: float, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
+  """BCa intervals (low, high) of the means of [samples, n]."""
   n = values.shape[1]
 
   def means(indices, axis):

@@ -23,7 +23,8 @@ from experiments import (
   study,
   train,
 )
-from metaad_jax.evaluation import baselines, results
+from metaad_jax.evaluation import baselines
+from metaad_jax.evaluation import old_results as results
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLEET = 'vibration:machines=12,test_machines=4,windows=12,queries=12,length=64'

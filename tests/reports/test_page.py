@@ -8,9 +8,9 @@ import pytest
 import test_recommendation as given
 
 from metaad_jax import base
-from metaad_jax.evaluation import results as results_lib
+from metaad_jax.evaluation import old_results as results_lib
 from metaad_jax.reports import page, report
-from metaad_jax.scores import comparisons
+from metaad_jax.scores import old_comparisons as comparisons
 
 KNN, MAML, TREES = given.KNN, given.MAML, given.TREES
 CELLS = ((0, 1), (0, 5), (0, 20), (5, 1), (5, 5), (5, 20))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from metaad_jax.reports import recommendation
-from metaad_jax.scores import comparisons, metrics
+from metaad_jax.scores import metrics
+from metaad_jax.scores import old_comparisons as comparisons
 
 META = {
   'created': '2026-01-02',

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from metaad_jax import base
-from metaad_jax.evaluation import results as results_lib
+from metaad_jax.evaluation import old_results as results_lib
 from metaad_jax.reports import report
 
 LEARNERS = {'maml': 0.07, 'protonet': 0.06, 'anil': 0.04, 'reptile': 0.0}

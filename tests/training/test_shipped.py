@@ -9,7 +9,7 @@ import pytest
 from experiments import evaluate, export
 from metaad_jax import storage
 from metaad_jax.data import audits, registry
-from metaad_jax.evaluation import results
+from metaad_jax.evaluation import old_results as results
 from metaad_jax.training import runs
 
 
