@@ -26,9 +26,8 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from metaad_jax import devices
+from metaad_jax import devices, storage
 from metaad_jax.base import DataError, Terminated
-from metaad_jax.evaluation import results
 
 
 class UsageError(ValueError):
@@ -147,7 +146,7 @@ def command() -> str:
   """The command line of this program, for the results; absolute paths cut."""
   program = pathlib.Path(sys.argv[0]).stem
   line = shlex.join(['python', '-m', f'experiments.{program}', *sys.argv[1:]])
-  return results.portable(line)
+  return storage.portable(line)
 
 
 def numbers(name: str, values: Sequence[str], kind: type = int) -> tuple:

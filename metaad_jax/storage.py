@@ -12,6 +12,7 @@ import json
 import lzma
 import os
 import pathlib
+import re
 import struct
 import tokenize
 import zipfile
@@ -84,6 +85,19 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
       f'cannot write {path} ({error.strerror or error}): choose a folder that '
       'can be written to'
     ) from error
+
+
+def portable(text: str) -> str:
+  """Cuts the absolute paths in a command line or a flag to their last part.
+
+  They say where a file lay on one machine, which no other machine has.
+
+  Args:
+    text: such as `--data_dir=/home/me/data --output=results`.
+  """
+  return re.sub(
+    r"(?<![^\s='\",])/(?:[^/\s'\",]+/)*([^/\s'\",]+)/?", r'\1', text
+  )
 
 
 def save(path: str, arrays: dict[str, np.ndarray], meta: dict) -> None:

@@ -10,7 +10,6 @@ import json
 import lzma
 import os
 import pathlib
-import re
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -121,7 +120,7 @@ def compact(results: Results) -> Results:
   The draws of an entity are merged into one row, draw 0: their mean to six
   decimals, which weighs every draw as the statistics do. `queries` and
   `query_anomalies` are those of the first draw. Absolute paths are cut to
-  their last part (see `portable`).
+  their last part (see `storage.portable`).
 
   Args:
     results: of an evaluation; compact ones stay as they are.
@@ -136,22 +135,9 @@ def compact(results: Results) -> Results:
   return Results(merged.reset_index()[list(COLUMNS)], _portable(meta))
 
 
-def portable(text: str) -> str:
-  """Cuts the absolute paths in a command line or a flag to their last part.
-
-  They say where a file lay on one machine, which no other machine has.
-
-  Args:
-    text: such as `--data_dir=/home/me/data --output=results`.
-  """
-  return re.sub(
-    r"(?<![^\s='\",])/(?:[^/\s'\",]+/)*([^/\s'\",]+)/?", r'\1', text
-  )
-
-
 def _portable(value: Any) -> Any:
   if isinstance(value, str):
-    return portable(value)
+    return storage.portable(value)
   if isinstance(value, list):
     return [_portable(item) for item in value]
   if isinstance(value, dict):

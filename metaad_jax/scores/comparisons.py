@@ -111,7 +111,7 @@ def contests(
   """
   rows: list[tuple] = []
   samples: list[np.ndarray] = []
-  adjusted: list[float] = []
+  p_values: list[tuple[float, float]] = []
   cells = entity_means(table, metric).groupby(list(CELL), sort=False)
   for cell, means in cells:
     methods = means.drop_duplicates('method').set_index('method')['kind']
@@ -128,13 +128,13 @@ def contests(
         rows.append((*cell, learner, baseline, baseline == best))
         samples.append(differences)
         family.append(paired(differences, np.zeros(len(differences))))
-    adjusted += [*zip(family, holm(family), strict=True)]
+    p_values += zip(family, holm(family).tolist(), strict=True)
   intervals = _intervals(samples, level, resamples, seed, -1.0)
   return pd.DataFrame(
     [
       (*row[:4], metric, *row[4:6], *interval, *_tally(sample), *p, row[6])
       for row, sample, interval, p in zip(
-        rows, samples, intervals, adjusted, strict=True
+        rows, samples, intervals, p_values, strict=True
       )
     ],
     columns=list(_CONTESTS),

@@ -14,7 +14,8 @@ from metaad_jax import learners
 from metaad_jax.base import DataError, Entity
 from metaad_jax.data import episodes, registry
 from metaad_jax.detector import adaptation
-from metaad_jax.evaluation import baselines, evaluate, results
+from metaad_jax.evaluation import baselines, evaluate
+from metaad_jax.evaluation import old_results as results
 from metaad_jax.evaluation.evaluate import Grid
 from metaad_jax.learners import standardized
 from metaad_jax.training import runs

@@ -13,7 +13,8 @@ from metaad_jax import learners, storage
 from metaad_jax.base import DataError, Entity, MetaLearner, Source
 from metaad_jax.data import audits, episodes, registry, splitting
 from metaad_jax.detector import adaptation
-from metaad_jax.evaluation import evaluate, results
+from metaad_jax.evaluation import evaluate
+from metaad_jax.evaluation import old_results as results
 from metaad_jax.evaluation.evaluate import Grid
 from metaad_jax.learners import objectives
 from metaad_jax.training import runs
