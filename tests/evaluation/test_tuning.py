@@ -8,8 +8,9 @@ import pytest
 
 from metaad_jax.base import DataError, Entity
 from metaad_jax.data import audits, registry
-from metaad_jax.evaluation import baselines, results, tuning
+from metaad_jax.evaluation import baselines, tuning
 from metaad_jax.evaluation import evaluate as evaluation
+from metaad_jax.evaluation import old_results as results
 from metaad_jax.evaluation.evaluate import Grid
 from metaad_jax.training import runs
 

@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from metaad_jax import base
-from metaad_jax.scores import comparisons, metrics
+from metaad_jax.scores import metrics
+from metaad_jax.scores import old_comparisons as comparisons
 
 
 def row(entity, learner, value, draw=0, kind='learner', **setting):
