@@ -16,11 +16,12 @@ standard output and a summary in the end; malformed lines are counted, told on
 standard error and skipped.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 
@@ -157,6 +158,23 @@ def _signals() -> Iterator[list[int]]:
       signal.signal(name, handler)
 
 
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+  """A descriptor of standard input, or of a file that others append to."""
+  if path == '-':
+    yield sys.stdin.fileno()
+    return
+  command = ['tail', '-n', '+1', '-F', '--', path]
+  with subprocess.Popen(
+    command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+  ) as tail:
+    assert tail.stdout is not None
+    try:
+      yield tail.stdout.fileno()
+    finally:
+      tail.terminate()
+
+
 def _follow(run_dir, path, query_path) -> int:
   """Judges rows as they come; 128 + number of the signal that ended it."""
   support = _read(path)
@@ -165,13 +183,9 @@ def _follow(run_dir, path, query_path) -> int:
   _check_ignored(support.header)
   _warn_of_identifiers(support.rows, None)
   by = judge.adapt(run_dir, path, support, rate=_RATE.value)
-  with _signals() as came:
-    stopped: Callable[[], bool] = lambda: bool(came)
-    if query_path == '-':
-      lines = follow.stream(sys.stdin.fileno(), stopped)
-    else:
-      lines = follow.growing(query_path, stopped)
-    limit = _MAX_ROWS.value or sys.maxsize
+  limit = _MAX_ROWS.value or sys.maxsize
+  with _signals() as came, _opened(query_path) as descriptor:
+    lines = follow.stream(descriptor, lambda: bool(came))
     try:
       for row in follow.follow(by, lines, _skipped, limit):
         print(json.dumps(row, allow_nan=False), flush=True)

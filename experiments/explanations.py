@@ -22,7 +22,7 @@ from experiments import cli
 from metaad_jax import features, storage
 from metaad_jax.base import DataError
 from metaad_jax.data import registry, splitting
-from metaad_jax.detector import estimator, explanations
+from metaad_jax.detector import estimator, explanations, reasons
 
 FLAGS = flags.FlagValues()
 _RUN_DIR = flags.DEFINE_string(
@@ -77,14 +77,14 @@ too, and not counted here.)
 Completeness error: the sum of the shares against the row's score minus the mean
 score of the support's normals, each scored without itself; relative, the
 largest of all rows. Shared out: what detectors of parts of the support miss of
-that rise (`explain.attributions`).
+that rise (`explanations.attributions`).
 """
 _CASES_PART = """
 ## Real cases
 
 Of each source the first alarm among the anomalies of the first entity with one,
-from {shots} normals. The line is what `explain.text` says, the picture what
-`explain.png` draws.
+from {shots} normals. The line is what `reasons.text` says, the picture what
+`reasons.png` draws.
 """
 
 
@@ -261,9 +261,9 @@ def main() -> None:
     title, told = case(name)
     file = f'explained_{name.partition(":")[0]}.png'
     storage.write_bytes(
-      os.path.join(_OUTPUT.value, file), explanations.png(told, title)
+      os.path.join(_OUTPUT.value, file), reasons.png(told, title)
     )
-    part = f'\n### {title}\n\n{explanations.text(told)}\n\n![{title}]({file})\n'
+    part = f'\n### {title}\n\n{reasons.text(told)}\n\n![{title}]({file})\n'
     text += part
     print(part, flush=True)
   content = {'schema': 1, 'command': cli.command(), 'planted': found}

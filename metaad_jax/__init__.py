@@ -1,10 +1,11 @@
 """Few-shot anomaly detection by meta-learning, exact and fast, in JAX."""
 
 import gc
+import importlib
 
 __version__ = '0.1.0'
 
-_LAZY = ('MetaAnomalyDetector', 'PyODAdapter')
+_LAZY = {'MetaAnomalyDetector': 'estimator', 'PyODAdapter': 'pyod'}
 
 
 def __getattr__(name):
@@ -13,11 +14,11 @@ def __getattr__(name):
     collecting = gc.isenabled()
     gc.disable()  # a fifth of the time to import jax and scikit-learn
     try:
-      from metaad_jax.detector import estimator
+      module = importlib.import_module(f'metaad_jax.detector.{_LAZY[name]}')
     finally:
       if collecting:
         gc.enable()
-    return getattr(estimator, name)
+    return getattr(module, name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

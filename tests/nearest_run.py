@@ -1,6 +1,9 @@
 """A run that needs no training, for tests: distance to the nearest normal."""
 
 import dataclasses
+import functools
+import pathlib
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +53,30 @@ def nearest(model, *, loss=None):
     return jax.tree.map(jnp.zeros_like, params), {'loss': jnp.zeros(())}
 
   return MetaLearner(init, adapt, score, meta_grad)
+
+
+@functools.cache
+def shared():
+  """The run's model file, written once in this process."""
+  folder = tempfile.TemporaryDirectory(prefix='nearest_')
+  path = write(pathlib.Path(folder.name, 'nearest.npz'))
+  shared.folder = folder  # removed when the process ends
+  return path
+
+
+class CountedCompiles:
+  """Counts what XLA compiles."""
+
+  def __enter__(self):
+    self.number, self._listening = 0, True
+    jax.monitoring.register_event_duration_secs_listener(self._listen)
+    return self
+
+  def _listen(self, name, duration, **kwargs):
+    self.number += self._listening and 'backend_compile' in name
+
+  def __exit__(self, *error):
+    self._listening = False
 
 
 def register():

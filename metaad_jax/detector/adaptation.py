@@ -1,4 +1,4 @@
-"""A run adapted to one entity: what the detector and its calibration share.
+"""A run adapted to one entity, for the detector and for its calibration.
 
 Rows and columns are padded to few sizes, so that another number of samples, or
 another table, compiles nothing new.
@@ -16,11 +16,10 @@ from metaad_jax.base import DataError, MetaLearner
 from metaad_jax.data import episodes
 from metaad_jax.training import runs
 
-# So many normals are left out one by one; more, in so many parts.
-_SINGLY, _PARTS = 8, 4
+_SINGLY, _PARTS = 8, 4  # up to 8 normals are left out singly, more in 4 parts
 _FEW, _SOME, _MANY = 8, 64, 1024  # rows that are scored at once
 _ELEMENTS = 1 << 23  # of queries x support x columns: 32 MB in float32
-_CACHED = 128  # rows at once within a call: ten times as fast as 10,000
+_CACHED = 128  # rows at once within a call: they stay in the cache
 
 
 class Adapted(NamedTuple):
@@ -37,9 +36,21 @@ class Adapted(NamedTuple):
   size: int
 
 
+def any_width(run: runs.Run) -> bool:
+  """Whether a run takes rows of any number of columns, NaN = missing."""
+  return runs.any_width(run.config)
+
+
+class _Compiled(NamedTuple):
+  """A learner's functions, jitted once."""
+
+  adapt: Any
+  score: Any
+  cross_fit: Any
+
+
 @functools.lru_cache(maxsize=8)
 def _compiled(learner: MetaLearner):
-  """adapt, score and cross-fitting of a learner, jitted once."""
 
   def score(state, x):
     if len(x) <= _CACHED or len(x) % _CACHED:
@@ -60,29 +71,27 @@ def _compiled(learner: MetaLearner):
     return jax.lax.map(one, parts)
 
   jit = functools.partial(jax.jit, compiler_options=devices.quick())
-  return jit(learner.adapt), jit(score), jit(cross_fit)
+  return _Compiled(jit(learner.adapt), jit(score), jit(cross_fit))
 
 
 @functools.cache
 def _key():
-  return jax.random.key(0)  # a third of a millisecond, twice per adaptation
+  return jax.random.key(0)  # making one takes a third of a millisecond
 
 
 def _padded(run, x, y):
   x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
   shape = (episodes.padded_size(len(x)), *x.shape[1:])
-  if runs.any_width(run.config):
+  if any_width(run):
     shape = (*shape[:-1], episodes.padded_size(x.shape[-1]))
   features = np.zeros(shape[-1], np.float32)
   features[: x.shape[-1]] = 1
 
-  def fill(a, s) -> Any:
-    return np.pad(a, [(0, n - m) for m, n in zip(a.shape, s, strict=True)])
+  def fill(array) -> Any:
+    pairs = zip(array.shape, shape, strict=False)
+    return np.pad(array, [(0, padded - size) for size, padded in pairs])
 
-  rows = base.Rows(
-    fill(x, shape), fill(y, shape[:1]), fill(np.ones_like(y), shape[:1])
-  )
-  return rows, features
+  return base.Rows(fill(x), fill(y), fill(np.ones_like(y))), features
 
 
 def adapt(run: runs.Run, x: np.ndarray, y: np.ndarray) -> Adapted:
@@ -98,10 +107,8 @@ def adapt(run: runs.Run, x: np.ndarray, y: np.ndarray) -> Adapted:
     What `score` needs.
   """
   rows, features = _padded(run, x, y)
-  state = _compiled(run.learner)[0](_key(), run.params, rows, features)
-  # Waited for: what `fit` took is over when it returns.
-  state = jax.block_until_ready(state)
-  return Adapted(state, x.shape[-1], rows.x.size)
+  state = _compiled(run.learner).adapt(_key(), run.params, rows, features)
+  return Adapted(jax.block_until_ready(state), x.shape[-1], rows.x.size)
 
 
 def score(run: runs.Run, adapted: Adapted, x: np.ndarray) -> np.ndarray:
@@ -110,10 +117,10 @@ def score(run: runs.Run, adapted: Adapted, x: np.ndarray) -> np.ndarray:
   Raises:
     DataError: if a score is not finite.
   """
-  compiled = _compiled(run.learner)[1]
+  compiled = _compiled(run.learner).score
   x = np.asarray(x, np.float32)
   width = x.shape[-1]
-  if runs.any_width(run.config):
+  if any_width(run):
     width = episodes.padded_size(width)
   chunk = _FEW
   if len(x) > _SOME:
@@ -200,9 +207,9 @@ def _split(normal):
 def without(
   run: runs.Run, x: np.ndarray, y: np.ndarray
 ) -> list[tuple[Adapted, np.ndarray]]:
-  """The detectors of `support_scores`, each with the normals it has not seen.
+  """Detectors of parts of the support, each with the normals it has not seen.
 
-  A single normal is not left out.
+  They are those of `support_scores`. A single normal is not left out.
 
   Args:
     run: see `runs.restore`.
@@ -216,11 +223,11 @@ def without(
   normal = np.flatnonzero(y != 1)
   if len(normal) < 2:
     return [(adapt(run, x, y), normal)]
-  found = []
+  parts = []
   for members in _split(normal):
     rest = np.setdiff1d(np.arange(len(y)), members)
-    found.append((adapt(run, x[rest], y[rest]), members))
-  return found
+    parts.append((adapt(run, x[rest], y[rest]), members))
+  return parts
 
 
 def support_scores(run: runs.Run, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -249,12 +256,10 @@ def support_scores(run: runs.Run, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     others = np.setdiff1d(np.arange(len(y)), members)
     kept[i, : len(others)] = others
     out[i, : len(members)] = members
-  found = np.asarray(
-    _compiled(run.learner)[2](_key(), run.params, rows, features, (kept, out)),
-    np.float64,
-  )
+  cross_fit = _compiled(run.learner).cross_fit
+  parts = cross_fit(_key(), run.params, rows, features, (kept, out))
   scores = np.zeros(len(rows.y))
-  scores[out[out >= 0]] = found[out >= 0]
+  scores[out[out >= 0]] = np.asarray(parts)[out >= 0]
   if not np.isfinite(scores).all():
     raise DataError('a support row has no finite score: look at its values')
   return scores[normal]

@@ -1,7 +1,7 @@
 """A user's files judged: adapted to one, the other scored, with reasons.
 
-`adapt` makes a judge of the known rows, `judge` scores a file, `save` writes
-what it found for spreadsheets and for programs.
+`adapt` makes a judge of the known rows, `judge` scores a file, `files` writes
+the findings for spreadsheets and for programs.
 """
 
 import csv
@@ -17,58 +17,70 @@ from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.data import user_frames
 from metaad_jax.data.user_frames import Frame, Samples
-from metaad_jax.detector import adaptation, estimator, explanations
+from metaad_jax.detector import encoding, estimator, explanations, fitted
+from metaad_jax.detector import reasons as reasons_lib
 from metaad_jax.scores import metrics
-from metaad_jax.training import runs
 
 _EXPLAINED = 50  # the most abnormal rows, at most, that get reasons
 _AT_LEAST = 5  # of them, however normal they are
 
 
 class Judge(NamedTuple):
-  """What a detector was adapted to.
+  """A detector that was adapted to a file.
 
   Attributes:
-    run_dir: of the run.
-    rate: of false alarms that decisions are made at.
     path: the file of known rows.
-    rows: the known rows as the detector got them.
     labels: [K] 0 = normal, 1 = anomaly, -1 = unlabelled.
-    known: [K] their scores, each adapted without itself where possible.
     columns: names of the columns that are looked at; () for windows.
     words: those of them that hold words.
-    header: all names of the support's file.
-    detector: fitted; None for a run that is not calibrated, which can rank rows
-      and promise nothing.
-    score: rows -> [n], higher = more abnormal.
+    header: all names in the file.
+    detector: fitted.
   """
 
-  run_dir: str
-  rate: float
   path: str
-  rows: Any
   labels: np.ndarray
-  known: np.ndarray
   columns: tuple[str, ...]
   words: frozenset[str]
   header: tuple[str, ...]
-  detector: estimator.MetaAnomalyDetector | None
-  score: Any
+  detector: estimator.MetaAnomalyDetector
+
+  @property
+  def run_dir(self) -> str:
+    return self.detector.run_dir
+
+  @property
+  def rate(self) -> float:
+    """Of false alarms that decisions are made at."""
+    return float(self.detector.false_alarm_rate)
+
+  @property
+  def known(self) -> np.ndarray:
+    """[K] scores of the known rows, the normals each without itself."""
+    return self.detector.decision_scores_
+
+  def encode(self, rows: Any, path: str) -> encoding.Encoded:
+    """Rows of a file as the detector takes them.
+
+    Raises:
+      DataError: if they make no sense, in one line.
+    """
+    if isinstance(rows, Frame):
+      rows = rows.select(self.columns)
+    return self.detector.encode(_shaped(rows, self.run_dir, path))
 
   @property
   def threshold(self) -> float | None:
-    return None if self.detector is None else float(self.detector.threshold_)
+    """A score above is abnormal; None of a run that is not calibrated."""
+    return self.detector.threshold_ if self.detector.calibrated else None
 
 
 class Judged(NamedTuple):
   """What was found in a file of n rows.
 
   Attributes:
-    judge: who judged.
+    judge: by which.
     path: the file.
-    scores: [n] higher = more abnormal.
-    p_values: [n], or None of an uncalibrated run.
-    outliers: [n] bool, or None.
+    scores, p_values, outliers: see `estimator.Judgement`.
     explanations: row -> why, for all alarms and the most abnormal others, up to
       50.
     labels: [n] as `Judge.labels`, if the file has them.
@@ -77,8 +89,8 @@ class Judged(NamedTuple):
   judge: Judge
   path: str
   scores: np.ndarray
-  p_values: np.ndarray | None
-  outliers: np.ndarray | None
+  p_values: np.ndarray
+  outliers: np.ndarray
   explanations: dict[int, explanations.Explanation]
   labels: np.ndarray | None
 
@@ -110,68 +122,31 @@ def adapt(
   Raises:
     DataError: for rows that make no sense, in one line.
   """
-  run = estimator.load_run(run_dir)
-  labels = support.labels
+  labels, rows = support.labels, support.rows
   if labels is None:
-    labels = np.zeros(len(support.rows), np.int64)
+    labels = np.zeros(len(rows), np.int64)
   if not (labels != 1).any():
     raise DataError(f'{path} has no normal row (label 0): give at least one')
-  rows = support.rows
-  named = isinstance(rows, Frame)
-  if named and columns is not None:
-    rows = rows.select(columns)
-  words = rows.words() if named else frozenset()
-  names = rows.columns if named else ()
-  rows = shaped(rows, run, path)
-  if run.calibration is None and not runs.any_width(run.config):
-    known, score = _ranking(run, path, rows, labels)
-    return Judge(
-      run_dir, rate, path, rows, labels, known, names, words, support.header,
-      None, score,
-    )  # fmt: skip
-  made = estimator.MetaAnomalyDetector(
+  words, names = frozenset[str](), tuple[str, ...]()
+  if isinstance(rows, Frame):
+    rows = rows if columns is None else rows.select(columns)
+    words, names = rows.words(), rows.columns
+  rows = _shaped(rows, run_dir, path)
+  detector = estimator.MetaAnomalyDetector(
     run_dir, false_alarm_rate=rate, rate=support.rate
   )
   try:
-    made.fit(rows, labels)
+    detector.fit(rows, labels)
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
-  return Judge(
-    run_dir, rate, path, rows, labels, made.decision_scores_, names, words,
-    support.header, made, lambda rows: -made.score_samples(rows),
-  )  # fmt: skip
+  return Judge(path, labels, names, words, support.header, detector)
 
 
-def _ranking(run, path, rows, labels):
-  """Scores of the known rows without themselves, and the function."""
-  if (labels == -1).any():
-    raise DataError(
-      f'{path} has unlabelled rows, and the run is not calibrated for them: '
-      'label them 0 or 1'
-    )
-  known = np.empty(len(rows))
-  try:
-    score = adaptation.scorer(run, rows, labels)
-    for i in range(len(rows)):
-      others = np.delete(np.arange(len(rows)), i)
-      if not (labels[others] == 0).any():
-        others = np.arange(len(rows))
-      without = adaptation.scorer(run, rows[others], labels[others])
-      known[i] = without(rows[i : i + 1])[0]
-  except DataError as error:
-    raise DataError(f'{path}: {error}') from error
-  return known, score
-
-
-def shaped(rows: Any, run: runs.Run, path: str) -> Any:
-  """Rows as a run wants them: frames for tables, arrays for all others.
-
-  Raises:
-    DataError: if they have another width.
-  """
-  if run.layout.shape == (None,):
+def _shaped(rows, run_dir, path):
+  """Rows as a run wants them: frames for tables, arrays for all others."""
+  shape: Any = fitted.load_run(run_dir).layout.shape
+  if shape == (None,):
     return rows
-  shape = tuple(int(n or 0) for n in run.layout.shape)
   x = rows
   if isinstance(rows, Frame):
     if rows.words():
@@ -180,10 +155,12 @@ def shaped(rows: Any, run: runs.Run, path: str) -> Any:
         'takes numbers: --ignore it'
       )
     x = np.column_stack([rows[name] for name in rows.columns])
-  held = x.shape[1:]
-  if math.prod(held) != math.prod(shape) or (len(held) > 1 and held != shape):
+  given = x.shape[1:]
+  if math.prod(given) != math.prod(shape) or (
+    len(given) > 1 and given != tuple(shape)
+  ):
     raise DataError(
-      f'{path}: a row is {" x ".join(map(str, held))}, the run was trained on '
+      f'{path}: a row is {" x ".join(map(str, given))}, the run was trained on '
       f'rows of {" x ".join(map(str, shape))}: cut the signal into such windows'
     )
   return x.reshape(len(x), *shape)
@@ -274,30 +251,17 @@ def judge(by: Judge, path: str, query: Samples) -> Judged:
   Raises:
     DataError: for rows that make no sense, in one line.
   """
-  rows = query.rows
-  if isinstance(rows, Frame):
-    rows = rows.select(by.columns)
-  rows = shaped(rows, estimator.load_run(by.run_dir), path)
   try:
-    if by.detector is None:
-      scores = np.asarray(by.score(rows), np.float64)
-      return Judged(by, path, scores, None, None, {}, query.labels)
-    found = by.detector.judge(rows)
-    order = np.argsort(-found.scores, kind='stable')
-    count = max(_AT_LEAST, int(found.outliers.sum()))
+    encoded = by.encode(query.rows, path)
+    judgement = by.detector.judge(encoded)
+    order = np.argsort(-judgement.scores, kind='stable')
+    count = max(_AT_LEAST, int(judgement.outliers.sum()))
     worst = order[: min(count, _EXPLAINED)]
-    why = by.detector.explain(take(rows, worst))
+    why = by.detector.explain(encoded.take(worst), judgement.take(worst))
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
   explained = dict(zip(map(int, worst), why, strict=True))
-  return Judged(by, path, *found, explained, query.labels)
-
-
-def take(rows: Any, which: np.ndarray) -> Any:
-  """Some rows of a frame or an array."""
-  if isinstance(rows, Frame):
-    return Frame({name: rows[name][which] for name in rows.columns})
-  return rows[which]
+  return Judged(by, path, *judgement, explained, query.labels)
 
 
 def reasons(explanation: explanations.Explanation) -> list[dict[str, Any]]:
@@ -309,7 +273,7 @@ def reasons(explanation: explanations.Explanation) -> list[dict[str, Any]]:
       'share': round(reason.share, 6),
       'text': reason.text,
     }
-    for reason in explanations.reasons(explanation)
+    for reason in reasons_lib.reasons(explanation)
   ]
 
 
@@ -325,10 +289,10 @@ def summary(judged: Judged) -> str:
     f'{len(judged.scores)} rows scored from {int((labels == 0).sum())} normals '
     f'and {int((labels == 1).sum())} anomalies; the most abnormal rows: {worst}'
   )
-  if judged.outliers is None:
+  if by.threshold is None:
     return (
-      f'{line}\n{by.run_dir} is not calibrated: no p-values, decisions or '
-      f'reasons; see python -m experiments.calibrate --help'
+      f'{line}\n{by.run_dir} is not calibrated: no p-values and no decisions; '
+      f'see python -m experiments.calibrate --help'
     )
   line += (
     f'; {int(judged.outliers.sum())} are called abnormal at a false-alarm rate '
@@ -339,7 +303,7 @@ def summary(judged: Judged) -> str:
 
 def against_labels(judged: Judged) -> str:
   """What the query's own labels say of the decisions; '' without both kinds."""
-  if judged.labels is None or judged.outliers is None:
+  if judged.labels is None or judged.judge.threshold is None:
     return ''
   normal, bad = judged.labels == 0, judged.labels == 1
   if not normal.any() or not bad.any():
@@ -363,11 +327,11 @@ def to_csv(judged: Judged) -> str:
   rank[judged.order()] = np.arange(1, len(rank) + 1)
   for i, score in enumerate(judged.scores):
     p = verdict = why = ''
-    if judged.p_values is not None and judged.outliers is not None:
+    if judged.judge.threshold is not None:
       p, verdict = f'{judged.p_values[i]:.4g}', decision(judged.outliers[i])
     if i in judged.explanations:
       why = '; '.join(
-        reason.text for reason in explanations.reasons(judged.explanations[i])
+        reason.text for reason in reasons_lib.reasons(judged.explanations[i])
       )
     writer.writerow([i, f'{score:.6g}', rank[i], p, verdict, why])
   return held.getvalue()
@@ -379,11 +343,11 @@ def to_json(judged: Judged) -> dict[str, Any]:
   rows = []
   for i, score in enumerate(judged.scores):
     row: dict[str, Any] = {'row': i, 'score': float(score)}
-    if judged.p_values is not None and judged.outliers is not None:
+    if by.threshold is not None:
       row['p_value'] = float(judged.p_values[i])
       row['decision'] = decision(judged.outliers[i])
     if (why := judged.explanations.get(i)) is not None:
-      row |= {'reasons': reasons(why), 'text': explanations.text(why)}
+      row |= {'reasons': reasons(why), 'text': reasons_lib.text(why)}
     rows.append(row)
   return {
     'schema': 1,

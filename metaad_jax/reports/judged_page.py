@@ -6,7 +6,8 @@ import os
 
 import numpy as np
 
-from metaad_jax.detector import explanations, judge
+from metaad_jax.detector import judge
+from metaad_jax.detector import reasons as reasons_lib
 from metaad_jax.detector.judge import Judged
 from metaad_jax.reports import report
 
@@ -54,7 +55,7 @@ def page(judged: Judged, image: bytes) -> str:
   worst = [
     row for row in map(int, judged.order()) if row in judged.explanations
   ]
-  alarms = 0 if judged.outliers is None else int(judged.outliers.sum())
+  alarms = int(judged.outliers.sum())
   most = max(_SHOWN if alarms else 3, 3)
   reasons = ''.join(_row(judged, row) for row in worst[:most])
   return f"""<!doctype html>
@@ -70,7 +71,7 @@ def page(judged: Judged, image: bytes) -> str:
 <img alt="scores of the known and of the new rows" \
 src="data:image/png;base64,{shown}">
 <h2>The most abnormal rows</h2>
-{reasons or '<p>No reasons: the run is not calibrated.</p>'}
+{reasons}
 <h2>What was adapted on</h2>
 <p>{_adapted_on(judged)}</p>
 <h2>What the promise is</h2>
@@ -86,24 +87,25 @@ def _safe(text):
 
 def _headline(judged):
   count = len(judged.scores)
-  if judged.outliers is None:
+  if judged.judge.threshold is None:
     return f'{count} rows ranked'
   return f'{int(judged.outliers.sum())} of {count} rows are abnormal'
 
 
 def _row(judged, row):
   e = judged.explanations[row]
-  verdict = judge.decision(judged.outliers[row])
+  calibrated = judged.judge.threshold is not None
+  verdict = judge.decision(judged.outliers[row]) if calibrated else ''
   bars = _bars(e)
   return (
     f'<div class="row"><b>row {row}</b><b class="{verdict}">{verdict}</b>'
     f'<span class="soft">score {e.score:.4g}, threshold {e.threshold:.4g}'
-    f'</span><p>{_safe(explanations.text(e))}</p>{bars}</div>\n'
+    f'</span><p>{_safe(reasons_lib.text(e))}</p>{bars}</div>\n'
   )
 
 
 def _bars(e):
-  reasons = explanations.reasons(e, 5)
+  reasons = reasons_lib.reasons(e, 5)
   if not reasons:
     return ''
   largest = max(reason.share for reason in reasons)
@@ -132,7 +134,7 @@ def _adapted_on(judged):
 
 def _promise(judged):
   by = judged.judge
-  if by.detector is None:
+  if by.threshold is None:
     return (
       'None: this run is not calibrated. The scores rank the rows; how many '
       'normal ones score as high is not known.'

@@ -154,7 +154,7 @@ def fit(cases: Sequence[Case]) -> Calibration:
   return Calibration(
     as_int(shots),
     as_int(anomalies),
-    np.float32(squash),
+    np.asarray(squash, 'f4'),
     moments,
     grid,
     mixed,

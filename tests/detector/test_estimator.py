@@ -1,7 +1,5 @@
 """The detector against scikit-learn's checks, PyOD, frames, and nonsense."""
 
-import inspect
-import json
 import pathlib
 import pickle
 import re
@@ -9,13 +7,12 @@ import subprocess
 import sys
 import warnings
 
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 import jax
 import nearest_run
 import numpy as np
-from pyod.models.ecod import ECOD
+import pandas
+import polars
+from pyod.models.base import BaseDetector
 from pyod.utils import data as pyod_data
 from pyod.utils import utility as pyod_utility
 import pytest
@@ -27,16 +24,25 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from metaad_jax import storage
 from metaad_jax.base import DataError
-from metaad_jax.detector import estimator as detector_module
-from metaad_jax.detector import explanations
-from metaad_jax.detector.estimator import MetaAnomalyDetector, PyODAdapter
-from metaad_jax.scores import conformal
+from metaad_jax.detector import fitted as fitted_lib
+from metaad_jax.detector import reasons
+from metaad_jax.detector.estimator import MetaAnomalyDetector
+from metaad_jax.detector.pyod import PyODAdapter
 from metaad_jax.training import runs
 
 
 @pytest.fixture(scope='module')
-def run_dir(tmp_path_factory):
-  return nearest_run.write(tmp_path_factory.mktemp('run') / 'nearest.npz')
+def run_dir():
+  return nearest_run.shared()
+
+
+@pytest.fixture(scope='module')
+def bare(run_dir, tmp_path_factory):
+  """The same run, never calibrated."""
+  path = str(tmp_path_factory.mktemp('run') / 'bare.npz')
+  run = runs.restore(run_dir)._replace(calibration=None)
+  storage.save(path, *runs.pack(run))
+  return path
 
 
 @pytest.fixture(scope='module')
@@ -88,7 +94,10 @@ class Unlabelled(MetaAnomalyDetector):
 
 @pytest.mark.parametrize(
   'kind, refused',
-  [(MetaAnomalyDetector, FOREIGN_LABELS), (Unlabelled, ())],
+  [
+    pytest.param(MetaAnomalyDetector, FOREIGN_LABELS, marks=pytest.mark.slow),
+    (Unlabelled, ()),
+  ],
 )
 def test_scikit_learn_accepts_it(run_dir, kind, refused):
   with warnings.catch_warnings():
@@ -96,19 +105,14 @@ def test_scikit_learn_accepts_it(run_dir, kind, refused):
     results = check_estimator(kind(run_dir), on_fail=None)
   failed = {r['check_name'] for r in results if r['status'] == 'failed'}
   assert failed == set(refused)
-  for result in results:
-    if result['status'] == 'failed':
-      assert 'y ' in str(result['exception']) or isinstance(
-        result['exception'], AssertionError
-      )
   assert len(results) > 40
 
 
-def test_outliers_are_found_at_about_the_promised_rate(run_dir, rows):
+def test_outliers_are_found_at_about_the_promised_rate(run_dir):
   alarms, recalls = [], []
   for seed in range(30):
     rng = np.random.default_rng(500 + seed)
-    normal, bad = nearest_run.table(rng, 60, int(rng.integers(3, 12)), 6.0)
+    normal, bad = nearest_run.table(rng, 60, int(rng.integers(3, 9)), 6.0)
     detector = MetaAnomalyDetector(run_dir, false_alarm_rate=0.1)
     detector.fit(normal[:20])
     alarms.append(np.mean(detector.predict(normal[20:]) == -1))
@@ -120,20 +124,36 @@ def test_outliers_are_found_at_about_the_promised_rate(run_dir, rows):
 
 def test_the_methods_agree(fitted, rows):
   x = np.concatenate([rows[0][20:80], rows[1][:60]])
-  score, decision = fitted.score_samples(x), fitted.decision_function(x)
-  np.testing.assert_allclose(decision, score - fitted.offset_)
+  scores, decision = fitted.score_samples(x), fitted.decision_function(x)
+  np.testing.assert_allclose(decision, scores - fitted.offset_)
   outlier = fitted.predict(x) == -1
   np.testing.assert_array_equal(outlier, fitted.p_values(x) <= 0.05)
   np.testing.assert_array_equal(outlier, fitted.predict_proba(x)[:, 1] > 0.5)
   np.testing.assert_allclose(fitted.predict_proba(x).sum(1), 1)
   assert 0 < outlier.mean() < 1
+  judged = fitted.judge(fitted.encode(x))
+  for told, known in zip(
+    judged, (-scores, fitted.p_values(x), outlier), strict=True
+  ):
+    np.testing.assert_array_equal(told, known)
   np.testing.assert_array_equal(
     fitted.labels_, fitted.decision_scores_ > fitted.threshold_
   )
   labels = np.repeat([0, 1], 60)
+  hidden = np.where(np.arange(120) % 5, labels, -1)
   assert fitted.score(x, labels) > 0.95
+  known = hidden >= 0
+  assert fitted.score(x, hidden) == fitted.score(x[known], labels[known])
   told = fitted.discoveries(x, 0.2)
   assert np.mean(labels[told] == 0) < 0.3 and told.sum() > 30
+
+
+def test_scores_do_not_depend_on_the_batch(fitted, rows):
+  x = np.tile(np.concatenate(rows), (4, 1))[:1500]
+  whole = fitted.score_samples(x)
+  for start, stop in ((0, 1), (7, 15), (3, 12), (0, 65), (60, 400), (0, 1024)):
+    part = fitted.score_samples(x[start:stop])
+    np.testing.assert_allclose(part, whole[start:stop], rtol=1e-5)
 
 
 def test_labels_and_more_normals_are_taken_in(run_dir, rows):
@@ -141,47 +161,52 @@ def test_labels_and_more_normals_are_taken_in(run_dir, rows):
   few = MetaAnomalyDetector(run_dir).fit(normal[:5])
   before = few.score_samples(bad[2:3])[0]
   few.partial_fit(bad[:2], [1, 1])
-  assert few.support_.sum() == 7
+  np.testing.assert_array_equal(few.support_, True)
   few.partial_fit(normal[5:45], np.zeros(40))
-  # 20 shots are the most that were calibrated; the others calibrate.
-  assert (few.support_ & (few._y == 0)).sum() == 20
-  assert len(few._judged().evidence.own) == 25
-  assert few._judged().evidence.anomalies == 2
+  # The sixth normal joins the support, the seventh is held out, and so on
+  # until the 20 that were calibrated are there.
+  joined = few.support_[7:]
+  np.testing.assert_array_equal(joined[:4], [True, False, True, False])
+  assert joined.sum() == 15
+  evidence = few._fitted.evidence
+  assert (evidence.shots, evidence.anomalies, len(evidence.own)) == (20, 2, 25)
+  np.testing.assert_array_equal(evidence.own, few.decision_scores_[7:][~joined])
   assert few.score_samples(bad[2:3])[0] != before
   whole = MetaAnomalyDetector(run_dir).fit(normal[:150])
-  assert whole.support_.sum() == 20 and len(whole._judged().evidence.own) == 130
+  assert whole.support_.sum() == 20
   own = whole.decision_scores_[~whole.support_]
-  p = whole.p_values(normal[150:])
+  np.testing.assert_array_equal(
+    own, -whole.score_samples(normal[:150][~whole.support_])
+  )
   within = [
     (1 + (own >= -score).sum()) / 131
     for score in whole.score_samples(normal[150:])
   ]
-  assert np.abs(p - within).max() < 0.15
+  assert np.abs(whole.p_values(normal[150:]) - within).max() < 0.15
 
 
 def test_unlabelled_rows_do_not_certify(run_dir, rows):
-  normal, bad = rows
-  x = np.concatenate([normal[:30], bad[:4]])
+  x = np.concatenate([rows[0][:30], rows[1][:4]])
   y = np.where(np.arange(34) % 2, -1, 0)
   y[30:] = -1
   detector = MetaAnomalyDetector(run_dir).fit(x, y)
-  assert detector._judged().evidence.unlabelled
+  evidence = detector._fitted.evidence
+  assert evidence.unlabelled and not len(evidence.own)
+  assert evidence.shots == 20  # of the normals all, and of the others five
   assert (detector.support_ & (y == 0)).sum() == 15
-  assert not len(detector._judged().evidence.own)
 
 
 def test_clone_pipeline_and_grid_search(run_dir, rows):
-  normal, bad = rows
-  x = np.concatenate([normal[:40], bad[:40]])
-  y = np.repeat([0, 1], 40)
-  detector = clone(MetaAnomalyDetector(run_dir, false_alarm_rate=0.2))
-  assert detector.false_alarm_rate == 0.2
-  pipeline = make_pipeline(StandardScaler(), detector)
+  x = np.concatenate([rows[0][:40], rows[1][:40]])
+  pipeline = make_pipeline(
+    StandardScaler(), clone(MetaAnomalyDetector(run_dir, false_alarm_rate=0.2))
+  )
+  assert pipeline[-1].false_alarm_rate == 0.2
   search = GridSearchCV(
     pipeline,
     {'metaanomalydetector__false_alarm_rate': [0.1, 0.3]},
-    cv=StratifiedKFold(3),
-  ).fit(x, y)
+    cv=StratifiedKFold(2),
+  ).fit(x, np.repeat([0, 1], 40))
   assert search.best_score_ > 0.9
   assert set(search.predict(x)) == {-1, 1}
 
@@ -190,134 +215,121 @@ def test_pyod_convention(run_dir, rows, capsys):
   normal, bad = rows
   x = np.concatenate([normal[:18], bad[:2]])
   detector = PyODAdapter(run_dir).fit(x)
-  assert detector.detector_._judged().evidence.unlabelled
+  assert isinstance(detector, BaseDetector)
+  assert pyod_utility.check_detector(detector) is None
+  assert detector.detector_._fitted.evidence.unlabelled
   new = np.concatenate([normal[20:60], bad[20:60]])
   y = np.repeat([0, 1], 40)
   scores = detector.decision_function(new)
-  assert scores[40:].mean() > scores[:40].mean()
+  np.testing.assert_array_equal(scores, -detector.detector_.score_samples(new))
   np.testing.assert_array_equal(
-    detector.predict(new), scores > detector.threshold_
+    detector.predict(new), detector.detector_.predict(new) == -1
   )
+  for name in ('decision_scores_', 'threshold_', 'labels_'):
+    np.testing.assert_array_equal(
+      getattr(detector, name), getattr(detector.detector_, name)
+    )
+  for method in ('linear', 'unify'):  # and all else that PyOD's have
+    shares = detector.predict_proba(new, method=method)
+    np.testing.assert_allclose(shares.sum(1), 1)
+    assert shares[40:, 1].mean() > shares[:40, 1].mean()
   labels, confidence = detector.predict(new, return_confidence=True)
-  assert labels.shape == confidence.shape and confidence.min() >= 0.5
-  assert len(detector.decision_scores_) == len(detector.labels_) == 20
+  assert labels.shape == confidence.shape
+  assert set(detector.predict_with_rejection(new)) <= {-2, 0, 1}
   pyod_data.evaluate_print('ours', y, scores)
   assert 'ROC:' in capsys.readouterr().out
-  assert pyod_utility.check_detector(detector) is None
-  found = pyod_utility.precision_n_scores(y, scores)
-  assert found == np.mean(y[np.argsort(scores)[-40:]])
-  known = detector.decision_scores_.reshape(-1, 1)
-  scaled = pyod_utility.standardizer(known, scores.reshape(-1, 1))
-  assert abs(scaled[0].mean()) < 1e-6 and np.ptp(scaled[1]) > 0
-  inverted = pyod_utility.invert_order(scores)
-  assert np.argmin(inverted) == np.argmax(scores)
-  odd, plain = pyod_data.get_outliers_inliers(x, detector.labels_)
-  assert len(odd) == detector.labels_.sum() and len(odd) + len(plain) == 20
-  supervised = PyODAdapter(run_dir).fit(x, np.r_[np.zeros(18), np.ones(2)])
-  assert supervised.detector_._judged().evidence.anomalies == 2
-  again = clone(PyODAdapter(run_dir, false_alarm_rate=0.2))
-  assert again.false_alarm_rate == 0.2
+  for options, given in (({}, np.r_[np.zeros(18), np.ones(2)]),
+                         ({'contamination': 0}, None)):  # fmt: skip
+    other = clone(PyODAdapter(run_dir, **options)).fit(x, given)
+    evidence = other.detector_._fitted.evidence
+    assert not evidence.unlabelled
+    assert evidence.anomalies == (0 if given is None else 2)
   with pytest.raises(DataError, match='contamination'):
     PyODAdapter(run_dir, contamination=2).fit(x)
-
-
-def test_combined_with_another_detector(run_dir, rows):
-  combination = pytest.importorskip('pyod.models.combination')
-  normal, bad = rows
-  new = np.concatenate([normal[20:60], bad[:40]])
-  mine, other = PyODAdapter(run_dir).fit(normal[:20]), ECOD().fit(normal[:20])
-  scores = [
-    pyod_utility.standardizer(each.decision_function(new).reshape(-1, 1))[:, 0]
-    for each in (mine, other)
-  ]
-  both = combination.average(np.column_stack(scores))
-  np.testing.assert_allclose(both, np.mean(scores, 0))
 
 
 def test_the_page_for_scikit_learn_runs(run_dir, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(runs, '_SHIPPED', run_dir)
-  detector_module._load_run.cache_clear()
+  fitted_lib._load_run.cache_clear()
   page = pathlib.Path(__file__).parents[2] / 'docs' / 'detector.md'
-  told: dict = {}
+  names: dict = {}
   for block in re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL):
-    exec(compile(block, 'docs/detector.md', 'exec'), told)
-  detector_module._load_run.cache_clear()
-  assert (told['labels'] == -1).mean() > 0.9
-  assert told['search'].best_score_ > 0.9
-
-
-def frames():
-  return [pytest.importorskip('pandas'), pytest.importorskip('polars')]
+    exec(compile(block, 'docs/detector.md', 'exec'), names)
+  fitted_lib._load_run.cache_clear()
+  assert (names['labels'] == -1).mean() > 0.9
+  assert names['search'].best_score_ > 0.9
 
 
 def test_frames_with_categories(run_dir):
-  rng = np.random.default_rng(0)
-  held = {
-    'heat': list(rng.normal(20, 1, 30)),
+  cells = {
+    'heat': list(np.random.default_rng(0).normal(20, 1, 30)),
     'mode': ['slow', 'fast', None] * 10,
     'on': [True] * 30,
   }
-  strange = held | {'mode': ['melted'] * 30}
   found = []
-  for library in frames():
-    frame, other = library.DataFrame(held), library.DataFrame(strange)
+  for library in (pandas, polars):
+    frame = library.DataFrame(cells)
+    other = library.DataFrame(cells | {'mode': ['melted'] * 30})
     detector = MetaAnomalyDetector(run_dir).fit(frame)
     assert list(detector.feature_names_in_) == ['heat', 'mode', 'on']
-    found.append(detector.score_samples(frame))
-    assert (
-      detector.score_samples(other).mean()
-      < detector.score_samples(frame).mean()
-    )
+    scores = detector.score_samples(frame)
+    found.append(scores)
+    assert detector.score_samples(other).mean() < scores.mean()
     turned = frame[['on', 'heat', 'mode']]
-    np.testing.assert_array_equal(detector.score_samples(turned), found[-1])
-    told = explanations.text(detector.explain(other[:1])[0])
-    assert 'mode' in told.split(';')[0]
+    np.testing.assert_array_equal(detector.score_samples(turned), scores)
+    # Rows encoded once are the same rows, and so are some of them.
+    rows = detector.encode(other)
+    some = rows.take(np.array([4, 1]))
+    np.testing.assert_array_equal(
+      detector.score_samples(some), detector.score_samples(other)[[4, 1]]
+    )
+    (told,) = detector.explain(rows.take([3]), detector.judge(rows).take([3]))
+    assert told.score == -detector.score_samples(other)[3]
+    assert told.words == {'mode': 'melted'} and told.row[0] == cells['heat'][3]
+    assert 'mode' in reasons.text(told).split(';')[0]
     with pytest.raises(DataError, match="lacks column 'mode'"):
       detector.predict(frame[['on', 'heat']])
-    words = library.DataFrame(held | {'heat': ['hot'] * 30})
+    words = library.DataFrame(cells | {'heat': ['hot'] * 30})
     with pytest.raises(DataError, match="'heat' held numbers in fit"):
       detector.predict(words)
   np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_dates_in_frames_keep_their_seconds(run_dir):
-  pandas, _ = frames()
   start = pandas.Timestamp('2026-01-01')
   near = [start + pandas.Timedelta(seconds=i) for i in range(20)]
   late = [start + pandas.Timedelta(days=1)] * 2
   frame = lambda t: pandas.DataFrame({'t': t, 'x': np.zeros(len(t))})
   detector = MetaAnomalyDetector(run_dir).fit(frame(near))
-  scores = -detector.score_samples(frame(late + near[:1]))
+  scores = -detector.score_samples(frame([*late, near[0], pandas.NaT]))
   assert scores[0] > scores[2] + 1
+  assert np.isnan(detector.encode(frame([pandas.NaT])).x[0, 0])
 
 
 def test_saved_and_loaded(run_dir, rows, tmp_path):
-  pandas, _ = frames()
-  normal, bad = rows
   path = str(tmp_path / 'detector.npz')
-  frame = pandas.DataFrame(normal[:30]).add_prefix('c')
+  frame = pandas.DataFrame(rows[0][:30]).add_prefix('c')
   frame['kind'] = ['a', 'b'] * 15
   detector = MetaAnomalyDetector(run_dir, false_alarm_rate=0.1).fit(frame)
-  detector.partial_fit(frame)
+  detector.partial_fit(frame, np.r_[np.zeros(28), 1, -1])
   detector.save(path)
-  again = MetaAnomalyDetector.load(path)
-  np.testing.assert_array_equal(detector.p_values(frame), again.p_values(frame))
-  assert again.threshold_ == detector.threshold_
-  assert again.false_alarm_rate == 0.1
-  clone(again).fit(normal[:10])  # the file is a run too
+  for again in (
+    MetaAnomalyDetector.load(path), pickle.loads(pickle.dumps(detector))
+  ):  # fmt: skip
+    np.testing.assert_array_equal(
+      detector.p_values(frame), again.p_values(frame)
+    )
+    assert again.threshold_ == detector.threshold_
+    assert again.false_alarm_rate == 0.1
+    np.testing.assert_array_equal(
+      again.feature_names_in_, detector.feature_names_in_
+    )
+  clone(MetaAnomalyDetector.load(path)).fit(rows[0][:10])  # it is a run too
   with pytest.raises(DataError, match='holds no detector'):
     MetaAnomalyDetector.load(run_dir)
-  arrays, meta = storage.load(path)
-  del arrays['detector/y']
-  storage.save(path, arrays, meta)
-  with pytest.raises(DataError, match='damaged'):
-    MetaAnomalyDetector.load(path)
   with pytest.raises(DataError, match='.npz'):
     detector.save(str(tmp_path / 'detector.txt'))
-  json.dumps(meta)
-  copied = pickle.loads(pickle.dumps(detector))
-  np.testing.assert_array_equal(copied.predict(frame), detector.predict(frame))
 
 
 def test_the_threshold_is_that_of_fit_whenever_it_is_asked_for(run_dir, rows):
@@ -333,11 +345,38 @@ def test_the_threshold_is_that_of_fit_whenever_it_is_asked_for(run_dir, rows):
     MetaAnomalyDetector(run_dir, false_alarm_rate=1e-9).fit(rows[0][:20])
 
 
+def test_a_run_without_calibration_ranks(bare, fitted, rows):
+  normal, bad = rows
+  detector = MetaAnomalyDetector.from_run(bare).fit(normal[:20])
+  np.testing.assert_array_equal(
+    detector.score_samples(bad), fitted.score_samples(bad)
+  )
+  np.testing.assert_array_equal(
+    detector.decision_function(bad), detector.score_samples(bad)
+  )
+  np.testing.assert_array_equal(
+    detector.decision_scores_, fitted.decision_scores_
+  )
+  judged = detector.judge(bad)
+  assert np.isnan(judged.p_values).all() and not judged.outliers.any()
+  told, other = (each.explain(bad[:1])[0] for each in (detector, fitted))
+  np.testing.assert_array_equal(told.attributions, other.attributions)
+  assert told.change is None and 'not calibrated' in reasons.text(told)
+  for ask in (
+    detector.predict, detector.p_values, detector.predict_proba,
+    detector.discoveries,
+  ):  # fmt: skip
+    with pytest.raises(DataError, match='experiments.calibrate'):
+      ask(bad)
+  many = MetaAnomalyDetector(bare).fit(normal[:80])
+  assert many.support_.sum() == 50
+
+
 def test_the_shipped_file_is_what_its_learner_has():
   """It is read by its names alone, which saves tracing the network."""
   named = runs.restore('shipped')
   traced = runs.restore(
-    str(pathlib.Path(runs.__file__).parent / 'shipped' / 'tables.npz')
+    str(pathlib.Path(fitted_lib.__file__).parents[1] / 'shipped/tables.npz')
   )
   jax.tree.map(np.testing.assert_array_equal, named.params, traced.params)
   assert jax.tree.structure(named.params) == jax.tree.structure(traced.params)
@@ -347,26 +386,13 @@ def test_importing_the_detector_leaves_the_collector_as_it_was():
   code = (
     'import gc, sys, metaad_jax\n'
     'metaad_jax.MetaAnomalyDetector\n'
-    'late = {"matplotlib", "orbax", "scipy.signal", "sklearn.metrics"}\n'
+    'late = {"matplotlib", "orbax", "scipy.signal", "pyod"}\n'
     'print(gc.isenabled(), sorted(late & set(sys.modules)))'
   )
   told = subprocess.run(
     [sys.executable, '-c', code], capture_output=True, text=True, check=True
   )
   assert told.stdout.split('\n')[0] == 'True []'
-
-
-def test_a_run_without_calibration_says_so(run_dir, rows, tmp_path):
-  run = runs.restore(run_dir)._replace(calibration=None)
-  path = str(tmp_path / 'bare.npz')
-  storage.save(path, *runs.pack(run))
-  with pytest.raises(DataError, match='experiments.calibrate'):
-    MetaAnomalyDetector.from_run(path).fit(rows[0][:5])
-  runs.calibrate(path, runs.restore(run_dir).calibration, {'sources': []})
-  detector = MetaAnomalyDetector.from_run(path).fit(rows[0][:20])
-  held = runs.restore(path).calibration
-  assert isinstance(held, conformal.Calibration)
-  assert np.isfinite(detector.threshold_)
 
 
 def test_windows(run_dir):
@@ -399,36 +425,13 @@ def test_nothing_is_compiled_as_the_number_of_rows_varies(run_dir, rows):
   for n in (9, 30, 5, 33):  # supports fill half of their size, or more
     detector.fit(normal[:n, :5]).predict(bad[:, :5])
     detector.predict(bad[:9, :5])
-  with jax.log_compiles(), warnings.catch_warnings(record=True):
-    with CountedCompiles() as counted:
-      for n in (10, 13, 16, 18, 20, 31, 7):
-        detector.fit(normal[:n, : 5 + n % 3]).predict(bad[: 3 * n, : 5 + n % 3])
+  with nearest_run.CountedCompiles() as counted:
+    for n in (10, 13, 16, 18, 20, 31, 7):
+      detector.fit(normal[:n, : 5 + n % 3]).predict(bad[: 3 * n, : 5 + n % 3])
   assert counted.number == 0
-
-
-class CountedCompiles:
-  """Counts what XLA compiles."""
-
-  def __enter__(self):
-    self.number = 0
-    self._listening = True
-
-    def listen(name, duration, **kwargs):
-      del duration, kwargs
-      if self._listening and 'backend_compile' in name:
-        self.number += 1
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    return self
-
-  def __exit__(self, *error):
-    self._listening = False
-
-
-def test_the_count_sees_a_compilation():
-  with CountedCompiles() as counted:
+  with nearest_run.CountedCompiles() as counted:
     jax.jit(lambda x: x * 3.25 + 1)(np.ones(7)).block_until_ready()
-  assert counted.number == 1
+  assert counted.number == 1  # it does count
 
 
 BAD_ROWS = [
@@ -440,6 +443,10 @@ BAD_ROWS = [
   (np.array([['a', 'b']]), 'string'),
   ([[1, 2], [3]], 'inhomogeneous'),
   (np.zeros((2, 2), complex), 'omplex'),
+  (pandas.DataFrame([[1, 2]], columns=['a', 'a']), 'two columns'),
+  (pandas.DataFrame({'a': []}), '0 rows'),
+  (pandas.DataFrame({'a': [b'x']}), 'holds a bytes'),
+  (pandas.DataFrame({'a': [10**400]}, dtype=object), "column 'a'"),
 ]
 
 
@@ -457,41 +464,7 @@ def test_labels_that_make_no_sense(run_dir, y):
     MetaAnomalyDetector(run_dir).fit(np.eye(2), y)
 
 
-@pytest.mark.parametrize('rate', [0, 1, -1, np.nan, 'five', None])
+@pytest.mark.parametrize('rate', [0, 1, np.nan, 'five', None])
 def test_rates_that_make_no_sense(run_dir, rate):
   with pytest.raises(DataError, match='false_alarm_rate'):
     MetaAnomalyDetector(run_dir, false_alarm_rate=rate).fit(np.eye(2))
-
-
-EXTREME = st.one_of(
-  st.floats(-10, 10),
-  st.sampled_from(
-    [0.0, -0.0, np.nan, 1e300, -1e300, 1e-300, 1e18, 5e-324, 1e7, np.inf]
-  ),
-)
-
-
-@settings(
-  max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-@given(data=st.data())
-def test_any_table_gives_a_finite_score_or_a_clear_error(run_dir, data):
-  width = data.draw(st.integers(1, 9))
-  shape = lambda most: st.tuples(st.integers(1, most), st.just(width))
-  known = data.draw(hnp.arrays(np.float64, shape(12), elements=EXTREME))
-  new = data.draw(hnp.arrays(np.float64, shape(5), elements=EXTREME))
-  y = data.draw(hnp.arrays(np.int64, len(known), elements=st.integers(-1, 1)))
-  try:
-    detector = MetaAnomalyDetector(run_dir).fit(known, y)
-    scores, p = detector.score_samples(new), detector.p_values(new)
-  except ValueError as error:
-    assert len(str(error)) > 10
-    assert np.isinf(known).any() or np.isinf(new).any() or (y == 1).all()
-    return
-  assert np.isfinite(scores).all() and ((p > 0) & (p <= 1)).all()
-  assert np.isfinite(detector.decision_scores_).all()
-
-
-def test_the_parameters_are_those_of_the_constructor():
-  names = list(inspect.signature(MetaAnomalyDetector).parameters)
-  assert sorted(MetaAnomalyDetector().get_params()) == sorted(names)

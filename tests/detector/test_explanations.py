@@ -1,17 +1,17 @@
 """Attributions add up, find what was planted, and changes mend."""
 
-import jax.numpy as jnp
 import nearest_run
 import numpy as np
+import pandas
 import pytest
 
-from metaad_jax.detector import explanations
+from metaad_jax.detector import explanations, reasons
 from metaad_jax.detector.estimator import MetaAnomalyDetector
 
 
 @pytest.fixture(scope='module')
-def run_dir(tmp_path_factory):
-  return nearest_run.write(tmp_path_factory.mktemp('run') / 'nearest.npz')
+def run_dir():
+  return nearest_run.shared()
 
 
 def test_shapley_values_of_a_linear_score_are_exact():
@@ -44,32 +44,12 @@ def test_groups_of_entries_are_one_player():
   np.testing.assert_allclose(found, [4, 2, 2])
 
 
-def test_integrated_gradients_are_complete_where_the_score_is_smooth():
-  rng = np.random.default_rng(1)
-  row, normals = rng.normal(size=6), rng.normal(size=(5, 6))
-  score = lambda x: jnp.sin(x).sum(-1) + x[:, 0] * x[:, 1] ** 2
-  found = explanations.integrated_gradients(score, row, normals)
-  total = score(jnp.asarray(row[None]))[0] - score(jnp.asarray(normals)).mean()
-  assert abs(found.sum() - total) < 0.01 * abs(total)
-
-
-def test_integrated_gradients_miss_a_step():
-  """Why they are not what `explain` uses: equality has no gradient."""
-  score = lambda x: jnp.where(jnp.abs(x[:, 0] - 1) < 0.1, 0.0, 5.0)
-  row, normals = np.array([3.0, 0.0]), np.ones((2, 2))
-  assert explanations.integrated_gradients(score, row, normals).sum() == 0
-  found = explanations.shapley(
-    lambda x: np.asarray(score(x)), row, normals, np.arange(2)
-  )
-  np.testing.assert_allclose(found, [5, 0])
-
-
 def test_the_planted_column_comes_first(run_dir):
-  """Ten tables, ten anomalies each, one column shifted by six deviations."""
+  """Six tables, ten anomalies each, one column shifted by six deviations."""
   first, error = [], []
-  for seed in range(10):
+  for seed in range(6):
     rng = np.random.default_rng(300 + seed)
-    width = int(rng.integers(3, 13))
+    width = int(rng.integers(3, 9))
     normal, _ = nearest_run.table(rng, 40, width)
     detector = MetaAnomalyDetector(run_dir).fit(normal[:20])
     for row in normal[20:30]:
@@ -117,7 +97,7 @@ def test_a_planted_band_comes_first_and_is_a_ratio_of_powers(run_dir):
   for shares in (told.attributions, told.times):
     assert abs(shares.sum() / rise - 1) < 1e-9
   ratio = np.exp(told.row[c] - told.normals[:, c].max())
-  line = explanations.text(told, most=40)
+  line = reasons.text(told, most=40)
   assert "times the power of the normals' strongest" in line
   assert f'band {names[c][10:]} has {ratio:.2g} times' in line
   assert 'the nearest normal is window ' in line and 'row' not in line
@@ -182,11 +162,10 @@ def test_the_nearest_normal():
 def test_the_text_says_what_is_wrong(run_dir):
   rng = np.random.default_rng(6)
   normal = np.column_stack([rng.normal(size=(30, 2)), np.ones(30)])
-  pandas = pytest.importorskip('pandas')
   frame = lambda x: pandas.DataFrame(x, columns=['heat', 'flow', 'mode'])
   detector = MetaAnomalyDetector(run_dir).fit(frame(normal))
   told = detector.explain(frame([[0, 9, 1], [0, 0, 5], [0, np.nan, 1]]))
-  lines = [explanations.text(each) for each in told]
+  lines = [reasons.text(each) for each in told]
   assert lines[0].startswith('abnormal (p = ')
   assert 'flow is 9, above all normals by' in lines[0]
   assert 'it would be normal with flow = ' in lines[0]
@@ -196,7 +175,6 @@ def test_the_text_says_what_is_wrong(run_dir):
 
 
 def test_texts_stay_texts_and_large_values_stay_as_they_came(run_dir):
-  pandas = pytest.importorskip('pandas')
   day, rng = 1_764_000_000, np.random.default_rng(3)
   make = lambda kinds, times: pandas.DataFrame({'kind': kinds, 'time': times})
   known = make(
@@ -205,11 +183,9 @@ def test_texts_stay_texts_and_large_values_stay_as_they_came(run_dir):
   detector = MetaAnomalyDetector(run_dir).fit(known)
   told = detector.explain(make(['ftp', 'http'], [day + 500, day + 90_000]))
   assert told[0].row[1] == day + 500
-  assert "kind is 'ftp', as in none of the normals" in explanations.text(
-    told[0]
-  )
-  assert [r.value for r in explanations.reasons(told[0])] == ['ftp']
-  assert 'time is 1.764e+09, above all normals by' in explanations.text(told[1])
+  assert "kind is 'ftp', as in none of the normals" in reasons.text(told[0])
+  assert [r.value for r in reasons.reasons(told[0])] == ['ftp']
+  assert 'time is 1.764e+09, above all normals by' in reasons.text(told[1])
   assert known['time'].min() <= told[1].change.row[1] <= known['time'].max()
   near = told[1].numbers[told[1].nearest[0]]
   assert detector.support_[near]
@@ -236,8 +212,8 @@ def test_the_picture_shows_the_leading_columns(run_dir):
   normal, bad = nearest_run.table(rng, 30, 20, 8.0)
   detector = MetaAnomalyDetector(run_dir).fit(normal[:20])
   told = detector.explain(bad[:1])[0]
-  figure = explanations.picture(told, most=5)
+  figure = reasons.picture(told, most=5)
   labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
   assert len(labels) == 5
   assert labels[-1] == f'column {np.argmax(np.abs(told.attributions))}'
-  assert explanations.png(told).startswith(b'\x89PNG')
+  assert reasons.png(told).startswith(b'\x89PNG')

@@ -16,10 +16,10 @@ ALONE = """
 import sys
 for name in ('flax', 'optax', 'orbax', 'sklearn', 'matplotlib', 'pyod'):
   sys.modules[name] = None  # an import of it fails
-for name in ('runs', 'learners', 'models', 'training', 'detector'):
+for name in ('learners', 'models', 'training', 'detector.fitted'):
   sys.modules['metaad_jax.' + name] = None
 import numpy as np
-from metaad_jax import exported
+from metaad_jax.detector import exported
 told = exported.load(sys.argv[1])
 x = np.load(sys.argv[2], allow_pickle=False)
 np.save(sys.argv[3], np.stack([told.score_samples(x), told.predict(x)]))
@@ -29,7 +29,7 @@ np.save(sys.argv[3], np.stack([told.score_samples(x), told.predict(x)]))
 @pytest.fixture(scope='module')
 def fitted(tmp_path_factory):
   folder = tmp_path_factory.mktemp('exported')
-  run = nearest_run.write(folder / 'nearest.npz')
+  run = nearest_run.shared()
   normal, bad = nearest_run.table(np.random.default_rng(8), 60, 5, 6.0)
   # One column that float32 cannot tell apart, one that it cannot hold.
   scale, shift = np.array([1, 1, 1, 1, 1e25]), np.array([0, 1e9, 0, 0, 0])
@@ -72,7 +72,7 @@ def test_it_runs_without_flax_and_without_the_training_code(fitted, tmp_path):
 
 
 def test_windows(tmp_path):
-  run = nearest_run.write(tmp_path / 'nearest.npz', entities=9)
+  run = nearest_run.shared()
   rng = np.random.default_rng(1)
   windows = rng.normal(size=(30, 64, 2))
   detector = MetaAnomalyDetector(run, rate=100.0, false_alarm_rate=0.2)

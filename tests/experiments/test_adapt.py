@@ -7,28 +7,27 @@ import pathlib
 import signal
 import subprocess
 import sys
-import threading
-import time
 
 from binaries import call, fail, files, succeed
 import nearest_run
 import numpy as np
-import polars
 import pytest
 import scipy.io.wavfile
 
 from experiments import adapt
+from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.data import user_frames
 from metaad_jax.detector import estimator, follow
 from metaad_jax.detector import judge as judging
+from metaad_jax.training import runs
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
-def run_dir(tmp_path_factory):
-  return nearest_run.write(tmp_path_factory.mktemp('run') / 'nearest.npz')
+def run_dir():
+  return nearest_run.shared()
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +43,13 @@ def numbers(seed=0):
   return normal[:20], np.where(labels[:, None], bad[:30], normal[30:]), labels
 
 
-def write_csv(path, x, head=('a', 'b', 'c', 'd'), extra=None, mark=','):
+def write_csv(path, x, head=('a', 'b', 'c', 'd'), extra=None):
   """Rows below their names; `extra` = {name: cells} comes first."""
   extra = extra or {}
   lines = [[*extra, *head]]
   for i, row in enumerate(x):
     lines.append([*[cells[i] for cells in extra.values()], *map(str, row)])
-  text = '\n'.join(mark.join(map(str, line)) for line in lines)
+  text = '\n'.join(','.join(map(str, line)) for line in lines)
   pathlib.Path(path).write_text(text + '\n')
 
 
@@ -82,7 +81,7 @@ def test_tables_with_all_that_is_normal_life(run_dir, tmp_path):
     '--ignore=id',
   )  # fmt: skip
   assert code == 0, err
-  assert err == "note: s.csv lacks 'extra'; q.csv lacks 'site': left out\n"
+  assert "s.csv lacks 'extra'; q.csv lacks 'site': left out\n" in err
   assert '30 rows scored from 20 normals' in out and 'AUROC' in out
   names = {'scores.csv', 'scores.json', 'scores.png', 'report.html'}
   assert files(tmp_path / 'adapted') == names
@@ -107,6 +106,8 @@ def test_tables_with_all_that_is_normal_life(run_dir, tmp_path):
     lines = list(csv.DictReader(file))
   p = [float(line['p_value']) for line in lines]
   np.testing.assert_allclose(p, found.p_values, rtol=1e-3)
+  order = np.argsort([int(line['rank']) for line in lines])
+  assert (np.diff(scores[order]) <= 0).all()
   for line, row in zip(lines, content['rows'], strict=True):
     assert line['decision'] == row['decision']
     assert (line['reasons'] != '') == bool(row.get('reasons'))
@@ -126,77 +127,24 @@ def test_the_planted_column_is_the_first_reason(run_dir):
   assert row['reasons'][0]['column'] == 'c'
   page = pathlib.Path('adapted/report.html').read_text()
   assert row['text'].split(';')[0].partition(': ')[2] in page
-  assert page.count('http') == 0  # needs nothing from elsewhere
-  assert 'src="data:image/png;base64,' in page and 'threshold' in page
 
 
-def test_words_cannot_become_markup(run_dir):
+def test_arrays_give_the_same_scores(run_dir):
   known, new, _ = numbers()
-  bad = '<script>alert(1)</script>'
-  write_csv('s.csv', known, (bad, 'b', 'c', 'd'))
-  new[0] += 1e4
-  write_csv('q.csv', new, (bad, 'b', 'c', 'd'))
-  succeed(adapt, f'--run_dir={run_dir}', '--support=s.csv', '--query=q.csv')
-  page = pathlib.Path('adapted/report.html').read_text()
-  assert '<script' not in page and '&lt;script&gt;' in page
-
-
-@pytest.mark.parametrize('suffix', ['csv', 'tsv', 'npy', 'npz', 'parquet'])
-def test_every_format_gives_the_same_scores(suffix, run_dir):
-  known, new, _ = numbers()
-  for name, x in (('s', known), ('q', new)):
-    if suffix == 'npy':
-      np.save(f'{name}.npy', x)
-    elif suffix == 'npz':
-      np.savez(f'{name}.npz', x=x)
-    elif suffix == 'parquet':
-      polars.DataFrame(x, schema=list('abcd')).write_parquet(f'{name}.parquet')
-    elif suffix == 'tsv':
-      write_csv(f'{name}.csv', x, mark='\t')
-    else:
-      write_csv(f'{name}.csv', x)
-  end = 'csv' if suffix == 'tsv' else suffix
-  succeed(
-    adapt, f'--run_dir={run_dir}', f'--support=s.{end}', f'--query=q.{end}'
-  )
+  np.save('s.npy', known)
+  np.savez('q.npz', x=new)
+  succeed(adapt, f'--run_dir={run_dir}', '--support=s.npy', '--query=q.npz')
   direct = estimator.MetaAnomalyDetector(run_dir).fit(known)
   np.testing.assert_allclose(scores_of()[1], -direct.score_samples(new))
 
 
-def test_parquet_without_a_reader_says_what_to_install(monkeypatch):
-  pathlib.Path('x.parquet').write_bytes(b'PAR1')
-  monkeypatch.setattr(user_frames, '_READERS', ('no_such_module',))
-  with pytest.raises(DataError, match='pip install pyarrow'):
-    user_frames.read('x.parquet')
-
-
-def test_parquet_keeps_words_dates_and_gaps():
-  import datetime
-
-  day = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
-  polars.DataFrame({
-    'n': [1.5, None, 3.0], 'w': ['a', None, 'b'], 'on': [True, False, None],
-    't': [day, None, day],
-  }).write_parquet('x.parquet')  # fmt: skip
-  rows = user_frames.read('x.parquet').rows
-  np.testing.assert_array_equal(rows['n'], [1.5, np.nan, 3.0])
-  assert rows['w'].tolist() == ['a', None, 'b']
-  np.testing.assert_array_equal(rows['on'], [1, 0, np.nan])
-  assert rows['t'][0] == day.timestamp() and np.isnan(rows['t'][1])
-
-
-@pytest.mark.parametrize('kind', [np.int16, np.float32, np.uint8])
-def test_sound_is_cut_into_windows(kind, run_dir):
+def test_sound_is_cut_into_windows(run_dir):
   rng = np.random.default_rng(0)
   hum = lambda n: 0.3 * np.sin(np.arange(n) * 0.3) + 0.02 * rng.normal(size=n)
   known, new = hum(20 * 256), hum(10 * 256 + 77)
   new[5 * 256 : 6 * 256] += 0.4 * np.sin(np.arange(256) * 2.0)
-  for name, signal_ in (('s', known), ('q', new)):
-    if kind == np.int16:
-      signal_ = signal_ * 32768
-    elif kind == np.uint8:
-      signal_ = signal_ * 128 + 128
-    scipy.io.wavfile.write(f'{name}.wav', 8000, signal_.astype(kind))
+  for name, sound in (('s', known), ('q', new)):
+    scipy.io.wavfile.write(f'{name}.wav', 8000, sound.astype(np.float32))
   succeed(
     adapt, f'--run_dir={run_dir}', '--support=s.wav', '--query=q.wav',
     '--window=256',
@@ -207,17 +155,6 @@ def test_sound_is_cut_into_windows(kind, run_dir):
   assert 'samples' in fail(
     adapt, 1, f'--run_dir={run_dir}', '--support=s.wav', '--query=q.wav'
   )
-
-
-def test_the_scale_of_a_recording_does_not_depend_on_its_format():
-  x = np.linspace(-0.9, 0.9, 50)
-  scipy.io.wavfile.write('i.wav', 100, (x * 2**15).astype(np.int16))
-  scipy.io.wavfile.write('l.wav', 100, (x * 2**31).astype(np.int32))
-  scipy.io.wavfile.write('f.wav', 100, x.astype(np.float32))
-  scipy.io.wavfile.write('u.wav', 100, (x * 128 + 128).astype(np.uint8))
-  for name, error in (('i', 1e-4), ('l', 1e-6), ('f', 1e-6), ('u', 0.01)):
-    held = user_frames.read(f'{name}.wav', window=50).rows[0, :, 0]
-    np.testing.assert_allclose(held, x, atol=error)
 
 
 def test_labels_are_taken_in_and_may_be_missing(run_dir):
@@ -235,33 +172,30 @@ def test_labels_are_taken_in_and_may_be_missing(run_dir):
   assert scores_of()[0]['support']['unlabelled'] == 1
 
 
-def test_identifiers_are_pointed_out(run_dir):
-  known, new, _ = numbers()
-  write_csv('s.csv', known, extra={'when': [f'{i}h' for i in range(20)]})
-  write_csv('q.csv', new, extra={'when': [f'{i}d' for i in range(30)]})
-  rows = ['--support=s.csv', '--query=q.csv']
-  _, _, err = call(adapt, f'--run_dir={run_dir}', *rows)
-  assert '--ignore=when' in err
-  _, _, err = call(adapt, f'--run_dir={run_dir}', *rows, '--ignore=when')
-  assert err == ''
+def test_a_run_without_calibration_ranks_and_gives_reasons(run_dir):
+  known, new, labels = numbers()
+  run = runs.restore(run_dir)._replace(calibration=None)
+  storage.save('bare.npz', *runs.pack(run))
+  write_csv('s.csv', known)
+  write_csv('q.csv', new)
+  out = succeed(adapt, '--run_dir=bare.npz', '--support=s.csv', '--query=q.csv')
+  assert 'not calibrated' in out
+  content, scores = scores_of()
+  assert scores[labels].min() > np.median(scores[~labels])
+  assert content['threshold'] is None
+  assert not any(
+    {'p_value', 'decision'} & row.keys() for row in content['rows']
+  )
+  assert content['rows'][int(np.argmax(scores))]['reasons']
 
 
 BAD = [
-  ('a,b\n1,2\n', 'a,b\n1,x\n', 'line 2'),
-  ('a,b\n1,2\n3,z\n', 'a,b\n1,2\n', "'z'"),
   ('a,b\n1,2\n', 'c,d\n1,2\n', 'name them alike'),
   ('a,b\n1,2\n', '1,2\n', 'name them alike'),
   ('1,2\n', '1,2,3\n', '3'),
-  ('a,a\n1,2\n', 'a,a\n1,2\n', 'two columns'),
-  ('a,b\n', 'a,b\n1,2\n', 'no rows'),
-  ('', 'a\n1\n', 'empty'),
-  ('a,b\n1,2\n', 'a,b\n1\n', 'line 2'),
-  ('a,label\n1,3\n', 'a\n1\n', '--label=none'),
-  ('a,label\n1,bad\n', 'a\n1\n', '--label=none'),
   ('a,label\n1,1\n', 'a\n1\n', 'no normal row'),
   ('a,b\n1,inf\n', 'a,b\n1,2\n', 's.csv'),
   ('a,b\n1,2\n', 'a,b\n1,inf\n', 'q.csv'),
-  ('id\n1\n', 'id\n1\n', 'no column'),
 ]
 
 
@@ -271,30 +205,21 @@ def test_bad_tables_are_told_in_one_line(
 ):
   pathlib.Path('s.csv').write_text(support)
   pathlib.Path('q.csv').write_text(query)
-  ignored = ['--ignore=id'] if 'id' in support else []
   assert told in fail(
-    adapt, 1, f'--run_dir={run_dir}', '--support=s.csv', '--query=q.csv',
-    *ignored,
-  )  # fmt: skip
+    adapt, 1, f'--run_dir={run_dir}', '--support=s.csv', '--query=q.csv'
+  )
   assert not (tmp_path / 'adapted').exists()
 
 
-def test_half_written_results_are_taken_away(monkeypatch, tmp_path):
-  write = judging.storage.write_bytes
-
-  def full(path, content):
-    if path.endswith('.png'):
-      raise DataError('no space left')
-    write(path, content)
-
-  monkeypatch.setattr(judging.storage, 'write_bytes', full)
-  with pytest.raises(DataError):
-    judging.save('new', {'a.csv': b'1', 'b.png': b'2'})
-  assert not (tmp_path / 'new').exists()
+def test_half_written_results_are_taken_away(tmp_path):
   os.mkdir('old')
+  os.mkdir('old/b.png')  # in the way of a file
   with pytest.raises(DataError):
     judging.save('old', {'a.csv': b'1', 'b.png': b'2'})
   assert (tmp_path / 'old').exists()
+  with pytest.raises(DataError):
+    judging.save('new', {'a.csv': b'1', 'c/../x\0.png': b'2'})
+  assert not (tmp_path / 'new').exists()
 
 
 # --- as they arrive ----------------------------------------------------------
@@ -312,7 +237,7 @@ def judge(run_dir, tmp_path_factory):
 def followed(judge, lines):
   """(rows, summary, what was skipped)."""
   skipped = []
-  *rows, last = follow.follow(judge, iter(lines), skipped.append)
+  *rows, last = follow.follow(judge, lines, skipped.append)
   return rows, last['summary'], skipped
 
 
@@ -325,7 +250,7 @@ def test_rows_one_by_one_are_judged_as_in_a_file(judge):
   found = judge.detector.judge(user_frames.Frame(
     {name: new[:, i] for i, name in enumerate('abcd')}
   ))  # fmt: skip
-  lines = [follow.BEGIN, b'id,a,b,c,d', *[b'7,' + text(r) for r in new]]
+  lines = [b'id,a,b,c,d', *[b'7,' + text(r) for r in new]]
   rows, summary, skipped = followed(judge, lines)
   assert not skipped and [row['row'] for row in rows] == list(range(30))
   np.testing.assert_allclose([r['score'] for r in rows], found.scores)
@@ -334,13 +259,14 @@ def test_rows_one_by_one_are_judged_as_in_a_file(judge):
   assert (found.outliers == bad).all()
   assert all(bool(r['reasons']) == b for r, b in zip(rows, bad, strict=True))
   assert summary == {'rows': 30, 'abnormal': sum(bad), 'malformed': 0}
-  # Names in another order; no names, with and without the ignored column.
+  # Names in another order, twice; no names, with and without the ignored one.
+  turned = [text(r[::-1]) + b',x' for r in new]
   for ways in (
-    [b'd,c,b,a,id', *[text(r[::-1]) + b',x' for r in new]],
+    [b'\xef\xbb\xbfd,c,b,a,id\r', *turned[:9], b'd,c,b,a,id', *turned[9:]],
     [b'7,' + text(r) for r in new],
     [text(r) for r in new],
   ):
-    again, _, skipped = followed(judge, [follow.BEGIN, *ways])
+    again, _, skipped = followed(judge, ways)
     assert not skipped
     assert [r['score'] for r in again] == [r['score'] for r in rows]
 
@@ -348,8 +274,8 @@ def test_rows_one_by_one_are_judged_as_in_a_file(judge):
 def test_lines_that_make_no_sense_are_counted_told_and_skipped(judge):
   good = text(numbers()[0][0])
   bad = [b'1,2', b'1,2,3,x', b'\xff\xfe,1,2,3', b'"1,2,3', b'1,2,3,inf',
-         b'a,b,c,d', b'{"a": 1}', b'1,2,3,4,5,6']  # fmt: skip
-  lines = [follow.BEGIN, good]
+         b'a,b,c', b'{"a": 1}', b'1,2,3,4,5,6']  # fmt: skip
+  lines = [good]
   for line in bad:
     lines += [line, good, b'', b'  ']
   rows, summary, skipped = followed(judge, lines)
@@ -357,91 +283,42 @@ def test_lines_that_make_no_sense_are_counted_told_and_skipped(judge):
   assert len({row['score'] for row in rows}) == 1
   assert summary['malformed'] == len(skipped) == len(bad)
   assert 'line 2 ' in skipped[0] and '(8 so far)' in skipped[-1]
+  with pytest.raises(DataError, match="'d'"):  # in the first line it ends it
+    followed(judge, [b'a,b,c', b'1,2,3'])
 
 
-def test_a_header_without_a_column_ends_it(judge):
-  with pytest.raises(DataError, match="'d'"):
-    followed(judge, [follow.BEGIN, b'a,b,c', b'1,2,3'])
-
-
-def test_a_row_compiles_nothing_and_takes_milliseconds(judge):
-  new = numbers()[0]
-  lines = [follow.BEGIN, *[text(row) for row in new]]
+def test_a_row_compiles_nothing(judge):
+  lines = [text(row) for row in numbers()[1]]
   followed(judge, lines)
-  from test_estimator import CountedCompiles
-
-  with CountedCompiles() as counted:
-    started = time.perf_counter()
-    followed(judge, lines * 10)
-    seconds = (time.perf_counter() - started) / (10 * len(new))
+  with nearest_run.CountedCompiles() as counted:
+    followed(judge, lines)
   assert counted.number == 0
-  assert seconds < 0.1  # a millisecond or two on a quiet machine
 
 
-class Growing:
-  """`following.growing` in a thread, what it yields in a list."""
-
-  def __init__(self, path):
-    self.found, self._stop = [], False
-    self._thread = threading.Thread(target=self._run, args=(path,))
-    self._thread.start()
-
-  def _run(self, path):
-    for line in follow.growing(str(path), lambda: self._stop):
-      self.found.append(line)
-
-  def wait(self, *lines):
-    """Waits until the lines were seen since the last call."""
-    deadline = time.monotonic() + 20
-    while len(self.found) < len(lines) and time.monotonic() < deadline:
-      time.sleep(0.01)
-    assert self.found[: len(lines)] == list(lines), self.found
-    del self.found[: len(lines)]
-
-  def stop(self):
-    self._stop = True
-    self._thread.join(20)
-    assert not self._thread.is_alive() and not self.found
-
-
-def append(path, content):
-  with open(path, 'ab') as file:
-    file.write(content)
-
-
-def test_a_file_grows_is_cut_and_replaced(tmp_path):
-  path = tmp_path / 'log.csv'
-  reader = Growing(path)
-  try:
-    append(path, b'a,b\n1,2\n3,')
-    reader.wait(None, b'a,b', b'1,2')
-    append(path, b'4\n')
-    reader.wait(b'3,4')
-    path.write_bytes(b'x\n')  # cut: from the start again
-    reader.wait(None, b'x')
-    os.replace(path, tmp_path / 'log.1')  # rotated, the old one written on
-    append(tmp_path / 'log.1', b'last\n')
-    reader.wait(b'last')
-    append(path, b'new\n')
-    reader.wait(None, b'new')
-    path.unlink()
-    time.sleep(0.3)
-    append(path, b'newer\n')
-    reader.wait(None, b'newer')
-  finally:
-    reader.stop()
-
-
-def test_a_pipe_is_read_to_its_end(tmp_path):
+def test_a_pipe_is_read_to_its_end():
   inward, outward = os.pipe()
   lines = follow.stream(inward, lambda: False)
-  assert next(lines) is follow.BEGIN
   os.write(outward, b'1\n2')
   assert next(lines) == b'1'
   os.write(outward, b'3\n4')
   os.close(outward)
   assert list(lines) == [b'23', b'4']
   os.close(inward)
+
+
+def test_standard_input_is_judged_to_its_end(run_dir, monkeypatch):
+  known, new, _ = numbers()
+  write_csv('s.csv', known)
+  pathlib.Path('lines').write_bytes(b'oh\n' + b'\n'.join(map(text, new)))
+  with open('lines') as file:
+    monkeypatch.setattr(sys, 'stdin', file)
+    code, out, err = call(
+      adapt, f'--run_dir={run_dir}', '--support=s.csv', '--query=-',
+      '--max_rows=7',
+    )  # fmt: skip
+  *rows, last = map(json.loads, out.splitlines())
+  assert code == 0 and len(rows) == last['summary']['rows'] == 7
+  assert err.startswith('line 1 skipped') and err.count('\n') == 1
 
 
 FOLLOW = """
@@ -454,37 +331,31 @@ cli.run(adapt.main, adapt.FLAGS)
 """
 
 
-@pytest.mark.parametrize(
-  ('ending', 'code'),
-  [('eof', 0), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
-)
-def test_following_as_a_process(ending, code, run_dir, tmp_path):
+def test_a_file_that_others_append_to_is_followed_until_a_signal(
+  run_dir, tmp_path
+):
   known, new, _ = numbers()
   write_csv('s.csv', known)
+  log = tmp_path / 'log.csv'
   process = subprocess.Popen(
     [sys.executable, '-c', FOLLOW.format(tests=str(ROOT / 'tests')),
-     f'--run_dir={run_dir}', '--support=s.csv', '--query=-'],
-    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+     f'--run_dir={run_dir}', '--support=s.csv', f'--query={log}', '--follow'],
+    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     env={**os.environ, 'PYTHONPATH': str(ROOT)},
   )  # fmt: skip
   try:
-    process.stdin.write(b'oh\n' + text(new[1]) + b'\n')
-    process.stdin.flush()
-    first = json.loads(process.stdout.readline())  # before the end
-    assert first['row'] == 0 and first['decision'] in ('normal', 'abnormal')
-    if ending != 'eof':
-      process.send_signal(ending)
-      rest, err = process.communicate(timeout=60)
-    else:
-      rest, err = process.communicate(text(new[2]), timeout=60)
+    log.write_bytes(text(new[1]) + b'\n')
+    first = json.loads(process.stdout.readline())
+    with open(log, 'ab') as file:
+      file.write(text(new[2]) + b'\n')
+    second = json.loads(process.stdout.readline())
+    assert (first['row'], second['row']) == (0, 1)
+    process.send_signal(signal.SIGTERM)
+    rest, err = process.communicate(timeout=60)
   finally:
     process.kill()
-  assert process.returncode == code, err
-  *rows, last = map(json.loads, rest.decode().splitlines())
-  assert len(rows) == (ending == 'eof')
-  assert last['summary']['malformed'] == 1
-  assert last['summary']['rows'] == 1 + len(rows)
-  assert err.decode().count('\n') == 1 and 'line 1 skipped' in err.decode()
+  assert process.returncode == 143, err
+  assert json.loads(rest)['summary']['rows'] == 2
 
 
 def test_wrong_ways_to_follow(run_dir):

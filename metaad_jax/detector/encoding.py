@@ -1,0 +1,324 @@
+"""From what users have to numbers: arrays and frames, read and checked once.
+
+A frame's columns are matched by name; text becomes codes, times become seconds,
+missing cells NaN. `Encoded` rows go into every method of the detector in place
+of the frame they came from.
+"""
+
+from collections.abc import Mapping, Sequence
+import functools
+import numbers
+import types
+from typing import Any, NamedTuple, Self
+import warnings
+
+import numpy as np
+
+from metaad_jax import features
+from metaad_jax.base import DataError
+from metaad_jax.data import episodes
+from metaad_jax.training import runs
+
+_LARGE = 1e15  # float32 holds more, but not the squares of more
+_LIMIT = 1e18  # what is farther out is moved here
+
+
+class Columns(NamedTuple):
+  """What was learned of the columns in `fit`.
+
+  Attributes:
+    shape: of a row: (d,), or (length, channels) of a window.
+    names: of a frame's columns; () for arrays.
+    levels: the texts that the codes 0, 1, ... of a column stand for, by name.
+  """
+
+  shape: tuple[int, ...]
+  names: tuple[str, ...] = ()
+  levels: Mapping[str, Sequence[str]] = types.MappingProxyType({})
+
+
+class Encoded(NamedTuple):
+  """Rows as numbers.
+
+  Attributes:
+    x: [n, *shape] float64; NaN = missing.
+    columns: what they mean.
+    texts: [n] objects for each column of text, by name; None = missing.
+  """
+
+  x: np.ndarray
+  columns: Columns
+  texts: Mapping[str, np.ndarray] = types.MappingProxyType({})
+
+  def take(self, which: Any) -> Self:
+    """Some of the rows, by their numbers."""
+    texts = {name: text[which] for name, text in self.texts.items()}
+    return self._replace(x=self.x[which], texts=texts)
+
+  def words(self, row: int) -> dict[str, str]:
+    """The texts of one row, by column; missing ones left out."""
+    told = {name: text[row] for name, text in self.texts.items()}
+    return {name: text for name, text in told.items() if text is not None}
+
+
+def is_frame(rows: Any) -> bool:
+  """Whether rows have named columns, as frames of pandas and polars do."""
+  return hasattr(rows, 'columns') and hasattr(rows, '__getitem__')
+
+
+def frame(rows: Any, known: Columns | None) -> Encoded:
+  """Encodes a frame.
+
+  Args:
+    rows: of pandas, polars, or anything with `columns` and `[name]`.
+    known: columns of the rows of `fit`, in whose order and levels the columns
+      are encoded; None = these are the rows of `fit`.
+
+  Returns:
+    The rows. A text without a level gets the code after the last.
+
+  Raises:
+    DataError: for columns that are missing, surplus or of one name, or cells
+      that are neither numbers, times nor text.
+  """
+  places = {str(name): name for name in rows.columns}
+  if len(places) < len(rows.columns):
+    raise DataError('X has two columns of one name: rename one')
+  names = tuple(places)
+  wanted = names if known is None else known.names or names
+  if known is not None and not known.names and len(names) != known.shape[0]:
+    raise DataError(
+      f'X has {len(names)} features, but the detector is expecting '
+      f'{known.shape[0]} features as input'
+    )
+  for name in wanted:
+    if name not in places:
+      raise DataError(f'X lacks column {name!r}')
+  for name in names:
+    if name not in wanted:
+      raise DataError(f'X has a column {name!r} that was not there in fit')
+  if not len(rows) or not names:
+    raise DataError(
+      f'X has {len(rows)} rows and {len(names)} columns: give at least one '
+      '(0 sample(s), 0 feature(s) make no table)'
+    )
+  encoded, levels, texts = [], {}, {}
+  for name in wanted:
+    before = None if known is None else known.levels.get(name)
+    column = _column(name, rows[places[name]], before, known is None)
+    encoded.append(column.codes)
+    if column.levels is not None:
+      levels[name], texts[name] = column.levels, column.texts
+  columns = known or Columns((len(wanted),), wanted, levels)
+  return Encoded(np.column_stack(encoded), columns, texts)
+
+
+class _Column(NamedTuple):
+  """One column: [n] float64, and if it holds text, its levels and [n] texts."""
+
+  codes: np.ndarray
+  levels: Sequence[str] | None = None
+  texts: Any = None
+
+
+def _column(name, column, levels, fitting):
+  values = column.to_numpy() if hasattr(column, 'to_numpy') else column
+  values = np.asarray(values)
+  if values.ndim != 1:
+    raise DataError(f'X: column {name!r} holds {values.shape[1:]} per row')
+  if values.dtype.kind in 'mM':
+    unit = 'datetime64[us]' if values.dtype.kind == 'M' else 'timedelta64[us]'
+    seconds = values.astype(unit).astype(np.int64) / 1e6
+    return _Column(np.where(np.isnat(values), np.nan, seconds))
+  if levels is None and values.dtype.kind in 'biuf':
+    return _Column(values.astype(np.float64))
+  cells = [None if _missing(cell) else cell for cell in values.tolist()]
+  if levels is None:
+    if all(cell is None or isinstance(cell, numbers.Real) for cell in cells):
+      try:
+        return _Column(
+          np.array([np.nan if cell is None else float(cell) for cell in cells])
+        )
+      except OverflowError as error:
+        raise DataError(f'X: column {name!r}: {error}') from error
+    if not fitting:
+      raise DataError(
+        f'X: column {name!r} held numbers in fit, and now holds text'
+      )
+  for cell in cells:
+    if not isinstance(cell, str | numbers.Real | None):
+      raise DataError(
+        f'X: column {name!r} holds a {type(cell).__name__}: give numbers or '
+        'text'
+      )
+  texts = np.array([c if c is None else str(c) for c in cells], object)
+  if levels is None:
+    levels = sorted({text for text in texts if text is not None})
+  codes = {level: float(code) for code, level in enumerate(levels)}
+  codes[None] = np.nan
+  unseen = float(len(levels))
+  coded = np.array([codes.get(text, unseen) for text in texts], np.float64)
+  return _Column(coded, levels, texts)
+
+
+def _missing(cell):
+  if cell is None:
+    return True
+  try:
+    return bool(cell != cell)  # NaN, NaT
+  except (TypeError, ValueError):  # pandas.NA
+    return True
+
+
+def check(x: np.ndarray, shape: tuple[int, ...] | None, missing: bool) -> None:
+  """Checks encoded rows.
+
+  Args:
+    x: [n, ...].
+    shape: that a row must have; None = any.
+    missing: whether NaN is a missing value in a table.
+
+  Raises:
+    DataError: for rows of another shape, infinity, or NaN where a value must
+      be.
+  """
+  if x.ndim not in (2, 3):
+    raise DataError(
+      f'X has {x.ndim} dimensions: give rows [n, d] or windows [n, length, '
+      'channels]'
+    )
+  if shape is not None and x.shape[1:] != tuple(shape):
+    raise DataError(
+      f'X: a row has shape {list(x.shape[1:])}, the run or the fitted rows '
+      f'have {list(shape)}'
+    )
+  if np.isinf(x).any():
+    raise DataError(
+      f'X: row {np.argwhere(np.isinf(x))[0][0]} holds infinity: mend it, or '
+      'write NaN for a missing value'
+    )
+  if np.isnan(x).any() and not (missing and x.ndim == 2):
+    raise DataError(
+      f'X: row {np.argwhere(np.isnan(x))[0][0]} holds NaN: this run takes no '
+      'missing values; mend or leave out that row'
+    )
+
+
+def labels(y: Any, n: int) -> np.ndarray:
+  """[n] int64 labels: 0 = normal, 1 = anomaly, -1 = unlabelled.
+
+  Args:
+    y: [n] or [n, 1], an array, list or column; None = all normal.
+    n: number of rows.
+
+  Raises:
+    DataError: for anything else.
+  """
+  if y is None:
+    return np.zeros(n, np.int64)
+  try:
+    values = np.asarray(y.to_numpy() if hasattr(y, 'to_numpy') else y)
+    if values.shape == (n, 1):
+      values = values[:, 0]
+    if values.shape == (n,) and values.dtype.kind in 'biufO':
+      values = values.astype(np.float64)
+      if np.isin(values, (-1, 0, 1)).all():
+        return values.astype(np.int64)
+  except (TypeError, ValueError):
+    pass
+  raise DataError(
+    f'y must hold one label for each of the {n} rows: 0 = normal, 1 = anomaly, '
+    '-1 = unlabelled'
+  )
+
+
+class Scaling(NamedTuple):
+  """x becomes (x - centre) * unit, both [d] float64, before it is float32."""
+
+  centre: np.ndarray
+  unit: np.ndarray
+
+
+AS_IS = Scaling(np.zeros(1), np.ones(1))
+
+
+def scaling(x: np.ndarray) -> Scaling:
+  """Shifts or scales the columns that float32 cannot hold.
+
+  A table learner looks at differences and ratios, so a power of two changes
+  nothing; a column that varies by less than 1e-4 of its size, such as a time
+  of day in seconds since 1970, is shifted by its median.
+
+  Args:
+    x: [n, d] support rows.
+  """
+  with warnings.catch_warnings(), np.errstate(all='ignore'):
+    warnings.simplefilter('ignore', RuntimeWarning)  # columns all missing
+    low, high = (np.nan_to_num(f(x, 0)) for f in (np.nanmin, np.nanmax))
+    span, centre = high / 2 - low / 2, np.zeros(x.shape[1])
+    size = np.maximum(np.abs(low), np.abs(high))
+    narrow = (span > 0) & (span < 1e-4 * size)
+    if narrow.any():  # a median takes longer than all the rest
+      median = np.nanmedian(x[:, narrow], 0)
+      far = span[narrow] < 1e-4 * np.abs(median)
+      centre[narrow] = np.where(far, median, 0.0)
+      size = np.nan_to_num(np.nanmax(np.abs(x - centre), 0))
+  odd = (size > _LARGE) | ((size < 1 / _LARGE) & (size > 0))
+  exponent = np.frexp(np.where(odd, size, 0.0))[1]
+  unit = np.exp2(np.clip(-exponent, -1000, 1000).astype(np.float64))
+  return Scaling(centre, unit)
+
+
+@functools.lru_cache(maxsize=64)
+def _made(spec, shape, rate):
+  return features.make(spec, shape, rate=rate)
+
+
+def feature(
+  run: runs.Run, columns: Columns, spec: str | None, rate: float | None
+) -> features.Feature | None:
+  """What a window is turned into for a run; None = rows of a table stay.
+
+  Args:
+    run: see `runs.restore`.
+    columns: of the rows.
+    spec: features of windows, for a run that takes tables of any width.
+    rate: sampling rate of windows in Hz, for such a run.
+  """
+  if len(columns.shape) == 1:
+    return None
+  if run.layout.shape != (None,):
+    return runs.make_feature(run.config, run.layout)
+  spec = spec or features.of_windows(columns.shape[0])
+  return _made(spec, columns.shape, rate)
+
+
+def names(
+  run: runs.Run, columns: Columns, made: features.Feature | None
+) -> tuple[str, ...]:
+  """What the columns or features that a run looks at are called.
+
+  Args:
+    run: see `runs.restore`.
+    columns: of the rows.
+    made: see `feature`.
+  """
+  if made is None:
+    width = range(columns.shape[0])
+    generic = tuple(f'column {i}' for i in width)
+    return columns.names or run.layout.channels or generic
+  if columns.shape[-1] == 1:
+    return tuple(name.removesuffix(', ch 0') for name in made.names)
+  return made.names
+
+
+def apply(
+  feature: features.Feature | None, scaling: Scaling, rows: np.ndarray
+) -> np.ndarray:
+  """Rows [n, ...] float64 as they came -> [n, ...] float32 for the learner."""
+  with np.errstate(over='ignore'):
+    rows = (rows - scaling.centre) * scaling.unit
+  rows = np.clip(rows, -_LIMIT, _LIMIT).astype(np.float32)
+  if feature is None or not len(rows):
+    return rows
+  return np.clip(episodes.transform_rows(feature.apply, rows), -_LIMIT, _LIMIT)
