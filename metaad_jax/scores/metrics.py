@@ -27,48 +27,16 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
   return _auroc(*_curve(labels, scores)[:2])
 
 
-def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
-  """Returns the average precision: sum of (R_n - R_{n-1}) P_n, no smoothing.
-
-  Args:
-    labels: [N] 1 = anomaly, 0 = normal.
-    scores: [N] finite, higher = more anomalous.
-
-  Raises:
-    DataError: as for `auroc`.
-  """
-  return _average_precision(*_curve(labels, scores))
-
-
-def recall_at(
-  labels: np.ndarray, scores: np.ndarray, false_alarms: float = 0.01
-) -> float:
-  """Returns the recall at a stated false-alarm rate.
-
-  A row raises an alarm where its score >= a threshold. The threshold is the
-  lowest of the N scores that at most a fraction `false_alarms` of the normal
-  rows reaches; where every score is reached by more, nothing alarms and the
-  recall is 0. Rows that tie are flagged together or not at all, so an anomaly
-  that ties with a normal row too many is missed. With fewer than
-  1 / false_alarms normal rows this is the recall without any false alarm.
-
-  Args:
-    labels: [N] 1 = anomaly, 0 = normal.
-    scores: [N] finite, higher = more anomalous.
-    false_alarms: the rate, in [0, 1].
-
-  Raises:
-    DataError: as for `auroc`, or if the rate is not in [0, 1].
-  """
-  if not 0 <= false_alarms <= 1:
-    raise base.DataError(
-      f'false_alarms={false_alarms!r} is no rate: choose one in [0, 1]'
-    )
-  return _recall_at(*_curve(labels, scores)[:2], false_alarms)
-
-
 def all_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
   """Returns every metric of `NAMES` from one pass over the ROC curve.
+
+  The average precision is the sum of (R_n - R_{n-1}) P_n, without smoothing.
+
+  The recall at a false-alarm rate is that at the lowest of the scores, taken as
+  a threshold, that at most so large a share of the normal rows reaches; 0 where
+  every score is reached by more. Rows that tie are flagged together or not at
+  all. With fewer than 1 / rate normal rows it is the recall without any false
+  alarm.
 
   Args:
     labels: [N] 1 = anomaly, 0 = normal.
