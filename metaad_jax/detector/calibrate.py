@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from matplotlib import figure as mpl_figure
 import numpy as np
+import pandas as pd
 import tqdm
 
 from metaad_jax import features
@@ -20,6 +21,8 @@ from metaad_jax.training import runs
 RATES = (0.01, 0.05, 0.1)
 _NORMALS, _ANOMALIES = 200, 56  # scored per support: 256 is a compiled size
 _OWN = 20  # normals held out, in the rule that has some
+_CELL = ('shots', 'anomalies', 'contamination', 'rule', 'rate')
+_MEASURES = ('false_alarms', 'recall')
 
 
 class Draw(NamedTuple):
@@ -80,12 +83,14 @@ def draw(
   anomalies: int,
   contamination: float = 0.0,
 ) -> Draw | None:
-  """Draws a support; None if the entity has too few rows for it."""
+  """Draws a support of `shots` normals and some labelled anomalies.
+
+  A share `contamination` of the normals, rounded up or down at random, are
+  anomalies that pass for normal. None if the entity has too few rows.
+  """
   bad = rng.permutation(np.flatnonzero(entity.labels == 1))
   good = rng.permutation(np.flatnonzero(entity.labels == 0))[:_NORMALS]
   wrong = int(np.floor(contamination * shots + rng.random()))
-  if wrong == 0 or contamination == 0:
-    wrong = 0
   if len(entity.normal) < shots or not len(good):
     return None
   if (anomalies or wrong) and len(bad) <= anomalies + wrong:
@@ -99,6 +104,31 @@ def draw(
     entity.query[good],
     entity.query[rest],
   )
+
+
+class Scored(NamedTuple):
+  """A run adapted to a support, and scores [k], [m] and [a].
+
+  Attributes:
+    adapted: to the support.
+    support: of its normals, each adapted without itself.
+    normal: of other normals.
+    anomaly: of other anomalies.
+  """
+
+  adapted: adaptation.Adapted
+  support: np.ndarray
+  normal: np.ndarray
+  anomaly: np.ndarray
+
+
+def score(run: runs.Run, drawn: Draw) -> Scored:
+  """Adapts a run to a support and scores the rest."""
+  adapted = adaptation.adapt(run, drawn.x, drawn.y)
+  rows = np.concatenate([drawn.normal, drawn.anomaly])
+  scores = adaptation.score(run, adapted, rows)
+  support = adaptation.support_scores(run, drawn.x, drawn.y)
+  return Scored(adapted, support, *np.split(scores, [len(drawn.normal)]))
 
 
 def cases(
@@ -126,79 +156,82 @@ def cases(
     quiet: no progress bar.
 
   Returns:
-    Cases for `calibration.fit`.
+    Cases for `conformal.fit`.
   """
-  found = []
-  bar = tqdm.tqdm(members, desc='calibrating', disable=quiet)
-  for number, entity in enumerate(bar):
+  made = []
+  kinds = (False, True) if len(contamination) else (False,)
+  for number, entity in enumerate(
+    tqdm.tqdm(members, desc='calibrating', disable=quiet)
+  ):
     rng = np.random.default_rng([seed, number])
-    kinds = (False, True) if len(contamination) else (False,)
     for k, a, unlabelled in itertools.product(shots, anomalies, kinds):
       for _ in range(1 if a or unlabelled else draws):
         share = float(rng.choice(contamination)) if unlabelled else 0.0
         drawn = draw(rng, entity, k, a, share)
-        if drawn is None:
-          continue
-        adapted = adaptation.adapt(run, drawn.x, drawn.y)
-        rows = np.concatenate([drawn.normal, drawn.anomaly])
-        scores = adaptation.score(run, adapted, rows)
-        normal, anomaly = np.split(scores, [len(drawn.normal)])
-        known = adaptation.support_scores(run, drawn.x, drawn.y)
-        found.append(
-          Case(entity.name, k, a, unlabelled, known, normal, anomaly)
-        )
-  return found
+        if drawn is not None:
+          scores = score(run, drawn)[1:]
+          made.append(Case(entity.name, k, a, unlabelled, *scores))
+  return made
+
+
+class Alarms(NamedTuple):
+  """What a rule calls abnormal of one entity at one false-alarm rate.
+
+  Attributes:
+    rule: its name.
+    rate: that was asked for.
+    normal: [m] bool, of normals.
+    anomaly: [a] bool, of anomalies.
+  """
+
+  rule: str
+  rate: float
+  normal: np.ndarray
+  anomaly: np.ndarray
 
 
 def rules(
   run: runs.Run, calibrated: Calibration, drawn: Draw, unlabelled: bool
-) -> Iterator[tuple[str, float, np.ndarray, np.ndarray]]:
-  """(rule, rate, alarms of normals, alarms of anomalies) of one support.
+) -> Iterator[Alarms]:
+  """The alarms of every rule after one support, at `RATES`.
 
   Beside the calibration: the largest of the support's scores, each without
   itself; three standard deviations above their mean; PyOD's threshold, the
   quantile of the scores of the rows that were fitted; and split conformal
   within the entity, half of the support for each.
   """
-  shots = int((drawn.y == 0).sum())
-  adapted = adaptation.adapt(run, drawn.x, drawn.y)
-  score = lambda rows: adaptation.score(run, adapted, rows)
-  normal, anomaly = score(drawn.normal), score(drawn.anomaly)
-  known = adaptation.support_scores(run, drawn.x, drawn.y)
-  fitted = score(drawn.x[drawn.y == 0])
-  about = (shots, int(drawn.y.sum()), unlabelled, known)
-  judge = lambda own, s: conformal.p_values(
-    calibrated, Evidence(*about, own), s
-  )
-  none = np.zeros(0)
-  across = judge(none, normal), judge(none, anomaly)
+  adapted, known, normal, anomaly = score(run, drawn)
+  fitted = adaptation.score(run, adapted, drawn.x[drawn.y == 0])
+  shots, labelled = len(fitted), int(drawn.y.sum())
   own, rest = normal[:_OWN], normal[_OWN:]
-  with_own = judge(own, rest), judge(own, anomaly)
-  half = shots // 2
-  if half:
+
+  def across(own, scores):
+    evidence = Evidence(shots, labelled, unlabelled, known, own)
+    return conformal.p_values(calibrated, evidence, scores)
+
+  p_values = {
+    'across entities': (across(own[:0], normal), across(own[:0], anomaly))
+  }
+  if len(rest):
+    name = f'with {_OWN} own normals'
+    p_values[name] = across(own, rest), across(own, anomaly)
+  if half := shots // 2:
     other = adaptation.adapt(run, drawn.x[half:], drawn.y[half:])
-    kept = np.sort(adaptation.score(run, other, drawn.x[:half]))
+    by_half = lambda rows: adaptation.score(run, other, rows)
+    kept = np.sort(by_half(drawn.x[:half]))
     within = lambda rows: (
-      (1 + half - np.searchsorted(kept, adaptation.score(run, other, rows)))
-      / (half + 1)
+      (1 + half - np.searchsorted(kept, by_half(rows))) / (half + 1)
     )
-    split = within(drawn.normal), within(drawn.anomaly)
+    p_values['split within'] = within(drawn.normal), within(drawn.anomaly)
   for rate in RATES:
-    yield 'across entities', rate, across[0] <= rate, across[1] <= rate
-    if len(rest):
-      yield (
-        f'with {_OWN} own normals', rate, with_own[0] <= rate,
-        with_own[1] <= rate,
-      )  # fmt: skip
-    if half:
-      yield 'split within', rate, split[0] <= rate, split[1] <= rate
-    bar = np.quantile(fitted, 1 - rate)
-    yield 'PyOD contamination', rate, normal > bar, anomaly > bar
+    for rule, (p, other_p) in p_values.items():
+      yield Alarms(rule, rate, p <= rate, other_p <= rate)
+    bars = {'PyOD contamination': np.quantile(fitted, 1 - rate)}
     if len(known):
-      bar = known.max()
-      yield 'largest of support', rate, normal > bar, anomaly > bar
-      bar = known.mean() + 3 * known.std()
-      yield '3 sigma', rate, normal > bar, anomaly > bar
+      bars['largest of support'] = known.max()
+      bars['3 sigma'] = known.mean() + 3 * known.std()
+    for rule, bar in bars.items():
+      yield Alarms(rule, rate, normal > bar, anomaly > bar)
 
 
 def check(
@@ -229,47 +262,44 @@ def check(
     One record per shots, setting, rule and rate: means and quantiles over
     entities.
   """
-  held: dict[tuple, list[list[float]]] = {}
-  bar = tqdm.tqdm(members, desc='checking', disable=quiet)
-  for number, entity in enumerate(bar):
+  rows = []
+  for number, entity in enumerate(
+    tqdm.tqdm(members, desc='checking', disable=quiet)
+  ):
     rng = np.random.default_rng([seed, number])
     for k, (a, share) in itertools.product(shots, settings):
-      mine: dict[tuple[str, float], list[tuple[float, float]]] = {}
       for _ in range(draws):
         drawn = draw(rng, entity, k, a, share)
         if drawn is None:
           continue
-        for rule, rate, normal, anomaly in rules(
-          run, calibrated, drawn, share > 0
-        ):
-          recall = anomaly.mean() if len(anomaly) else np.nan
-          mine.setdefault((rule, rate), []).append((normal.mean(), recall))
-      for (rule, rate), values in mine.items():
-        held.setdefault((k, a, share, rule, rate), []).append(
-          np.mean(values, 0).tolist()
-        )
-  found = []
-  for (k, a, share, rule, rate), pairs in held.items():
-    alarms, recalls = np.array(pairs).T
-    recalls = recalls[np.isfinite(recalls)]
-    record: dict[str, Any] = {
-      'shots': k,
-      'anomalies': a,
-      'contamination': share,
-      'rule': rule,
-      'rate': rate,
-      'entities': len(pairs),
-      'false_alarms': float(alarms.mean()),
-      'standard_error': float(alarms.std() / np.sqrt(len(alarms))),
-    }
-    for q in (10, 50, 90):
-      record[f'false_alarms_p{q}'] = float(np.percentile(alarms, q))
-    if len(recalls):
-      record['recall'] = float(recalls.mean())
-      for q in (10, 90):
-        record[f'recall_p{q}'] = float(np.percentile(recalls, q))
-    found.append(record)
-  return found
+        for alarms in rules(run, calibrated, drawn, share > 0):
+          recall = alarms.anomaly.mean() if len(alarms.anomaly) else np.nan
+          cell = (k, a, share, alarms.rule, alarms.rate)
+          rows.append((*cell, number, alarms.normal.mean(), recall))
+  frame = pd.DataFrame(rows, columns=[*_CELL, 'entity', *_MEASURES])
+  means = frame.groupby([*_CELL, 'entity'], sort=False).mean().reset_index()
+  return [
+    dict(zip(_CELL, cell, strict=True)) | _record(entities)
+    for cell, entities in means.groupby(list(_CELL), sort=False)
+  ]
+
+
+def _record(entities):
+  """Statistics over the entities of one cell."""
+  alarms, recall = (entities[name].dropna() for name in _MEASURES)
+  error = alarms.std(ddof=0) / np.sqrt(len(alarms))
+  record = {
+    'entities': len(alarms),
+    'false_alarms': float(alarms.mean()),
+    'standard_error': float(error),
+  }
+  for q in (10, 50, 90):
+    record[f'false_alarms_p{q}'] = float(np.percentile(alarms, q))
+  if len(recall):
+    record['recall'] = float(recall.mean())
+    for q in (10, 90):
+      record[f'recall_p{q}'] = float(np.percentile(recall, q))
+  return record
 
 
 def table(records: Sequence[dict[str, Any]], rate: float) -> str:
@@ -293,34 +323,33 @@ def table(records: Sequence[dict[str, Any]], rate: float) -> str:
 
 def picture(records: Sequence[dict[str, Any]], title: str) -> bytes:
   """False alarms and recall against K at a nominal 5 %, as a .png."""
-  plain = [
-    r
-    for r in records
-    if r['rate'] == 0.05 and not r['anomalies'] and not r['contamination']
-  ]
-  names = list(dict.fromkeys(r['rule'] for r in plain))
+  frame = pd.DataFrame(records)
+  plain = frame[
+    (frame.rate == 0.05) & (frame.anomalies == 0) & (frame.contamination == 0)
+  ].reindex(columns=[*frame.columns.union(['recall'])])
   figure = mpl_figure.Figure(figsize=(9, 3.6), layout='constrained')
   left, right = figure.subplots(1, 2)
-  for i, name in enumerate(names):
-    ours = [r for r in plain if r['rule'] == name]
-    x = np.array([r['shots'] for r in ours]) * 1.03 ** (i - len(names) / 2)
-    get = lambda key, ours=ours: np.array([r.get(key, np.nan) for r in ours])
-    mean = get('false_alarms')
-    low, high = get('false_alarms_p10'), get('false_alarms_p90')
-    error = np.maximum([mean - low, high - mean], 0)
-    left.errorbar(x, mean, error, marker='o', capsize=2, label=name)
-    right.plot(x, get('recall'), marker='o')
+  rules = plain.groupby('rule', sort=False)
+  for i, (name, ours) in enumerate(rules):
+    x = ours.shots * 1.03 ** (i - len(rules) / 2)
+    low = ours.false_alarms - ours.false_alarms_p10
+    high = ours.false_alarms_p90 - ours.false_alarms
+    error = np.maximum([low, high], 0)
+    left.errorbar(
+      x, ours.false_alarms, error, marker='o', capsize=2, label=name
+    )
+    right.plot(x, ours.recall, marker='o')
   left.axhline(0.05, color='black', linewidth=0.8, linestyle='--')
   left.set_ylabel('false-alarm rate: mean, 10th-90th percentile')
   right.set_ylabel('recall')
+  ticks = sorted(set(plain.shots))
   for axis in (left, right):
     axis.set_xscale('log')
-    ticks = sorted({r['shots'] for r in plain})
     axis.set_xticks(ticks, [str(k) for k in ticks])
     axis.minorticks_off()
     axis.set_xlabel('support normals K')
   left.legend(fontsize='small')
   figure.suptitle(f'{title}, nominal 5 %')
-  held = io.BytesIO()
-  figure.savefig(held, format='png', dpi=120)
-  return held.getvalue()
+  drawn = io.BytesIO()
+  figure.savefig(drawn, format='png', dpi=120)
+  return drawn.getvalue()
