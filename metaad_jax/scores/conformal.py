@@ -254,7 +254,7 @@ def _grid(values, weights):
   after = _with_new(np.cumsum(mass[order]), (mass * own)[order]) / total
   first = np.searchsorted(after, LEVELS * (1 + 1e-9), 'right')
   bars = np.append(pooled, -np.inf)[first]
-  bars[0.5 / total > LEVELS] = np.inf
+  bars[0.5 / total > LEVELS] = np.inf  # so few entities cannot tell less
   # Rounded up, so that float32 keeps the promise.
   rounded = bars.astype('f4')
   low = rounded < bars
@@ -268,13 +268,13 @@ def _with_new(others, own):
   `others` [n] sums the entities' shares at or above each pooled value, `own`
   [n] is the share in the value's own entity, times its mass. The new entity's
   share is estimated by that of the rows at about the same place, from half to
-  twice the sum. At least 0.5: so few entities cannot tell less.
+  twice the sum.
   """
   sums, owned = np.append(0, others), np.append(0, np.cumsum(own))
   low, high = others / 2, np.minimum(2 * others, others[-1])
   gained = np.interp(high, sums, owned) - np.interp(low, sums, owned)
   expected = gained / (high - low)
-  return np.maximum.accumulate(np.maximum(0.5, others + expected))
+  return np.maximum.accumulate(others + expected)
 
 
 def _look_up(grid, values):

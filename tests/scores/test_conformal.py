@@ -209,6 +209,13 @@ def test_between_calibrated_cells_p_values_are_interpolated():
       exact = [1 - share, share] @ level @ [1 - part, part]
       np.testing.assert_allclose(p(i, j, False), exact)
   np.testing.assert_allclose(p(10, 1, True), up(0.9))
+  # So are the ranks among mixtures.
+  mixed = np.array([[stepped(p)] * len(OWN) for p in (0.4, 0.8)])
+  told = conformal.p_values(
+    by_hand([[[0.9] * 2]] * 2, mixed, shots=(5, 20)),
+    Evidence(10, 0, False, NONE, np.zeros(5)), np.ones(1),
+  )  # fmt: skip
+  np.testing.assert_allclose(told, (1 - far) * up(0.4) + far * up(0.8))
   # So are the moments: the score 1 is 1 / (1 + 3 far) in units of the scale.
   moments = np.tile([0.0, 1, 1, 1], (2, 1, 2, 1))
   moments[1, ..., 1] = 4
