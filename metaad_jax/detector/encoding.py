@@ -8,7 +8,6 @@ of the frame they came from.
 from collections.abc import Mapping, Sequence
 import functools
 import numbers
-import types
 from typing import Any, NamedTuple, Self
 import warnings
 
@@ -34,7 +33,7 @@ class Columns(NamedTuple):
 
   shape: tuple[int, ...]
   names: tuple[str, ...] = ()
-  levels: Mapping[str, Sequence[str]] = types.MappingProxyType({})
+  levels: Mapping[str, Sequence[str]] = {}
 
 
 class Encoded(NamedTuple):
@@ -48,7 +47,7 @@ class Encoded(NamedTuple):
 
   x: np.ndarray
   columns: Columns
-  texts: Mapping[str, np.ndarray] = types.MappingProxyType({})
+  texts: Mapping[str, np.ndarray] = {}
 
   def take(self, which: Any) -> Self:
     """Some of the rows, by their numbers."""

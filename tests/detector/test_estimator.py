@@ -95,7 +95,7 @@ class Unlabelled(MetaAnomalyDetector):
 @pytest.mark.parametrize(
   'kind, refused',
   [
-    pytest.param(MetaAnomalyDetector, FOREIGN_LABELS, marks=pytest.mark.slow),
+    (MetaAnomalyDetector, FOREIGN_LABELS),
     (Unlabelled, ()),
   ],
 )
