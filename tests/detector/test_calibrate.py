@@ -9,7 +9,6 @@ import pytest
 
 from experiments import calibrate, train
 from metaad_jax.base import Entity
-from metaad_jax.detector import adaptation
 from metaad_jax.detector import calibrate as calibrating
 from metaad_jax.detector.estimator import MetaAnomalyDetector
 from metaad_jax.scores import conformal
@@ -77,31 +76,6 @@ def test_every_rule_is_checked_and_ours_keeps_its_promise(run):
   text = calibrating.table(records, 0.1)
   assert text.count('\n') == 1 + 3 * 6
   assert calibrating.picture(records, 'tables').startswith(b'\x89PNG')
-
-
-def test_support_scores_are_of_rows_left_out(run):
-  """Up to eight: one by one, as by hand; beyond: in four parts."""
-  x = np.random.default_rng(0).normal(size=(7, 3)).astype('f4')
-  y = np.array([0, 0, 1, 0, 0, 0, 0])
-  found = adaptation.support_scores(run, x, y)
-  for score, i in zip(found, np.flatnonzero(y == 0), strict=True):
-    rest = np.arange(7) != i
-    adapted = adaptation.adapt(run, x[rest], y[rest])
-    hand = adaptation.score(run, adapted, x[i : i + 1])[0]
-    assert score == pytest.approx(hand, abs=1e-5)
-  assert adaptation.support_scores(run, x[:1], y[:1]).shape == (0,)
-  for number in (20, 30, 40):  # the others fill half of the size, or more
-    many = np.random.default_rng(number).normal(size=(number, 3))
-    parts = adaptation.without(run, many, np.zeros(number))
-    assert len(parts) == 4
-    np.testing.assert_array_equal(
-      np.sort(np.concatenate([who for _, who in parts])), np.arange(number)
-    )
-    scores = adaptation.support_scores(run, many, np.zeros(number))
-    for adapted, who in parts:
-      np.testing.assert_allclose(
-        scores[who], adaptation.score(run, adapted, many[who]), atol=1e-5
-      )
 
 
 def test_the_binary_calibrates_a_run_of_windows(tmp_path):

@@ -1,0 +1,73 @@
+"""A run adapted: padding is inert, and rows are left out as they should."""
+
+import jax.numpy as jnp
+import nearest_run
+import numpy as np
+import pytest
+
+from metaad_jax.base import Rows
+from metaad_jax.detector import adaptation, encoding
+from metaad_jax.training import runs
+
+
+@pytest.fixture(scope='module')
+def run():
+  return runs.restore(nearest_run.shared())
+
+
+def test_padding_and_chunks_change_no_score(run):
+  """The learner itself, on rows and columns as they are."""
+  x = np.random.default_rng(0).normal(size=(1205, 3)).astype('f4')
+  y = np.array([0.0, 0, 0, 0, 1])
+  rows = Rows(*map(jnp.asarray, (x[:5], y, np.ones(5))))
+  adapted = run.learner.adapt(None, run.params, rows, jnp.ones(3))
+  expected = run.learner.score(adapted, jnp.asarray(x[5:]))
+  adapted = adaptation.adapt(run, x[:5], y)
+  for count in (1, 8, 50, 65, 300, 1200):
+    scores = adaptation.score(run, adapted, x[5 : 5 + count])
+    np.testing.assert_allclose(scores, expected[:count], rtol=1e-4, atol=1e-5)
+
+
+def test_support_scores_are_of_rows_left_out(run):
+  """Up to eight: one by one, as by hand; beyond: in four parts."""
+  x = np.random.default_rng(0).normal(size=(8, 3)).astype('f4')  # no padding
+  y = np.array([0, 0, 1, 0, 0, 0, 0, 0])
+  found = adaptation.support_scores(run, x, y)
+  for score, i in zip(found, np.flatnonzero(y == 0), strict=True):
+    rest = np.arange(8) != i
+    adapted = adaptation.adapt(run, x[rest], y[rest])
+    hand = adaptation.score(run, adapted, x[i : i + 1])[0]
+    assert score == pytest.approx(hand, abs=1e-5)
+  assert adaptation.support_scores(run, x[:1], y[:1]).shape == (0,)
+  for number in (20, 32, 40):  # the others fill half of the size, or more
+    many = np.random.default_rng(number).normal(size=(number, 3))
+    parts = adaptation.without(run, many, np.zeros(number))
+    assert len(parts) == 4
+    np.testing.assert_array_equal(
+      np.sort(np.concatenate([who for _, who in parts])), np.arange(number)
+    )
+    scores = adaptation.support_scores(run, many, np.zeros(number))
+    for adapted, who in parts:
+      np.testing.assert_allclose(
+        scores[who], adaptation.score(run, adapted, many[who]), atol=1e-5
+      )
+
+
+def test_what_float32_cannot_hold_is_shifted_and_scaled():
+  """A time of day in 1970's seconds, 1e25, nothing, and ordinary columns."""
+  x = np.array([[1.0, 3.0, np.nan], [2.0, np.nan, np.nan], [4.0, 5.0, np.nan]])
+  large = np.column_stack(
+    [x, 1.7e9 + x[:, 0], 1e25 * x[:, 0], -1e-20 * x[:, 0]]
+  )
+  scaling = encoding.scaling(large)
+  np.testing.assert_array_equal(scaling.centre, [0, 0, 0, 1.7e9 + 2, 0, 0])
+  np.testing.assert_array_equal(scaling.unit[:4], 1)
+  seen = encoding.apply(None, scaling, large)
+  assert seen.dtype == np.float32
+  np.testing.assert_array_equal(seen[:, :3], x.astype('f4'))
+  np.testing.assert_array_equal(seen[:, 3], [-1, 0, 2])
+  for column, sign in ((4, 1), (5, -1)):
+    assert np.log2(scaling.unit[column]) % 1 == 0  # a power of two is exact
+    ratio = sign * seen[:, column] / np.abs(seen[:, column]).max()
+    np.testing.assert_allclose(ratio, x[:, 0] / 4, rtol=1e-6)
+    assert 0.5 <= np.abs(seen[:, column]).max() <= 1
