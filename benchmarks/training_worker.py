@@ -10,7 +10,7 @@ import optax
 
 from benchmarks import jax_serving, serving, workloads
 from metaad_jax import devices as devices_lib
-from metaad_jax import learners, specs
+from metaad_jax import learners, models, specs
 from metaad_jax.base import MetaLearner, Rows, Task
 from metaad_jax.learners import objectives
 from metaad_jax.models import conv1d, conv4, mlp, residual
@@ -38,7 +38,7 @@ def network(workload: workloads.Workload, remat: bool = False):
     model = residual.residual(width=width, blocks=(depth - 1) // 2, remat=remat)
   else:
     model = conv4.conv4(channels=width, layers=depth)
-  return lambda outputs: model(workload.sizes[-1])
+  return models.adapt(lambda outputs: model(workload.sizes[-1]))
 
 
 def learner(

@@ -49,7 +49,7 @@ from benchmarks import (
 from experiments import cli
 from metaad_jax import specs, storage
 from metaad_jax.base import DataError
-from metaad_jax.training import runs
+from metaad_jax.training import records
 
 FLAGS = flags.FlagValues()
 _WORKLOADS = flags.DEFINE_string(
@@ -164,8 +164,8 @@ def main() -> None:
     'schema': 1,
     'command': cli.command(),
     'date': datetime.date.today().isoformat(),
-    'versions': {**runs.versions(), **_versions()},
-    'code': runs.code_version(),
+    'versions': {**records.versions(), **_versions()},
+    'code': records.code_version(),
     'cores': os.cpu_count(),
     'device': None,
     'gemm_gflops': None,

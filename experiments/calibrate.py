@@ -21,7 +21,7 @@ from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.detector import calibrate
 from metaad_jax.scores import conformal
-from metaad_jax.training import runs
+from metaad_jax.training import records, runs
 
 FLAGS = flags.FlagValues()
 _RUN_DIR = flags.DEFINE_string(
@@ -149,8 +149,8 @@ def _report(run, folder, calibrated_on):
     'schema': 1,
     'run': run.name,
     'calibrated_on': calibrated_on,
-    'versions': runs.versions(),
-    'code': runs.code_version(),
+    'versions': records.versions(),
+    'code': records.code_version(),
     'records': checked,
   }
   for file, body in (

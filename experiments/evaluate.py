@@ -8,7 +8,7 @@ Prints a table and, with --compare, which algorithm to use; writes results.json
 report.html and the figures as PNG files.
 Runs of different folds are put together: each is evaluated on its own unseen
 entities. With --source a run is evaluated on another source than its own, as
-long as its features fit. Runs on a regression source print mean squared errors.
+long as its features fit.
 """
 
 import os
@@ -20,7 +20,6 @@ from metaad_jax.data import registry
 from metaad_jax.evaluation import baselines, costs, evaluate
 from metaad_jax.evaluation import old_results as results
 from metaad_jax.reports import recommendation, report
-from metaad_jax.training import runs
 
 FLAGS = flags.FlagValues()
 
@@ -114,15 +113,6 @@ _TOGETHER = flags.DEFINE_bool(
   'large grids; from so many tasks with labels and so many without',
   flag_values=FLAGS,
 )
-_STEPS = flags.DEFINE_list(
-  'steps',
-  ['1', '5', '10'],
-  'regression runs: steps of adaptation',
-  flag_values=FLAGS,
-)
-_TASKS = flags.DEFINE_integer(
-  'tasks', 10_000, 'regression runs: new tasks', flag_values=FLAGS
-)
 _WORKERS = flags.DEFINE_integer(
   'workers',
   os.cpu_count() or 1,
@@ -160,15 +150,14 @@ def main() -> None:
     _QUERIES.value,
     _SEED.value,
   )
-  steps = cli.numbers('steps', _STEPS.value)
   names = cli.choose('baselines', _BASELINES.value, baselines.REGISTRY)
   with cli.usage():
     evaluate.check_grid(grid)
     if _SOURCE.value:
       for spec in _SOURCE.value.split('+'):
         registry.get(spec)
-  if not steps or min(steps) < 1 or _TASKS.value < 1 or _WORKERS.value < 1:
-    raise cli.UsageError('--steps, --tasks and --workers must be at least 1')
+  if _WORKERS.value < 1:
+    raise cli.UsageError('--workers must be at least 1')
   if _TUNE.value < 0:
     raise cli.UsageError('--tune_baselines must be at least 0')
   rates = cli.rows_per_day(_ROWS_PER_DAY.value)
@@ -178,44 +167,27 @@ def main() -> None:
       f'--rows_per_day has {len(rates)} rates for {several} sources: give one, '
       'or one for each'
     )
-  regression = [
-    runs.regression(runs.restore(path).config) for path in _RUN_DIR.value
-  ]
-  if all(regression):
-    found = evaluate.evaluate_regression(
+  found = evaluate.evaluate(
+    _RUN_DIR.value,
+    grid,
+    fine_tune=_FINE_TUNE.value or (),
+    source=_SOURCE.value,
+    features=_FEATURES.value,
+    data_dir=_DATA_DIR.value,
+    split=_SPLIT.value,
+    baseline_names=names,
+    tune_baselines=_TUNE.value,
+    tune_together=_TOGETHER.value,
+    workers=_WORKERS.value,
+  )
+  if _COMPARE.value:
+    found['costs'] = costs.measure(
       _RUN_DIR.value,
-      shots=grid.shots[0] if _SHOTS.present else 5,
-      steps=steps,
-      tasks=_TASKS.value,
-      seed=grid.seed,
+      names,
+      shots=max(grid.shots),
+      anomalies=max(grid.anomalies),
+      queries=grid.queries,
     )
-  elif any(regression):
-    raise cli.UsageError(
-      'regression runs and detection runs cannot share a table: evaluate them '
-      'apart'
-    )
-  else:
-    found = evaluate.evaluate(
-      _RUN_DIR.value,
-      grid,
-      fine_tune=_FINE_TUNE.value or (),
-      source=_SOURCE.value,
-      features=_FEATURES.value,
-      data_dir=_DATA_DIR.value,
-      split=_SPLIT.value,
-      baseline_names=names,
-      tune_baselines=_TUNE.value,
-      tune_together=_TOGETHER.value,
-      workers=_WORKERS.value,
-    )
-    if _COMPARE.value:
-      found['costs'] = costs.measure(
-        _RUN_DIR.value,
-        names,
-        shots=max(grid.shots),
-        anomalies=max(grid.anomalies),
-        queries=grid.queries,
-      )
   found['meta']['command'] = cli.command()
   if rates is not None:
     found['meta']['flags']['rows_per_day'] = rates

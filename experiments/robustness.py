@@ -151,7 +151,7 @@ def _picture(found, title):
 def main() -> None:
   """Scores the changed tables; prints, writes, draws."""
   run = runs.restore(_RUN_DIR.value)
-  if not runs.any_width(run.config):
+  if not run.setup.any_width:
     raise cli.UsageError(f'--run_dir={_RUN_DIR.value}: no learner for tables')
   spec = _SOURCE.value or run.config.source
   sides = splitting.split(

@@ -14,13 +14,11 @@ report.html and figures below --output; started again it goes on where it
 stopped.
 """
 
-import dataclasses
 import os
 
 from absl import flags
 
 from experiments import cli, train
-from metaad_jax import specs
 from metaad_jax.data import registry
 from metaad_jax.evaluation import baselines, evaluate
 from metaad_jax.reports import report
@@ -84,39 +82,38 @@ def main() -> None:
     _DRAWS.value,
     seed=FLAGS.seed,
   )
-  names = cli.choose('baselines', _BASELINES.value, baselines.REGISTRY)
+  baseline_names = cli.choose('baselines', _BASELINES.value, baselines.REGISTRY)
   with cli.usage():
     evaluate.check_grid(grid)
     if _TEST_SOURCE.value:
       registry.get(_TEST_SOURCE.value)
-  called = [learner.partition(':')[0] for learner in learners]
-  if not _FOLDS.value or len(set(called)) < len(called):
+  setups = [train.resolve(FLAGS, learner=learner) for learner in learners]
+  names = [setup.name for setup in setups]
+  if not _FOLDS.value or len(set(names)) < len(names):
     raise cli.UsageError(
       f'--test_folds={",".join(_FOLDS.value)}, --learners={_LEARNERS.value}: '
       'name at least one fold, and every learner once'
     )
-  configs = [train.config(FLAGS, learner=learner) for learner in learners]
   folds = _FOLDS.value
   if folds == ['all']:
-    folds = runs.fold_names(configs[0], FLAGS.data_dir)
+    folds = runs.fold_names(setups[0], FLAGS.data_dir)
   folders = []
   for fold in folds:
     data = None
-    for config in configs:
-      config = dataclasses.replace(config, fold=fold)
+    for setup in (setup.with_fold(fold) for setup in setups):
       if data is None:
-        data = runs.load_data(config, FLAGS.data_dir)
+        data = runs.load_data(setup, FLAGS.data_dir)
         sizes = ', '.join(f'{len(v)} for {k}' for k, v in data.raw.items())
-        print(f'{config.source}, fold {fold}: entities {sizes}', flush=True)
-      name = specs.parse(config.learner)[0]
-      folders.append(os.path.join(_OUTPUT.value, f'{name}-{fold}'))
-      runs.train(config, run_dir=folders[-1], data=data)
+        source = setup.config.source
+        print(f'{source}, fold {fold}: entities {sizes}', flush=True)
+      folders.append(os.path.join(_OUTPUT.value, f'{setup.name}-{fold}'))
+      runs.train(setup, run_dir=folders[-1], data=data)
   found = evaluate.evaluate(
     folders,
     grid,
     source=_TEST_SOURCE.value,
     data_dir=FLAGS.data_dir,
-    baseline_names=names,
+    baseline_names=baseline_names,
     workers=os.cpu_count() or 1,
   )
   found['meta']['command'] = cli.command()

@@ -1,7 +1,7 @@
 """Meta-trains one learner on one source, and keeps the run in a folder.
 
   python -m experiments.train --learner=maml --run_dir=runs/maml
-  python -m experiments.train --flagfile=experiments/flags/sinusoid.flags
+  python -m experiments.train --flagfile=experiments/flags/cwru_0db.flags
 
 Killed and started again with the same flags, it goes on where the newest
 checkpoint left off and ends with the same parameters. The folder holds
@@ -18,7 +18,7 @@ from absl import flags
 from experiments import cli
 from metaad_jax.data import registry
 from metaad_jax.learners import REGISTRY
-from metaad_jax.training import runs
+from metaad_jax.training import runs, setup
 
 _HELP = {
   'source': 'where the entities come from, with options: '
@@ -73,7 +73,7 @@ def define_flags(to: flags.FlagValues, skip: Sequence[str] = ()) -> None:
     float: flags.DEFINE_float,
     bool: flags.DEFINE_bool,
   }
-  for field in dataclasses.fields(runs.Config):
+  for field in dataclasses.fields(setup.Config):
     if field.name in skip:
       continue
     default, text = field.default, _HELP[field.name]
@@ -84,20 +84,18 @@ def define_flags(to: flags.FlagValues, skip: Sequence[str] = ()) -> None:
       define[type(default)](field.name, default, text, flag_values=to)
 
 
-def config(values: flags.FlagValues, **fixed: Any) -> runs.Config:
-  """The flags as a configuration; UsageError if a value makes no sense."""
+def resolve(values: flags.FlagValues, **fixed: Any) -> setup.Setup:
+  """The flags as a setup; UsageError if a value makes no sense."""
   chosen: dict[str, Any] = {}
-  for field in dataclasses.fields(runs.Config):
+  for field in dataclasses.fields(setup.Config):
     if field.name in fixed or field.name not in values:
       continue
     value: Any = values[field.name].value
     if isinstance(field.default, tuple):
       value = cli.numbers(field.name, value, type(field.default[0]))
     chosen[field.name] = value
-  made = runs.Config(**chosen, **fixed)
   with cli.usage():
-    runs.check(made)
-  return made
+    return setup.resolve(setup.Config(**chosen, **fixed))
 
 
 FLAGS = flags.FlagValues()
@@ -107,13 +105,11 @@ cli.define_devices(FLAGS)
 
 def main() -> None:
   """Trains, and says where the run lies and how good it is."""
-  made = config(FLAGS)
-  name = lambda spec: spec.partition(':')[0]
-  run_dir = FLAGS.run_dir or f'runs/{name(made.source)}-{name(made.learner)}'
+  made = resolve(FLAGS)
+  run_dir = FLAGS.run_dir or f'runs/{made.source.name}-{made.name}'
   state = runs.train(made, data_dir=FLAGS.data_dir, run_dir=run_dir)
-  what = '-MSE' if runs.regression(made) else 'AUROC'
   print(
-    f'{run_dir}: {int(state.step)} steps; best validation {what} '
+    f'{run_dir}: {int(state.step)} steps; best validation AUROC '
     f'{float(state.best_score):.4f} at step {int(state.best_step)}; '
     f'{int(state.optimizer.total_notfinite)} updates skipped'
   )

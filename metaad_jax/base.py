@@ -6,9 +6,10 @@ below never sees it, `jax.vmap` adds it.
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Params = Any  # a pytree of arrays
@@ -28,8 +29,7 @@ class Rows(NamedTuple):
 
   Attributes:
     x: [N, F] features, or [N, L, C] raw windows; float32.
-    y: [N] float32; 1 = anomaly, 0 = normal (a real target in the regression
-      problems that validate the learners).
+    y: [N] float32; 1 = anomaly, 0 = normal.
     mask: [N] float32; 1 = a real row.
   """
 
@@ -51,6 +51,11 @@ class Task(NamedTuple):
   query: Rows
   features: jax.Array
 
+  def rows(self) -> Rows:
+    """All rows of the task, those of the support first."""
+    pairs = zip(self.support, self.query, strict=True)
+    return Rows(*(jnp.concatenate(pair) for pair in pairs))
+
 
 class MetaLearner(NamedTuple):
   """An algorithm: pure functions closed over their hyper-parameters.
@@ -58,8 +63,7 @@ class MetaLearner(NamedTuple):
   Attributes:
     init: (key, task) -> meta_params; only the shapes of `task` count.
     adapt: (key, meta_params, support, features) -> adapted, for one task.
-    score: (adapted, x [N, ...]) -> [N], higher = more anomalous (the
-      prediction itself in regression problems).
+    score: (adapted, x [N, ...]) -> [N], higher = more anomalous.
     meta_grad: (key, meta_params, task) -> (grads, metrics), for one task;
       metrics is a dict of scalars that holds at least `loss`.
   """
@@ -70,14 +74,44 @@ class MetaLearner(NamedTuple):
   meta_grad: Callable[[jax.Array, Params, Task], tuple[Params, Metrics]]
 
 
-class Network(Protocol):
-  """What learners need of a model; every Linen module has it."""
+class Model(NamedTuple):
+  """A network, and what an algorithm may ask of it.
 
-  def init(self, rngs: Any, x: jax.Array, features: jax.Array) -> Params: ...
+  A support is read in two steps, since descent on it repeats only the second.
 
-  def apply(
-    self, variables: Params, x: jax.Array, features: jax.Array
-  ) -> Any: ...
+  Attributes:
+    init: (key, task) -> params; only the shapes of `task` count.
+    read: (support, features) -> reading: what is said of a support without
+      parameters.
+    summarise: (params, reading) -> context: all that scoring a row needs of
+      the support.
+    support: (params, reading) -> the support's `Rows` with x [R, outputs], the
+      outputs of each in the light of the others.
+    apply: (params, context, x [N, ...]) -> [N, outputs].
+    any_width: rows may have any number of columns. They come as they were
+      read, unscaled, with NaN where a value is missing.
+  """
+
+  init: Callable[[jax.Array, Task], Params]
+  read: Callable[[Rows, jax.Array], Any]
+  summarise: Callable[[Params, Any], Any]
+  support: Callable[[Params, Any], Rows]
+  apply: Callable[[Params, Any, jax.Array], jax.Array]
+  any_width: bool = False
+
+
+# (outputs) -> the model with so many.
+MakeModel = Callable[[int], Model]
+
+
+def one_width(learner: str, model: Model) -> Model:
+  """The model, if its rows have one width; a DataError if they need not."""
+  if model.any_width:
+    raise DataError(
+      f'learner {learner!r} compares columns, which have no fixed place in '
+      'rows of any width: choose another --model, such as mlp'
+    )
+  return model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +186,6 @@ class Source:
     generate: None, or for simulators (key, normals, anomalies, **options) ->
       (normal [normals, L, C], anomaly [anomalies, L, C]) of one new machine,
       jittable, with static counts.
-    sample: None, or for regression problems (key, shots, queries) -> Task.
     tables: every entity is a table of its own: rows [N, F] of any width, in
       which NaN is a missing value and a category is a whole number. Only
       learners that do not depend on the width can be trained on it.
@@ -170,5 +203,4 @@ class Source:
   files: tuple[RemoteFile, ...] = ()
   note: str = ''
   generate: Callable[..., tuple[jax.Array, jax.Array]] | None = None
-  sample: Callable[[jax.Array, int, int], Task] | None = None
   tables: bool = False

@@ -43,11 +43,6 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
   return name, options
 
 
-def parse_many(text: str) -> list[tuple[str, dict[str, Any]]]:
-  """Splits `a:x=1+b` into its specs."""
-  return [parse(part) for part in text.split('+')]
-
-
 def look_up(kind: str, registry: dict[str, Any], name: str) -> Any:
   """Returns registry[name]; a DataError names the choices."""
   if name not in registry:

@@ -82,7 +82,6 @@ class CountedCompiles:
 def register():
   """Makes the learner known, as one that takes tables."""
   learners.REGISTRY[NAME] = nearest
-  learners.TABLES = learners.TABLES | {NAME}
 
 
 def table(rng, rows, width, shift=0.0):
@@ -101,11 +100,10 @@ def table(rng, rows, width, shift=0.0):
 def write(path, entities=30):
   """Calibrates the run on simulated tables; writes its model file."""
   register()
-  config = runs.Config(learner=NAME, model='mlp')
-  layout = runs.Layout((None,), None, ())
-  learner = learners.make(NAME, None)
-  params = learner.init(None, None)
-  run = runs.Run(NAME, config, layout, learner, params, 1, None)
+  config = runs.Config(learner=NAME, model='tables')
+  setup = runs.resolve(config)
+  params = setup.learner.init(None, None)
+  run = runs.Run(NAME, setup, params, 1)
   cases = []
   for entity in range(entities):
     rng = np.random.default_rng(entity)

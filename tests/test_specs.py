@@ -35,10 +35,6 @@ def test_strings_are_what_is_no_literal():
   assert specs.parse('a:x=b=c') == ('a', {'x': 'b=c'})
 
 
-def test_joined_specs_keep_their_order():
-  assert specs.parse_many('b:x=1+a') == [('b', {'x': 1}), ('a', {})]
-
-
 @settings(deadline=None, max_examples=300)
 @given(st.text(max_size=40))
 def test_any_text_is_read_or_refused_with_a_data_error(text):

@@ -19,7 +19,6 @@ from metaad_jax.data.datasets import (
   omniglot,
   sales_fraud,
   server_machines,
-  sinusoid,
   skab,
   smap_msl,
   vibration,
@@ -38,7 +37,6 @@ REGISTRY: dict[str, Source] = {
   'oddbench': oddbench.SOURCE,
   'omniglot': omniglot.SOURCE,
   'sales_fraud': sales_fraud.SOURCE,
-  'sinusoid': sinusoid.SOURCE,
   'skab': skab.SOURCE,
   'smap_msl': smap_msl.SOURCE,
   'smd': server_machines.SMD,
@@ -73,7 +71,13 @@ def load(spec: str, data_dir: str | None = None) -> list[Entity]:
     DataError: for an unknown source or option, missing or broken files, and
       rows that fail `validate`.
   """
-  source, options = get(spec)
+  return read(*get(spec), data_dir)
+
+
+def read(
+  source: Source, options: dict[str, Any], data_dir: str | None
+) -> list[Entity]:
+  """Loads and checks the entities of a source that `get` returned."""
   entities = source.load(data_dir, **options)
   validate(source, entities)
   return entities

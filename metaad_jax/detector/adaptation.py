@@ -38,7 +38,7 @@ class Adapted(NamedTuple):
 
 def any_width(run: runs.Run) -> bool:
   """Whether a run takes rows of any number of columns, NaN = missing."""
-  return runs.any_width(run.config)
+  return run.setup.any_width
 
 
 class _Compiled(NamedTuple):
@@ -149,7 +149,7 @@ def scorer(
   """Adapts a run to one entity, from rows as they were read.
 
   Args:
-    run: see `runs.restore`. Of any width (`layout.shape` is (None,)): rows of F
+    run: see `runs.restore`. Of any width (`layout.shape` is ()): rows of F
       numbers, NaN where a value is missing.
     x: [n, *run.layout.shape] support rows.
     y: [n] 0 = normal, 1 = anomaly.
@@ -162,8 +162,8 @@ def scorer(
       fit or hold no normal.
   """
   shape = run.layout.shape
-  apply = runs.make_feature(run.config, run.layout).apply
-  if tables := shape == (None,):
+  apply = run.setup.feature.apply
+  if tables := not shape:
     shape = np.shape(x)[1:]
     if len(shape) != 1 or not shape[0]:
       raise DataError(f'rows of shape {shape}: give a table, [n, F]')

@@ -16,7 +16,7 @@ from metaad_jax.data import episodes, registry, splitting
 from metaad_jax.detector import adaptation
 from metaad_jax.scores import conformal
 from metaad_jax.scores.conformal import Calibration, Case, Evidence
-from metaad_jax.training import runs
+from metaad_jax.training import runs, setup
 
 RATES = (0.01, 0.05, 0.1)
 _NORMALS, _ANOMALIES = 200, 56  # scored per support: 256 is a compiled size
@@ -50,8 +50,8 @@ def entities(
   training; all entities of another are on the test side.
   """
   everyone = registry.load(spec, data_dir)
-  layout = runs.layout_of(spec, everyone)
-  if run.layout.shape == (None,) and len(layout.shape) == 2:
+  layout = setup.layout_of(*registry.get(spec), everyone)
+  if not run.layout.shape and len(layout.shape) == 2:
     made = features.make(
       features.of_windows(layout.shape[0]),  # as the detector does
       layout.shape,
@@ -59,13 +59,13 @@ def entities(
       channels=layout.channels,
     )
     everyone = episodes.featurize(everyone, made.apply)
-  elif run.layout.shape != (None,):
+  elif run.layout.shape:
     if layout.shape != run.layout.shape:
       raise DataError(
         f'{spec} has rows of shape {layout.shape}, the run was trained on '
         f'{run.layout.shape}'
       )
-    everyone = runs.featurize(run.config, run.layout, everyone)
+    everyone = run.setup.featurize(everyone)
   if spec != run.config.source:
     return {'train': [], 'validation': [], 'test': everyone}
   return splitting.split(

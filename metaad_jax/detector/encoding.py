@@ -286,8 +286,8 @@ def feature(
   """
   if len(columns.shape) == 1:
     return None
-  if run.layout.shape != (None,):
-    return runs.make_feature(run.config, run.layout)
+  if run.layout.shape:
+    return run.setup.feature
   spec = spec or features.of_windows(columns.shape[0])
   return _made(spec, columns.shape, rate)
 

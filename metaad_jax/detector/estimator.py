@@ -320,7 +320,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     columns = None if fitting else self._fitted.columns
     run = load_run(self.run_dir) if fitting else self._fitted.run
     shape: Any = run.layout.shape
-    if shape == (None,):
+    if not shape:
       shape = None if columns is None else columns.shape
     if encoding.is_frame(X):
       rows = encoding.frame(X, columns)

@@ -145,7 +145,7 @@ def adapt(
 def _shaped(rows, run_dir, path):
   """Rows as a run wants them: frames for tables, arrays for all others."""
   shape: Any = fitted.load_run(run_dir).layout.shape
-  if shape == (None,):
+  if not shape:
     return rows
   x = rows
   if isinstance(rows, Frame):

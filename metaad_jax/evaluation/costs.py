@@ -64,10 +64,7 @@ def measure(
     run = runs.restore(path)
     if run.name in found:
       continue
-    shape = tuple(
-      _COLUMNS if size is None else size
-      for size in runs.row_columns(run.config, run.layout)
-    )
+    shape = run.setup.columns or (_COLUMNS,)
     task = _task(shape, shots, anomalies, queries)
     widths.append(int(np.prod(shape)))
     kind = 'baseline' if run.name in learners.BASELINES else 'learner'

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import dataclasses
 import datetime
-import functools
 import itertools
 import math
 import os
@@ -24,7 +23,7 @@ from metaad_jax.evaluation import baselines, tuning
 from metaad_jax.learners import standardized
 from metaad_jax.scores import metrics
 from metaad_jax.scores import old_comparisons as comparisons
-from metaad_jax.training import loop, runs
+from metaad_jax.training import loop, records, runs, setup
 
 _BATCH = 32
 _ELEMENTS = 1 << 23  # of a batch: tasks x query x support x columns
@@ -424,7 +423,7 @@ def _test_entities(run, source, data_dir, split):
   """Raw entities to evaluate on, and the layout of their rows."""
   spec = source or run.config.source
   everyone = registry.load(spec, data_dir)
-  layout = runs.layout_of(spec, everyone)
+  layout = setup.layout_of(*registry.get(spec), everyone)
   if split == 'all':
     return everyone, layout
   if _own(run, spec):
@@ -447,7 +446,8 @@ def _featurized(run, layout, entities, cache, text=None):
     config = dataclasses.replace(config, features=text)
   key = config.features or config.source
   if key not in cache:
-    cache[key] = runs.featurize(config, layout, entities)
+    feature = run.setup.feature_of(layout, text or '')
+    cache[key] = run.setup.featurize(entities, feature)
   return cache[key]
 
 
@@ -588,7 +588,7 @@ def evaluate(
     'summary': comparisons.summarise(rows),
     'tests': comparisons.compare(rows),
     'curves': {
-      _unique(path, run, loaded): runs.curves(path) for path, run in loaded
+      _unique(path, run, loaded): records.curves(path) for path, run in loaded
     },
     'histograms': _histograms(collected),
     'example': example,
@@ -628,16 +628,16 @@ def _score_group(
   kinds = {}
   everything = range(len(cells))
   for path, run in members:
-    if layout.shape == (None,) and not runs.any_width(run.config):
+    if not layout.shape and not run.setup.any_width:
       raise DataError(
         f'{path} was trained on rows of one width, the tables of {spec!r} '
         'differ in theirs: choose a run of '
-        + ', '.join(sorted(learners.TABLES))
+        'a model such as tables'
       )
     entities = _featurized(run, layout, raw, cache, _usual(run, spec, features))
-    wanted = runs.row_columns(run.config, run.layout)
+    wanted = run.setup.columns
     fits = entities[0].normal.shape[1:] == wanted
-    if not (fits or runs.any_width(run.config)):
+    if not (fits or run.setup.any_width):
       raise DataError(
         f'{path} was trained on rows of shape {wanted}, these have '
         f'{entities[0].normal.shape[1:]}: choose a source (or options such as '
@@ -647,7 +647,7 @@ def _score_group(
     kinds[name] = 'baseline' if run.name in learners.BASELINES else 'learner'
     scores = score_cells(
       run.learner, run.params, cells, entities,
-      any_width=runs.any_width(run.config), seed=grid.seed, label=name,
+      any_width=run.setup.any_width, seed=grid.seed, label=name,
       quiet=quiet,
     )  # fmt: skip
     scored[name] = everything, scores
@@ -666,7 +666,7 @@ def _baseline_run(members):
 
 def _usual(run, spec, features):
   """Features of a run of any width on a source that is not its own."""
-  if runs.any_width(run.config) and spec != run.config.source:
+  if run.setup.any_width and spec != run.config.source:
     return features or '+'.join(registry.get(spec)[0].features)
   return None
 
@@ -793,7 +793,7 @@ def _validation_side(run, spec, data_dir, split):
         f'the validation side of {home!r} is not the one that the run was '
         f'trained with: {_REMEDY}'
       )
-  return home, members, runs.layout_of(home, everyone)
+  return home, members, setup.layout_of(*registry.get(home), everyone)
 
 
 def _validation_cells(members, grid, count, group):
@@ -906,7 +906,7 @@ def _example(spec, run, layout, cells, raw, scored, kinds):
     'features': {
       'names': list(layout.channels or entity.columns)
       if not windows
-      else list(runs.make_feature(run.config, layout).names)
+      else list(run.setup.feature_of(layout).names)
     },
     'normal': shown(entity.query[typical[0]]),
     'anomaly': shown(entity.query[typical[1]]),
@@ -931,7 +931,7 @@ def _meta(grid, run_dirs, source, split, started):
   return {
     'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
     'seed': grid.seed,
-    'versions': runs.versions(),
+    'versions': records.versions(),
     'hardware': (
       f'{device.platform} {device.device_kind}, {os.cpu_count()} cores, '
       f'{platform.machine()}'
@@ -943,86 +943,5 @@ def _meta(grid, run_dirs, source, split, started):
       'source': source or '',
       'split': split,
     },
-    'code': runs.code_version(),
-  }
-
-
-def _draw_regression(draw, shots, key):
-  return draw(key, shots, 100)
-
-
-def evaluate_regression(
-  run_dirs: Sequence[str],
-  *,
-  shots: int = 5,
-  steps: Sequence[int] = (1, 5, 10),
-  tasks: int = 10_000,
-  seed: int = 0,
-) -> dict[str, Any]:
-  """Mean squared error after so many steps of adaptation: sinusoids.
-
-  A task counts as diverged if its error is not finite or above 100; the mean
-  is over the others, the median over all.
-
-  Args:
-    run_dirs: runs that were trained on a regression problem.
-    shots: rows of the support.
-    steps: of adaptation, each evaluated.
-    tasks: new tasks, each with 100 query rows.
-    seed: of the tasks.
-
-  Returns:
-    The content of `results.json`, with the table under 'regression'.
-  """
-  started = time.time()
-  _check_dirs(run_dirs)
-  table = []
-  for path in run_dirs:
-    plain = runs.restore(path)
-    draw = registry.get(plain.config.source)[0].sample
-    if draw is None:
-      raise DataError(
-        f'{path} is no regression run: evaluate it apart from those that are'
-      )
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), tasks)
-    sample = functools.partial(_draw_regression, draw, shots)
-    batch = jax.jit(jax.vmap(sample))(keys)
-    for number in steps:
-      run = runs.restore(path, adapt_steps=number)
-      score = jax.jit(functools.partial(loop.scores_of, run.learner))
-      scores = score(jax.random.key(seed), run.params, batch)
-      errors = np.asarray(((scores - batch.query.y) ** 2).mean(1), np.float64)
-      diverged = ~(errors < 100)
-      kept = errors[~diverged]
-      mean = low = high = float('nan')
-      if len(kept):
-        mean, low, high = comparisons.bootstrap(kept, seed=seed)
-      table.append(
-        {
-          'learner': run.name,
-          'steps': number,
-          'shots': shots,
-          'mse': mean,
-          'low': low,
-          'high': high,
-          'median': float(np.median(np.nan_to_num(errors, nan=1e9))),
-          'diverged': int(diverged.sum()),
-          'tasks': tasks,
-        }
-      )
-  grid = Grid(shots=(shots,), anomalies=(0,), seed=seed)
-  return {
-    'schema': 1,
-    'meta': _meta(grid, run_dirs, None, 'test', started),
-    'rows': [],
-    'summary': [],
-    'tests': [],
-    'curves': {
-      os.path.basename(os.path.normpath(path)): runs.curves(path)
-      for path in run_dirs
-    },
-    'histograms': [],
-    'example': None,
-    'regression': table,
-    'notes': [],
+    'code': records.code_version(),
   }

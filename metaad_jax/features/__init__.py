@@ -5,8 +5,9 @@ shows one.
 """
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,35 @@ def of_windows(length: int) -> str:
   return f'logspec:bins={min(BANDS, length // 2 + 1)}+statistics'
 
 
+class Spec(NamedTuple):
+  """The spec of one feature.
+
+  Attributes:
+    text: as it was written.
+    name: in the registry.
+    options: of the feature.
+  """
+
+  text: str
+  name: str
+  options: dict[str, Any]
+
+
+def parse(text: str) -> tuple[Spec, ...]:
+  """Reads and checks specs that are joined by '+'.
+
+  Raises:
+    DataError: if a feature or one of its options is unknown.
+  """
+  chosen = []
+  for part in text.split('+'):
+    name, options = specs.parse(part)
+    factory = specs.look_up('feature', REGISTRY, name)
+    specs.check(f'feature {name!r}', factory, **options)
+    chosen.append(Spec(part.strip(), name, options))
+  return tuple(chosen)
+
+
 def make(
   spec: str,
   shape: tuple[int, ...],
@@ -41,10 +71,21 @@ def make(
   rate: float | None,
   channels: tuple[str, ...] = (),
 ) -> Feature:
-  """Makes one feature from its spec, or joins several.
+  """Reads specs such as 'logspec:bins=64+statistics'; see `build`."""
+  return build(parse(spec), shape, rate=rate, channels=channels)
+
+
+def build(
+  chosen: Sequence[Spec],
+  shape: tuple[int, ...],
+  *,
+  rate: float | None,
+  channels: tuple[str, ...] = (),
+) -> Feature:
+  """Makes one feature, or joins several.
 
   Args:
-    spec: such as 'logspec:bins=64,high=4000+envelope+statistics'.
+    chosen: see `parse`.
     shape: of one row: (L, C) for windows, (F,) for rows of a table.
     rate: sampling rate in Hz; None = 1, frequencies in cycles per sample.
     channels: names of the C channels or F columns; () = 'ch 0', 'ch 1', ...
@@ -70,36 +111,46 @@ def make(
     )
   length = shape[0] if len(shape) == 2 else 1
   parts = []
-  for name, options in specs.parse_many(spec):
-    factory = specs.look_up('feature', REGISTRY, name)
+  for _, name, options in chosen:
     if len(shape) == 1 and name != 'identity':
       raise base.DataError(
         f'feature {name!r} needs windows (L, C), not rows {shape}: '
         "use 'identity'"
       )
-    if name == 'raw' and '+' in spec:
+    if name == 'raw' and len(chosen) > 1:
       raise base.DataError(
-        f"feature 'raw' keeps the window's shape and stands alone, not in "
-        f"{spec!r}: use 'identity' to join samples with other features"
+        "feature 'raw' keeps the window's shape and stands alone, not in "
+        f"{_text(chosen)!r}: use 'identity' to join samples with other features"
       )
     parts.append(
       specs.call(
-        f'feature {name!r}', factory, length, channels, rate or 1.0, **options
+        f'feature {name!r}',
+        REGISTRY[name],
+        length,
+        channels,
+        rate or 1.0,
+        **options,
       )
     )
-  return parts[0] if len(parts) == 1 else _join(spec, parts)
+  return parts[0] if len(parts) == 1 else _join(chosen, parts)
 
 
-def _join(spec: str, parts: list[Feature]) -> Feature:
+def _text(chosen):
+  return '+'.join(spec.text for spec in chosen)
+
+
+def _join(chosen: Sequence[Spec], parts: list[Feature]) -> Feature:
   """Concatenates features; names that clash get their spec appended."""
   count = collections.Counter(name for part in parts for name in part.names)
   names = tuple(
-    name if count[name] == 1 else f'{name} [{text.strip()}]'
-    for text, part in zip(spec.split('+'), parts, strict=True)
+    name if count[name] == 1 else f'{name} [{spec.text}]'
+    for spec, part in zip(chosen, parts, strict=True)
     for name in part.names
   )
   if len(set(names)) < len(names):
-    raise base.DataError(f'{spec!r} names the same feature twice: drop one')
+    raise base.DataError(
+      f'{_text(chosen)!r} names the same feature twice: drop one'
+    )
 
   def apply(x: jax.Array) -> jax.Array:
     return jnp.concatenate([part.apply(x) for part in parts])

@@ -1,10 +1,15 @@
 """The algorithms, one file each; a new one is one line below."""
 
 from collections.abc import Callable
+import functools
 import inspect
+from typing import Any
+
+import optax
 
 from metaad_jax import base, specs
 from metaad_jax.learners import (
+  in_context,
   inner_loop,
   mahalanobis,
   maml,
@@ -13,9 +18,6 @@ from metaad_jax.learners import (
   relation,
   reptile,
   scratch,
-  tables,
-  tables_maml,
-  tables_reptile,
 )
 
 REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
@@ -27,51 +29,71 @@ REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
   'relation': relation.relation,
   'reptile': reptile.reptile,
   'scratch': scratch.scratch,
-  'tables': tables.tables,
-  'tables_maml': tables_maml.tables_maml,
-  'tables_reptile': tables_reptile.tables_reptile,
+  'tables': in_context.in_context,
+  'tables_maml': functools.partial(in_context.in_context, steps=2),
+  'tables_reptile': functools.partial(
+    reptile.reptile, steps=3, inner_optimizer=optax.sgd(0.01)
+  ),
+}
+
+# The model of learners that are named after it, where none is chosen.
+MODELS = {
+  'tables': 'tables',
+  'tables_maml': 'tables',
+  'tables_reptile': 'tables',
 }
 
 # Not meta-learning: what it has to beat, with the same network.
 BASELINES = frozenset({'pooled', 'scratch'})
 
-# They take rows of any width, raw, with NaN where a value is missing.
-TABLES = frozenset({'tables', 'tables_maml', 'tables_reptile'})
-
 # Without meta-parameters: there is nothing to meta-train.
 UNTRAINED = frozenset({'scratch'})
 
 
-def make(
-  spec: str, model, *, rate: float | None = None, **arguments
+def make(spec: str, model: base.MakeModel, **arguments) -> base.MetaLearner:
+  """Reads 'maml:steps=5,inner=sgd,rate=0.1,mode=remat'; see `build`."""
+  return build(*specs.parse(spec), model, **arguments)
+
+
+def build(
+  name: str, options: dict[str, Any], model: base.MakeModel, **arguments
 ) -> base.MetaLearner:
-  """Reads 'maml:steps=5,inner=sgd,rate=0.1,mode=remat'.
+  """The learner of that name with those options.
 
   Args:
-    spec: name and options; `inner` and `rate` name an optax optimizer and its
+    name: in the registry.
+    options: of the learner; `inner` and `rate` name an optax optimizer and its
       learning rate for learners that descend.
-    model: (outputs) -> network.
-    rate: inner learning rate of meta-learners that descend, unless the spec
-      has one; None = their own default.
+    model: (outputs) -> model.
     **arguments: further keyword arguments of the learner, such as `loss`.
 
   Returns:
     The learner.
 
   Raises:
-    DataError: if the learner or one of its options is unknown or impossible.
+    DataError: if the learner or one of its options is unknown or impossible,
+      or the model is none for it.
   """
-  name, options = specs.parse(spec)
   factory = specs.look_up('learner', REGISTRY, name)
   what = f'learner {name!r}'
-  known = inspect.signature(factory).parameters
-  for key, least in (
-    ('steps', int(name != 'tables')),
-    ('adapt_steps', 0),
-    ('embedding', 1),
-  ):
-    value = options.get(key, least)
-    if key in known and (not isinstance(value, int) or value < least):
+  parameters = inspect.signature(factory).parameters
+  _check(what, options, parameters)
+  if 'inner_optimizer' in parameters and {'inner', 'rate'} & set(options):
+    options = dict(options)
+    arguments['inner_optimizer'] = _inner_optimizer(
+      what, options.pop('inner', 'sgd'), options.pop('rate', 0.1)
+    )
+  return specs.call(what, factory, model, **options, **arguments)
+
+
+def _check(what, options, parameters):
+  """Options that several learners share have values that make sense."""
+  for key in ('steps', 'adapt_steps', 'embedding'):
+    if key not in options or key not in parameters:
+      continue
+    value = options[key]
+    least = 0 if key == 'adapt_steps' else min(parameters[key].default, 1)
+    if not isinstance(value, int) or value < least:
       raise base.DataError(
         f'{what}: {key}={value!r} must be a whole number from {least}'
       )
@@ -79,17 +101,11 @@ def make(
     raise base.DataError(
       f'{what}: mode must be one of {", ".join(inner_loop.MODES)}'
     )
-  if 'inner_optimizer' in known:
-    default = None if name in BASELINES else rate
-    chosen, inner = options.pop('rate', default), options.pop('inner', None)
-    if not isinstance(chosen, int | float | None):
-      raise base.DataError(f'{what}: rate={chosen!r} must be a number')
-    if not isinstance(inner, str | None):
-      raise base.DataError(
-        f'{what}: inner={inner!r} must be a name, such as sgd'
-      )
-    if chosen is not None or inner is not None:
-      arguments['inner_optimizer'] = inner_loop.optimizer(
-        inner or 'sgd', 0.1 if chosen is None else chosen
-      )
-  return specs.call(what, factory, model, **options, **arguments)
+
+
+def _inner_optimizer(what, inner, rate):
+  if not isinstance(rate, int | float):
+    raise base.DataError(f'{what}: rate={rate!r} must be a number')
+  if not isinstance(inner, str):
+    raise base.DataError(f'{what}: inner={inner!r} must be a name, such as sgd')
+  return inner_loop.optimizer(inner, rate)

@@ -9,7 +9,7 @@ from jax.extend import core
 import jax.numpy as jnp
 import optax
 
-from metaad_jax import base, devices, specs
+from metaad_jax import base, devices
 
 MODES = ('auto', 'reverse', 'remat', 'mixed', 'first_order')
 
@@ -71,16 +71,6 @@ def optimizer(
       'adam'
     ) from error
   return made
-
-
-def optimizer_from_spec(text: str) -> optax.GradientTransformation:
-  """Reads 'adam:rate=0.001'."""
-  name, options = specs.parse(text)
-  return specs.call(
-    f'optimizer {name!r}',
-    lambda *, rate=1e-3: optimizer(name, rate),
-    **options,
-  )
 
 
 def _mixed_gradient(

@@ -8,16 +8,38 @@ With normals only there is one class; an anomaly lies beyond a meta-learned
 radius, as in `protonet`. Labels add a prototype, compared in the same metric.
 """
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from metaad_jax.base import MetaLearner
+from metaad_jax.base import MakeModel, MetaLearner, Params
 from metaad_jax.learners import objectives
 from metaad_jax.models import linear_algebra
 
 
+class Metric(NamedTuple):
+  """A support, as the score needs it.
+
+  Attributes:
+    params: the meta-parameters.
+    context: what the model made of the support.
+    mean: [D] of the normals' embeddings.
+    precision: [D, D] inverse of their shrunk covariance.
+    anomaly: [D] mean embedding of the labelled anomalies; 0 without any.
+    labelled: whether there are any.
+  """
+
+  params: Params
+  context: Any
+  mean: jax.Array
+  precision: jax.Array
+  anomaly: jax.Array
+  labelled: jax.Array
+
+
 def mahalanobis(
-  model,
+  model: MakeModel,
   *,
   loss: objectives.Objective = objectives.balanced_bce,
   embedding: int = 32,
@@ -25,9 +47,9 @@ def mahalanobis(
   """Deep Mahalanobis prototypes; the score is the logit of "anomaly".
 
   Args:
-    model: (outputs) -> network; `embedding` outputs are asked for.
+    model: (outputs) -> model; `embedding` outputs are asked for.
     loss: of the query.
-    embedding: dimension of the embedding.
+    embedding: dimension of the embedding, D.
 
   Returns:
     The learner.
@@ -35,47 +57,44 @@ def mahalanobis(
   network = model(embedding)
 
   def init(key, task):
-    params = network.init(key, task.support.x, task.features)
-    zeros = {'log_prior': 1.0, 'log_radius': 0.0, 'log_sharpness': 0.0}
+    params = network.init(key, task)
+    start = {'log_prior': 1.0, 'log_radius': 0.0, 'log_sharpness': 0.0}
     scalar = lambda v: jnp.asarray(v, task.support.x.dtype)
-    return {'network': params, **jax.tree.map(scalar, zeros)}
+    return {'network': params, **jax.tree.map(scalar, start)}
 
   def adapt(key, meta_params, support, features):
     del key
-    z = network.apply(meta_params['network'], support.x, features)
-    abnormal = support.mask * support.y
-    normal = support.mask - abnormal
-    mean = normal @ z / jnp.maximum(normal.sum(), 1)
+    params = meta_params['network']
+    reading = network.read(support, features)
+    z, y, mask = network.support(params, reading)
+    normal, abnormal = mask * (1 - y), mask * y
+    mean = objectives.mean(z, normal)
     centred = (z - mean) * normal[:, None]
     prior = jnp.exp(meta_params['log_prior'])
     covariance = (centred.T @ centred + prior * jnp.eye(z.shape[1])) / (
       normal.sum() + prior
     )
-    anomaly = abnormal @ z / jnp.maximum(abnormal.sum(), 1)
-    precision = linear_algebra.inverse(covariance)
-    return meta_params, features, mean, precision, anomaly, abnormal.sum() > 0
+    return Metric(
+      meta_params,
+      network.summarise(params, reading),
+      mean,
+      linear_algebra.inverse(covariance),
+      objectives.mean(z, abnormal),
+      abnormal.sum() > 0,
+    )
 
   def score(adapted, x):
-    params, features, mean, precision, anomaly, labelled = adapted
-    z = network.apply(params['network'], x, features)
+    params = adapted.params
+    z = network.apply(params['network'], adapted.context, x)
 
     def distance(centre):
       away = z - centre
-      return (away @ precision * away).mean(-1)
+      return (away @ adapted.precision * away).mean(-1)
 
     sharpness = jnp.exp(params['log_sharpness'])
     beyond = -sharpness * jnp.exp(params['log_radius'])
-    rival = jnp.logaddexp(beyond, -sharpness * distance(anomaly))
-    rival = jnp.where(labelled, rival, beyond)
-    return rival + sharpness * distance(mean)
+    rival = jnp.logaddexp(beyond, -sharpness * distance(adapted.anomaly))
+    rival = jnp.where(adapted.labelled, rival, beyond)
+    return rival + sharpness * distance(adapted.mean)
 
-  def meta_grad(key, meta_params, task):
-    def query_loss(meta_params):
-      adapted = adapt(key, meta_params, task.support, task.features)
-      outputs = score(adapted, task.query.x)[:, None]
-      return loss(outputs, task.query.y, task.query.mask)
-
-    value, grads = jax.value_and_grad(query_loss)(meta_params)
-    return grads, {'loss': value}
-
-  return MetaLearner(init, adapt, score, meta_grad)
+  return objectives.from_query_loss(init, adapt, score, loss)

@@ -10,19 +10,19 @@ initialisation from which a step on normals draws the boundary around them.
 
 import functools
 
-import jax
 import optax
 
-from metaad_jax.base import MetaLearner
-from metaad_jax.learners import inner_loop, objectives
+from metaad_jax.base import MakeModel, MetaLearner
+from metaad_jax.learners import fine_tuning, objectives
 
 _SGD = optax.sgd(0.1)
 
 
 def maml(
-  model,
+  model: MakeModel,
   *,
   loss: objectives.Objective = objectives.balanced_bce,
+  ranking: float = 0.0,
   steps: int = 5,
   adapt_steps: int = 0,
   inner_optimizer: optax.GradientTransformation = _SGD,
@@ -31,9 +31,11 @@ def maml(
   """MAML.
 
   Args:
-    model: (outputs) -> network; one output is asked for.
+    model: (outputs) -> model; one output is asked for.
     loss: of the support in the inner loop and of the query in the outer one.
-    steps: inner steps in meta-training.
+    ranking: weight of a pairwise ranking loss that is added for the query.
+    steps: inner steps in meta-training; 0 = none, which only a model that
+      reads its support can do without (see `in_context`).
     adapt_steps: inner steps of `adapt`; 0 = as in meta-training.
     inner_optimizer: any optax transformation.
     mode: of `inner_loop.descend`.
@@ -43,38 +45,29 @@ def maml(
   """
   network = model(1)
 
-  def row_loss(params, rows, features):
-    return loss(network.apply(params, rows.x, features), rows.y, rows.mask)
+  def adapt_in(steps):
+    def adapt(key, meta_params, support, features):
+      del key
+      params = fine_tuning.tune(
+        network, loss, meta_params, support, features, inner_optimizer, steps,
+        mode,
+      )  # fmt: skip
+      return fine_tuning.see(network, params, support, features)
 
-  def descend(params, support, features, steps):
-    support_loss = lambda p: row_loss(p, support, features)
-    return inner_loop.descend(
-      support_loss, params, inner_optimizer, steps, mode=mode
-    )
+    return adapt
 
-  def init(key, task):
-    return network.init(key, task.support.x, task.features)
+  def query_loss(key, meta_params, task):
+    adapted = adapt_in(steps)(key, meta_params, task.support, task.features)
+    rows = fine_tuning.scored(network, adapted, task.query)
+    ranked = ranking * objectives.ranking(*rows) if ranking else 0.0
+    return loss(*rows) + ranked
 
-  def adapt(key, meta_params, support, features):
-    del key
-    params = descend(meta_params, support, features, adapt_steps or steps)
-    return params, features
-
-  def score(adapted, x):
-    params, features = adapted
-    return network.apply(params, x, features)[:, 0]
-
-  def meta_grad(key, meta_params, task):
-    del key
-
-    def query_loss(meta_params):
-      params = descend(meta_params, task.support, task.features, steps)
-      return row_loss(params, task.query, task.features)
-
-    value, grads = jax.value_and_grad(query_loss)(meta_params)
-    return grads, {'loss': value}
-
-  return MetaLearner(init, adapt, score, meta_grad)
+  return MetaLearner(
+    network.init,
+    adapt_in(adapt_steps or steps),
+    fine_tuning.scorer(network),
+    objectives.gradient_of(query_loss),
+  )
 
 
 fomaml = functools.partial(maml, mode='first_order')

@@ -1,13 +1,17 @@
-"""Masked losses of one task: (outputs [N, 1], y [N], mask [N]) -> scalar.
+"""Masked losses of one task, and the meta-gradients that follow from them.
 
-Only `cross_entropy` knows more outputs than one.
+A loss is (outputs [N, 1], y [N], mask [N]) -> scalar; only `cross_entropy`
+takes more than one output.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from metaad_jax.base import MetaLearner, Metrics, Params, Rows, Task
 
 Objective = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -82,3 +86,47 @@ def ranking(outputs: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
   pairs = (mask * y)[:, None] * (mask * (1 - y))
   losses = jax.nn.softplus(outputs[:, 0] - outputs)
   return (pairs * losses).sum() / jnp.maximum(pairs.sum(), 1)
+
+
+def mean(rows: jax.Array, weights: jax.Array) -> jax.Array:
+  """Mean [D] of rows [N, D] with weights [N], 0 or 1; 0 if all are 0."""
+  return weights @ rows / jnp.maximum(weights.sum(), 1)
+
+
+def gradient_of(
+  task_loss: Callable[[jax.Array, Params, Task], jax.Array],
+) -> Callable[[jax.Array, Params, Task], tuple[Params, Metrics]]:
+  """The `meta_grad` of a learner: gradient of (key, params, task) -> loss."""
+
+  def meta_grad(key, meta_params, task):
+    loss = lambda meta_params: task_loss(key, meta_params, task)
+    value, grads = jax.value_and_grad(loss)(meta_params)
+    return grads, {'loss': value}
+
+  return meta_grad
+
+
+def from_query_loss(
+  init: Callable[[jax.Array, Task], Params],
+  adapt: Callable[[jax.Array, Params, Rows, jax.Array], Any],
+  score: Callable[[Any, jax.Array], jax.Array],
+  loss: Objective,
+) -> MetaLearner:
+  """A learner whose meta-gradient is that of the query's loss.
+
+  Args:
+    init: see `MetaLearner`, like the next two.
+    adapt: differentiated through.
+    score: of the query's rows.
+    loss: of these scores.
+
+  Returns:
+    The learner.
+  """
+
+  def query_loss(key, meta_params, task):
+    adapted = adapt(key, meta_params, task.support, task.features)
+    outputs = score(adapted, task.query.x)[:, None]
+    return loss(outputs, task.query.y, task.query.mask)
+
+  return MetaLearner(init, adapt, score, gradient_of(query_loss))

@@ -6,18 +6,16 @@ Chen et al., "A Closer Look at Few-shot Classification", ICLR 2019, arXiv
 1904.04232, and many since found that this embarrasses meta-learning.
 """
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from metaad_jax.base import MetaLearner, Rows
-from metaad_jax.learners import inner_loop, objectives
+from metaad_jax.base import MakeModel, MetaLearner
+from metaad_jax.learners import fine_tuning, objectives
 
 _SGD = optax.sgd(0.01)
 
 
 def pooled(
-  model,
+  model: MakeModel,
   *,
   loss: objectives.Objective = objectives.balanced_bce,
   adapt_steps: int = 5,
@@ -26,7 +24,7 @@ def pooled(
   """Pooled training, then `adapt_steps` of fine-tuning (0 = none).
 
   Args:
-    model: (outputs) -> network; one output is asked for.
+    model: (outputs) -> model; one output is asked for.
     loss: of all rows, and of the support in fine-tuning.
     adapt_steps: steps of fine-tuning.
     inner_optimizer: any optax transformation, for the fine-tuning.
@@ -36,31 +34,22 @@ def pooled(
   """
   network = model(1)
 
-  def row_loss(params, rows, features):
-    return loss(network.apply(params, rows.x, features), rows.y, rows.mask)
-
-  def init(key, task):
-    return network.init(key, task.support.x, task.features)
-
   def adapt(key, meta_params, support, features):
     del key
-    support_loss = lambda p: row_loss(p, support, features)
-    params = inner_loop.descend(
-      support_loss, meta_params, inner_optimizer, adapt_steps
-    )
-    return params, features
+    params = fine_tuning.tune(
+      network, loss, meta_params, support, features, inner_optimizer,
+      adapt_steps,
+    )  # fmt: skip
+    return fine_tuning.see(network, params, support, features)
 
-  def score(adapted, x):
-    params, features = adapted
-    return network.apply(params, x, features)[:, 0]
-
-  def meta_grad(key, meta_params, task):
+  def rows_loss(key, meta_params, task):
     del key
-    pairs = zip(task.support, task.query, strict=True)
-    rows = Rows(*(jnp.concatenate(pair) for pair in pairs))
-    value, grads = jax.value_and_grad(row_loss)(
-      meta_params, rows, task.features
-    )
-    return grads, {'loss': value}
+    reading = network.read(task.rows(), task.features)
+    return loss(*network.support(meta_params, reading))
 
-  return MetaLearner(init, adapt, score, meta_grad)
+  return MetaLearner(
+    network.init,
+    adapt,
+    fine_tuning.scorer(network),
+    objectives.gradient_of(rows_loss),
+  )

@@ -12,15 +12,35 @@ too, and a row is abnormal if it is nearer to that prototype, or beyond the
 radius: anomalies of a kind never labelled are still found.
 """
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from metaad_jax.base import MetaLearner
+from metaad_jax.base import MakeModel, MetaLearner, Params
 from metaad_jax.learners import objectives
 
 
+class Prototypes(NamedTuple):
+  """A support, as the score needs it.
+
+  Attributes:
+    params: the meta-parameters.
+    context: what the model made of the support.
+    normal: [D] mean embedding of the normals.
+    anomaly: [D] that of the labelled anomalies; 0 without any.
+    labelled: whether there are any.
+  """
+
+  params: Params
+  context: Any
+  normal: jax.Array
+  anomaly: jax.Array
+  labelled: jax.Array
+
+
 def protonet(
-  model,
+  model: MakeModel,
   *,
   loss: objectives.Objective = objectives.balanced_bce,
   embedding: int = 32,
@@ -28,9 +48,9 @@ def protonet(
   """Prototypical Networks; the score is the logit of "anomaly".
 
   Args:
-    model: (outputs) -> network; `embedding` outputs are asked for.
+    model: (outputs) -> model; `embedding` outputs are asked for.
     loss: of the query.
-    embedding: dimension of the embedding.
+    embedding: dimension of the embedding, D.
 
   Returns:
     The learner.
@@ -38,42 +58,31 @@ def protonet(
   network = model(embedding)
 
   def init(key, task):
-    params = network.init(key, task.support.x, task.features)
     zero = jnp.zeros((), task.support.x.dtype)
+    params = network.init(key, task)
     return {'network': params, 'log_radius': zero, 'log_sharpness': zero}
-
-  def prototype(z, weights):
-    return weights @ z / jnp.maximum(weights.sum(), 1)
 
   def adapt(key, meta_params, support, features):
     del key
-    z = network.apply(meta_params['network'], support.x, features)
-    abnormal = support.mask * support.y
-    return {
-      'params': meta_params,
-      'features': features,
-      'normal': prototype(z, support.mask - abnormal),
-      'anomaly': prototype(z, abnormal),
-      'labelled': abnormal.sum() > 0,
-    }
+    params = meta_params['network']
+    reading = network.read(support, features)
+    z, y, mask = network.support(params, reading)
+    return Prototypes(
+      meta_params,
+      network.summarise(params, reading),
+      objectives.mean(z, mask * (1 - y)),
+      objectives.mean(z, mask * y),
+      (mask * y).sum() > 0,
+    )
 
   def score(adapted, x):
-    params = adapted['params']
-    z = network.apply(params['network'], x, adapted['features'])
+    params = adapted.params
+    z = network.apply(params['network'], adapted.context, x)
     distance = lambda centre: ((z - centre) ** 2).mean(-1)
     sharpness = jnp.exp(params['log_sharpness'])
     away = -sharpness * jnp.exp(params['log_radius'])
-    rival = jnp.logaddexp(away, -sharpness * distance(adapted['anomaly']))
-    rival = jnp.where(adapted['labelled'], rival, away)
-    return rival + sharpness * distance(adapted['normal'])
+    rival = jnp.logaddexp(away, -sharpness * distance(adapted.anomaly))
+    rival = jnp.where(adapted.labelled, rival, away)
+    return rival + sharpness * distance(adapted.normal)
 
-  def meta_grad(key, meta_params, task):
-    def query_loss(meta_params):
-      adapted = adapt(key, meta_params, task.support, task.features)
-      outputs = score(adapted, task.query.x)[:, None]
-      return loss(outputs, task.query.y, task.query.mask)
-
-    value, grads = jax.value_and_grad(query_loss)(meta_params)
-    return grads, {'loss': value}
-
-  return MetaLearner(init, adapt, score, meta_grad)
+  return objectives.from_query_loss(init, adapt, score, loss)

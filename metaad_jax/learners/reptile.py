@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metaad_jax.base import MetaLearner, Rows
-from metaad_jax.learners import inner_loop, objectives
+from metaad_jax.base import MakeModel, MetaLearner
+from metaad_jax.learners import fine_tuning, objectives
 
 _SGD = optax.sgd(0.1)
 
 
 def reptile(
-  model,
+  model: MakeModel,
   *,
   loss: objectives.Objective = objectives.balanced_bce,
   steps: int = 5,
@@ -33,7 +33,7 @@ def reptile(
   """Reptile; its meta-gradient is `meta_params - adapted`.
 
   Args:
-    model: (outputs) -> network; one output is asked for.
+    model: (outputs) -> model; one output is asked for.
     loss: what the inner loop descends on.
     steps: inner steps in meta-training.
     adapt_steps: inner steps of `adapt`; 0 = as in meta-training.
@@ -44,31 +44,23 @@ def reptile(
   """
   network = model(1)
 
-  def row_loss(params, rows, features):
-    return loss(network.apply(params, rows.x, features), rows.y, rows.mask)
-
-  def descend(params, rows, features, steps):
-    rows_loss = lambda p: row_loss(p, rows, features)
-    return inner_loop.descend(rows_loss, params, inner_optimizer, steps)
-
-  def init(key, task):
-    return network.init(key, task.support.x, task.features)
+  def tune(params, rows, features, steps):
+    return fine_tuning.tune(
+      network, loss, params, rows, features, inner_optimizer, steps
+    )
 
   def adapt(key, meta_params, support, features):
     del key
-    params = descend(meta_params, support, features, adapt_steps or steps)
-    return params, features
-
-  def score(adapted, x):
-    params, features = adapted
-    return network.apply(params, x, features)[:, 0]
+    params = tune(meta_params, support, features, adapt_steps or steps)
+    return fine_tuning.see(network, params, support, features)
 
   def meta_grad(key, meta_params, task):
     del key
-    pairs = zip(task.support, task.query, strict=True)
-    rows = Rows(*(jnp.concatenate(pair) for pair in pairs))
-    params = descend(meta_params, rows, task.features, steps)
-    value = row_loss(params, task.query, task.features)
+    params = tune(meta_params, task.rows(), task.features, steps)
+    adapted = fine_tuning.see(network, params, task.support, task.features)
+    value = loss(*fine_tuning.scored(network, adapted, task.query))
     return jax.tree.map(jnp.subtract, meta_params, params), {'loss': value}
 
-  return MetaLearner(init, adapt, score, meta_grad)
+  return MetaLearner(
+    network.init, adapt, fine_tuning.scorer(network), meta_grad
+  )

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metaad_jax.base import MetaLearner, Rows
-from metaad_jax.learners import inner_loop, objectives
+from metaad_jax.base import MakeModel, MetaLearner, Rows, Task, one_width
+from metaad_jax.learners import fine_tuning, objectives
 
 _ADAM = optax.adam(3e-3, eps_root=1e-8)
 
 
 def scratch(
-  model,
+  model: MakeModel,
   *,
   loss: objectives.Objective = objectives.balanced_bce,
   adapt_steps: int = 100,
@@ -26,7 +26,7 @@ def scratch(
   """A learner whose meta-parameters are empty.
 
   Args:
-    model: (outputs) -> network; one output is asked for.
+    model: (outputs) -> model of one width; one output is asked for.
     loss: of the support and the background rows.
     adapt_steps: training steps on them.
     spread: standard deviation of the background rows, in support deviations.
@@ -34,38 +34,39 @@ def scratch(
 
   Returns:
     The learner; its meta-gradient is empty, so meta-training changes nothing.
+
+  Raises:
+    DataError: if the model takes rows of any width: they are not scaled.
   """
-  network = model(1)
+  network = one_width('scratch', model(1))
 
   def init(key, task):
     del key, task
     return {}
 
-  def adapt(key, meta_params, support, features):
-    del meta_params
-    start, noise = jax.random.split(key)
+  def with_background(key, support):
     weight = support.mask.reshape((-1,) + (1,) * (support.x.ndim - 1))
     centre = (weight * support.x).sum(0) / jnp.maximum(support.mask.sum(), 1)
-    background = centre + spread * jax.random.normal(noise, support.x.shape)
-    rows = Rows(
+    background = centre + spread * jax.random.normal(key, support.x.shape)
+    return Rows(
       jnp.concatenate([support.x, background]),
       jnp.concatenate([support.y, jnp.ones_like(support.y)]),
       jnp.concatenate([support.mask, support.mask]),
     )
-    rows_loss = lambda p: loss(
-      network.apply(p, rows.x, features), rows.y, rows.mask
+
+  def adapt(key, meta_params, support, features):
+    del meta_params
+    start, noise = jax.random.split(key)
+    params = fine_tuning.tune(
+      network,
+      loss,
+      network.init(start, Task(support, support, features)),
+      with_background(noise, support),
+      features,
+      inner_optimizer,
+      adapt_steps,
     )
-    params = network.init(start, support.x, features)
-    params = inner_loop.descend(rows_loss, params, inner_optimizer, adapt_steps)
-    return params, features
+    return fine_tuning.see(network, params, support, features)
 
-  def score(adapted, x):
-    params, features = adapted
-    return network.apply(params, x, features)[:, 0]
-
-  def meta_grad(key, meta_params, task):
-    adapted = adapt(key, meta_params, task.support, task.features)
-    outputs = score(adapted, task.query.x)[:, None]
-    return {}, {'loss': loss(outputs, task.query.y, task.query.mask)}
-
-  return MetaLearner(init, adapt, score, meta_grad)
+  score = fine_tuning.scorer(network)
+  return objectives.from_query_loss(init, adapt, score, loss)

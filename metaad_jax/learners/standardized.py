@@ -1,6 +1,6 @@
 """Combinator: centre and scale every column by the support's own normals."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,14 @@ class Scaling(NamedTuple):
 
   centre: jax.Array
   scale: jax.Array
+
+
+class Adapted(NamedTuple):
+  """What the wrapped learner keeps of a support, and how to scale for it."""
+
+  prior: Prior
+  scaling: Scaling
+  learner: Any
 
 
 _STRENGTH = 5.0  # the prior variance counts as this many rows
@@ -111,12 +119,11 @@ def standardized(
     inner = learner.adapt(
       key, meta_params['learner'], support, columns(features)
     )
-    return prior, scaling, inner
+    return Adapted(prior, scaling, inner)
 
   def score(adapted, x):
-    prior, scaling, inner = adapted
-    rows = prepare(prior, scaling, Rows(x, x, x))
-    return learner.score(inner, rows.x)
+    rows = prepare(adapted.prior, adapted.scaling, Rows(x, x, x))
+    return learner.score(adapted.learner, rows.x)
 
   def meta_grad(key, meta_params, task):
     prior = meta_params['prior']

@@ -1,19 +1,22 @@
-"""Flax Linen networks: the only place that imports Linen.
+"""Networks by name; the only place that imports Linen.
 
 A model is made for a number of outputs by the learner that needs it:
-`make('mlp:width=64')(1)` is a network with one logit. `conv4`, the network of
-the benchmarks, is not in the registry: its batch normalisation looks at all the
-rows at once, padded ones too.
+`make('mlp:width=64')(1)` has one logit. A registry entry takes options and
+returns (outputs) -> a Linen module called with (x, features), or a `Model`.
+`conv4`, the network of the benchmarks, is not in the registry: its batch
+normalisation looks at all the rows at once, padded ones too.
 """
 
 from collections.abc import Callable
+from typing import Any
 
-from metaad_jax import base, specs
+from flax import linen as nn
+
+from metaad_jax import specs
+from metaad_jax.base import MakeModel, Model
 from metaad_jax.models import conv1d, mlp, residual, tables
 
-Model = Callable[[int], base.Network]
-
-REGISTRY: dict[str, Callable[..., Model]] = {
+REGISTRY: dict[str, Callable[..., Callable[[int], nn.Module | Model]]] = {
   'conv1d': conv1d.conv1d,
   'mlp': mlp.mlp,
   'residual': residual.residual,
@@ -21,8 +24,45 @@ REGISTRY: dict[str, Callable[..., Model]] = {
 }
 
 
-def make(spec: str) -> Model:
-  """Reads 'mlp:width=64,depth=2'; returns (outputs) -> network."""
-  name, options = specs.parse(spec)
+def make(spec: str) -> MakeModel:
+  """Reads 'mlp:width=64,depth=2'; returns (outputs) -> model."""
+  return build(*specs.parse(spec))
+
+
+def build(name: str, options: dict[str, Any]) -> MakeModel:
+  """The model of that name with those options: (outputs) -> model.
+
+  Raises:
+    DataError: if the model or one of its options is unknown or impossible.
+  """
   factory = specs.look_up('model', REGISTRY, name)
-  return specs.call(f'model {name!r}', factory, **options)
+  return adapt(specs.call(f'model {name!r}', factory, **options))
+
+
+def adapt(make_network: Callable[[int], nn.Module | Model]) -> MakeModel:
+  """(outputs) -> Linen module becomes (outputs) -> model."""
+
+  def make_model(outputs):
+    network = make_network(outputs)
+    return network if isinstance(network, Model) else of_rows(network)
+
+  return make_model
+
+
+def of_rows(network: nn.Module) -> Model:
+  """The model of a Linen module that looks at every row by itself."""
+
+  def apply(params, features, x) -> Any:
+    return network.apply(params, x, features)
+
+  def support(params, reading):
+    rows, features = reading
+    return rows._replace(x=apply(params, features, rows.x))
+
+  return Model(
+    init=lambda key, task: network.init(key, task.support.x, task.features),
+    read=lambda support, features: (support, features),
+    summarise=lambda params, reading: reading[1],
+    support=support,
+    apply=apply,
+  )

@@ -208,4 +208,28 @@ def tables(*, width: int = 32, blocks: int = 2, heads: int = 4):
   """See `Tables`."""
   if min(width, blocks, heads) < 1:
     raise base.DataError('tables: every option must be at least 1')
-  return lambda outputs: Tables(width, blocks, heads, outputs)
+  return lambda outputs: as_model(Tables(width, blocks, heads, outputs))
+
+
+def as_model(network: Tables) -> base.Model:
+  """The model of `Tables`: its context is the reading and its summary."""
+
+  def init(key, task):
+    support = tf.fit(task.support, task.features)
+    return network.init(key, support, task.support.x)
+
+  def summarise(params, reading):
+    summary, _ = network.apply(params, reading, method='summarise')
+    return reading, summary
+
+  def support(params, reading):
+    summary, rows = network.apply(params, reading, method='summarise')
+    outputs: Any = network.apply(params, summary, rows, method='score')
+    return base.Rows(outputs, summary.anomaly, summary.normal + summary.anomaly)
+
+  def apply(params, context, x):
+    reading, summary = context
+    rows = tf.describe(reading, x)
+    return network.apply(params, summary, rows, method='score')
+
+  return base.Model(init, tf.fit, summarise, support, apply, any_width=True)

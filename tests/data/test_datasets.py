@@ -184,10 +184,6 @@ def test_unknown_names_and_options():
   assert 'must be' in the_error('skab:window=wide', '.')
 
 
-def test_a_source_without_entities_says_so():
-  assert 'regression' in the_error('sinusoid', None)
-
-
 @pytest.mark.parametrize('name', sorted(registry.REGISTRY))
 def test_every_real_or_simulated_source(name):
   source = registry.REGISTRY[name]

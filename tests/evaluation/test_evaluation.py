@@ -3,9 +3,7 @@
 import collections
 import dataclasses
 import itertools
-import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -247,7 +245,7 @@ def test_scores_are_those_of_a_loop_over_adapt(folders):
   run = runs.restore(folders['maml'])
   raw = [e for e in registry.load(FLEET) if e.side == 'test'][:2]
   cells, _ = evaluate.draw_cells(raw, GRID)
-  apply = runs.make_feature(run.config, run.layout).apply
+  apply = run.setup.feature.apply
   done = episodes.featurize(raw, apply)
   batched = evaluate.score_cells(
     run.learner, run.params, cells, done, quiet=True
@@ -320,48 +318,3 @@ def test_folds_are_put_together(tmp_path, rows_source):
   counts = {line['entities'] for line in found['summary']}
   assert counts == {6}
   results.validate(found)
-
-
-# --- regression --------------------------------------------------------------
-
-
-@pytest.fixture(scope='module')
-def regressions(tmp_path_factory):
-  """A run, and a copy of it whose inner rate is far too high."""
-  root = tmp_path_factory.mktemp('regression')
-  config = runs.Config(
-    source='sinusoid', learner='maml:steps=1,rate=0.001', shots=(5,), queries=5,
-    model='mlp:width=8,depth=1', tasks=1, steps=1, validation_tasks=1,
-    validate_every=1,
-  )  # fmt: skip
-  runs.train(config, run_dir=str(root / 'good'), quiet=True)
-  shutil.copytree(root / 'good', root / 'wild')
-  path = root / 'wild' / 'config.json'
-  path.write_text(path.read_text().replace('rate=0.001"', 'rate=1e6"', 1))
-  return str(root / 'good'), str(root / 'wild')
-
-
-def test_regression_table_counts_what_diverged(regressions):
-  found = evaluate.evaluate_regression(regressions, steps=(1, 5), tasks=20)
-  good, wild = found['regression'][:2], found['regression'][2:]
-  for line in good:
-    assert line['diverged'] == 0 and line['tasks'] == 20
-    assert line['low'] <= line['mse'] <= line['high'] < 10
-  assert wild[-1]['diverged'] == 20
-  plain = results.validate(found)['regression'][-1]
-  assert plain['mse'] is plain['low'] is plain['high'] is None
-  # The mean and the median are those of a loop over tasks.
-  run = runs.restore(regressions[0], adapt_steps=5)
-  keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 1), 20)
-  sample = registry.REGISTRY['sinusoid'].sample
-
-  @jax.jit
-  def error(key):
-    task = sample(key, 5, 100)
-    adapted = run.learner.adapt(key, run.params, task.support, task.features)
-    scores = run.learner.score(adapted, task.query.x)
-    return ((scores - task.query.y) ** 2).mean()
-
-  errors = [float(error(key)) for key in keys]
-  np.testing.assert_allclose(good[1]['mse'], np.mean(errors), rtol=1e-4)
-  np.testing.assert_allclose(good[1]['median'], np.median(errors), rtol=1e-4)

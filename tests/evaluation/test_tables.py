@@ -76,7 +76,7 @@ def table(name, width, normals=20, goods=12, bads=10, seed=0, **fields):
 
 EVERYONE = [table(f't{width}', width) for width in WIDTHS]
 CONFIG = runs.Config(
-  source='patients', learner='tables', model='mlp', shots=(5, 10),
+  source='patients', learner='tables', model='tables:width=2', shots=(5, 10),
   anomalies=(0, 2), queries=6, steps=4, tasks=3, validation_tasks=4,
   validate_every=2,
 )  # fmt: skip
@@ -96,7 +96,6 @@ def registered():
   """A source of tables, one of rows, and a learner of any width."""
   patch = pytest.MonkeyPatch()
   patch.setitem(learners.REGISTRY, 'tables', mean_z)
-  patch.setattr(learners, 'TABLES', frozenset({'tables'}))
   rows = [
     dataclasses.replace(
       table(f'r{i}', 5, seed=i), columns=(), query=np.nan_to_num(t.query),
@@ -160,7 +159,7 @@ def compilations(caplog, call):
 
 def test_tasks_hold_one_table_padded_with_zeros_and_its_missing_values():
   pools = episodes.pool(EVERYONE)
-  sample = episodes.from_pools(pools, runs.episode_of(CONFIG))
+  sample = episodes.from_pools(pools, runs.resolve(CONFIG).episode)
   keys = jax.random.split(jax.random.key(0), 60)
   batch = jax.tree.map(np.asarray, jax.jit(jax.vmap(sample))(keys))
   rows = {
@@ -187,12 +186,11 @@ def test_tasks_hold_one_table_padded_with_zeros_and_its_missing_values():
 @pytest.mark.parametrize(
   ('change', 'told'),
   [
-    ({'learner': 'protonet'}, 'choose of tables'),
-    ({'learner': 'pooled'}, 'choose of tables'),
-    ({'learner': 'scratch'}, 'choose of tables'),
+    ({'model': 'mlp'}, '--model=tables'),
+    ({'learner': 'relation'}, 'any width'),
+    ({'learner': 'scratch'}, 'any width'),
     ({'features': 'statistics'}, 'as they are'),
     ({'context': True}, 'context'),
-    ({'source': 'sinusoid'}, 'rows or windows'),
   ],
 )
 def test_what_tables_cannot_do(change, told, tmp_path):
@@ -207,7 +205,7 @@ def test_what_tables_cannot_do(change, told, tmp_path):
 
 def test_a_run_on_tables_is_restored_at_any_width(folder):
   run = runs.restore(folder)
-  assert run.layout.shape == (None,) and run.prior is None
+  assert run.layout.shape == () and run.prior is None
   assert run.step > 0 and run.params['scale'] != 1
   for width in (1, 2, 31):
     t = table('new', width, seed=3)
@@ -235,7 +233,7 @@ def test_a_model_file_is_the_run(folder, file, monkeypatch):
     (lambda a, m: a.update({'params/bias': np.zeros(())}), 'params/bias'),
     (lambda a, m: m.pop('config'), 'config'),
     (lambda a, m: m['config'].update(learner='magic'), 'magic'),
-    (lambda a, m: m['config'].update(learner='protonet'), 'one width'),
+    (lambda a, m: m['config'].update(model='mlp'), 'one width'),
     (lambda a, m: m['config'].update(colour='red'), 'colour'),
     (lambda a, m: m.update(layout=None), 'another version'),
     (lambda a, m: m.update(step='last'), 'last'),

@@ -56,17 +56,6 @@ def folder(tmp_path_factory):
   return path
 
 
-@pytest.fixture(scope='module')
-def regression(tmp_path_factory):
-  path = tmp_path_factory.mktemp('runs') / 'sine'
-  succeed(
-    train, '--source=sinusoid', '--learner=maml:steps=1', '--shots=5',
-    '--queries=5', '--steps=1', '--tasks=1', '--validation_tasks=1',
-    '--model=mlp:width=4,depth=1', f'--run_dir={path}',
-  )  # fmt: skip
-  return path
-
-
 # --- end to end --------------------------------------------------------------
 
 
@@ -191,23 +180,6 @@ def test_study_trains_evaluates_and_goes_on(tmp_path):
   again = results.load(tmp_path / 'out' / 'results.json')
   assert again['rows'] == found['rows']
   assert log.read_bytes() == before[0]
-
-
-def test_regression_runs_get_a_table_and_no_scores(
-  regression, folder, tmp_path
-):
-  out = succeed(
-    evaluate, f'--run_dir={regression}', '--steps=1,2', '--tasks=5',
-    '--output=table',
-  )  # fmt: skip
-  assert 'maml' in out
-  table = results.load(tmp_path / 'table' / 'results.json')['regression']
-  assert [line['steps'] for line in table] == [1, 2]
-  both = [f'--run_dir={regression}', f'--run_dir={folder}']
-  assert 'apart' in fail(evaluate, 2, *both)
-  np.save('rows.npy', np.zeros((3, 1)))
-  told = fail(adapt, 1, both[0], '--support=rows.npy', '--query=rows.npy')
-  assert 'regression' in told
 
 
 # --- wrong command lines -----------------------------------------------------

@@ -26,7 +26,7 @@ from metaad_jax.learners import (
 
 # Those of tables take raw rows and a network of their own: see
 # test_table_learner.py.
-NAMES = sorted(set(learners.REGISTRY) - learners.TABLES)
+NAMES = sorted(set(learners.REGISTRY) - set(learners.MODELS))
 FAST = {
   'maml': 'maml:steps=2',
   'fomaml': 'fomaml:steps=2',
@@ -230,7 +230,7 @@ def test_meta_gradient_is_that_of_the_query_loss(name, anomalies):
     lambda p, x, f: jnp.tanh(x @ p['w']) @ p['v'],
   )
   with jax.enable_x64(True):
-    learner = learners.make(FAST[name], smooth)
+    learner = learners.make(FAST[name], models.adapt(smooth))
     task = make_task(anomalies=anomalies)
     params = learner.init(jax.random.key(0), task)
     key = jax.random.key(1)
@@ -273,7 +273,7 @@ def test_reptile_is_its_definition():
     alpha = 0.1
     for steps in (1, 2):
       learner = reptile.reptile(
-        Quadratic,
+        models.adapt(Quadratic),
         loss=quadratic_loss,
         steps=steps,
         inner_optimizer=optax.sgd(alpha),
@@ -291,7 +291,7 @@ def test_maml_on_quadratics_is_the_closed_form(mode):
   with jax.enable_x64(True):
     task, alpha, steps = make_task(columns=3), 0.1, 3
     learner = maml.maml(
-      Quadratic,
+      models.adapt(Quadratic),
       loss=quadratic_loss,
       steps=steps,
       inner_optimizer=optax.sgd(alpha),
@@ -346,7 +346,7 @@ class Identity:
 def test_prototypical_networks_by_hand():
   """Prototypes (0, 1) and (4, 1); the query row is (1, 3)."""
   with jax.enable_x64(True):
-    learner = protonet.protonet(Identity, embedding=2)
+    learner = protonet.protonet(models.adapt(Identity), embedding=2)
     support = Rows(
       jnp.array([[-1.0, 0], [1, 2], [4, 1], [99, 99]]),
       jnp.array([0.0, 0, 1, 1]),
@@ -359,8 +359,8 @@ def test_prototypical_networks_by_hand():
     }
     row = jnp.array([[1.0, 3.0]])
     adapted = learner.adapt(None, params, support, jnp.ones(2))
-    np.testing.assert_allclose(adapted['normal'], [0, 1])
-    np.testing.assert_allclose(adapted['anomaly'], [4, 1])
+    np.testing.assert_allclose(adapted.normal, [0, 1])
+    np.testing.assert_allclose(adapted.anomaly, [4, 1])
     # mean squared distances: normal (1 + 4) / 2, anomaly (9 + 4) / 2
     expected = 0.5 * 2.5 + np.log(np.exp(-0.5 * 2.0) + np.exp(-0.5 * 6.5))
     np.testing.assert_allclose(learner.score(adapted, row), [expected])

@@ -13,7 +13,7 @@ from metaad_jax import learners, models
 from metaad_jax.base import Rows, Task
 from metaad_jax.data import episodes, synthetic_tables
 from metaad_jax.learners import objectives
-from metaad_jax.training import runs
+from metaad_jax.training import setup
 
 MODEL = models.make('tables:width=4,blocks=1,heads=1')
 LEARNER = learners.make('tables', MODEL)
@@ -200,7 +200,7 @@ def test_sizes(shape):
 def test_no_row_of_a_large_support_is_looked_at_twice(normals, anomalies):
   task = make(normals=normals, anomalies=anomalies)
   adapt = fast.jit(LEARNER.adapt)
-  summary = adapt(None, params(), task.support, task.features)[2]
+  _, summary = adapt(None, params(), task.support, task.features).context
   vectors = np.asarray(summary.vectors)
   assert len(np.unique(vectors, axis=0)) == len(vectors) == 64
   assert summary.anomaly.sum() >= min(16, anomalies)
@@ -292,13 +292,10 @@ def test_labels_fine_tune(name):
   task = make()
   learner = learners.make(f'{name}:adapt_steps=30,rate=0.05', MODEL)
   adapt = fast.jit(learner.adapt)
-  tuned, read, _ = adapt(None, params(), task.support, task.features)
+  tuned, (read, _) = adapt(None, params(), task.support, task.features)
 
   def loss(p):
-    network = MODEL(1)
-    summary, told = network.apply(p, read, method='summarise')
-    outputs = network.apply(p, summary, told, method='score')
-    return objectives.balanced_bce(outputs, task.support.y, task.support.mask)
+    return objectives.balanced_bce(*MODEL(1).support(p, read))
 
   assert loss(tuned) < loss(params()) - 1e-3
 
@@ -488,8 +485,8 @@ def test_what_is_blanked_comes_from_rows_that_are_there(monkeypatch):
 
 def test_weight_decay_by_hand():
   """Without a gradient, a step takes rate x decay of the parameters."""
-  config = runs.Config(outer='adamw:rate=0.1,weight_decay=0.5', clip=1.0)
-  optimizer = runs.outer(config)
+  config = setup.Config(outer='adamw:rate=0.1,weight_decay=0.5', clip=1.0)
+  optimizer = setup.resolve(config).optimizer
   params = {'w': jnp.array([2.0, -4.0])}
   zero = {'w': jnp.zeros(2)}
   updates, _ = optimizer.update(zero, optimizer.init(params), params)
@@ -498,4 +495,4 @@ def test_weight_decay_by_hand():
 
 def test_an_optimizer_without_weight_decay_says_so():
   with pytest.raises(ValueError, match='weight_decay'):
-    runs.outer(runs.Config(outer='adam:weight_decay=0.5'))
+    setup.resolve(setup.Config(outer='adam:weight_decay=0.5'))

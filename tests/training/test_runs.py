@@ -20,7 +20,7 @@ from metaad_jax.base import DataError
 from metaad_jax.data import episodes, registry, splitting
 from metaad_jax.detector import adaptation
 from metaad_jax.learners import inner_loop
-from metaad_jax.training import runs
+from metaad_jax.training import records, runs
 
 FLEET = 'vibration:machines=12,test_machines=4,windows=12,queries=12,length=64'
 CONFIG = runs.Config(
@@ -92,14 +92,14 @@ def same_bits(one, other):
   ids=str,
 )  # fmt: skip
 def test_impossible_values_are_refused_before_anything_is_read(change):
-  refusal(runs.check, dataclasses.replace(CONFIG, **change))
+  refusal(runs.resolve, dataclasses.replace(CONFIG, **change))
 
 
 @pytest.mark.parametrize(
   'name', ['sgd', 'adam', 'adamw', 'rmsprop', 'lion', 'yogi']
 )
 def test_known_optimizers_pass(name):
-  runs.check(dataclasses.replace(CONFIG, outer=f'{name}:rate=0.01'))
+  runs.resolve(dataclasses.replace(CONFIG, outer=f'{name}:rate=0.01'))
   inner_loop.optimizer(name, 0.0)
 
 
@@ -109,7 +109,6 @@ def test_known_optimizers_pass(name):
     ({'fold': '9'}, "no fold '9'"),
     ({'features': 'logspec:bins=4000'}, 'bins'),
     ({'model': 'conv1d'}, '--features=raw'),
-    ({'source': 'sinusoid', 'model': 'conv1d'}, 'conv1d'),
     ({'source': 'cwru'}, 'data_dir'),
     ({'source': FLEET.replace('machines=12', 'machines=1', 1)}, 'too few'),
   ],
@@ -258,14 +257,14 @@ def test_a_checkpoint_without_digests_still_serves(copy, folder):
 
 
 def test_curves_survive_a_line_cut_short(copy):
-  whole = runs.curves(str(copy))
+  whole = records.curves(str(copy))
   assert whole['step'] == whole['validation_step'] == [3, 6]
   assert len(whole['loss']) == len(whole['validation_auroc']) == 2
   with open(copy / 'metrics.jsonl', 'ab') as log:
     log.write(b'[]\n3\n{"step": 9, "loss": 0.\xff')
-  assert runs.curves(str(copy)) == whole
+  assert records.curves(str(copy)) == whole
   (copy / 'metrics.jsonl').unlink()
-  assert runs.curves(str(copy))['step'] == []
+  assert records.curves(str(copy))['step'] == []
 
 
 # --- adapting ----------------------------------------------------------------
