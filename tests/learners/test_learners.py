@@ -317,7 +317,7 @@ def test_fomaml_is_maml_with_constant_inner_gradients():
   adapted, features = first.adapt(key, params, task.support, task.features)
   plain = jax.grad(
     lambda p: objectives.balanced_bce(
-      MODEL(1).apply(p, task.query.x, features),
+      MODEL(1).apply(p, features, task.query.x),
       task.query.y,
       task.query.mask,
     )
