@@ -4,7 +4,6 @@ Rows and columns are padded to few sizes, so that another number of samples, or
 another table, compiles nothing new.
 """
 
-from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
@@ -141,60 +140,6 @@ def score(run: runs.Run, adapted: Adapted, x: np.ndarray) -> np.ndarray:
       f'row {row} has no finite score: its values are too large for this run'
     )
   return scores
-
-
-def scorer(
-  run: runs.Run, x: np.ndarray, y: np.ndarray
-) -> Callable[[np.ndarray], np.ndarray]:
-  """Adapts a run to one entity, from rows as they were read.
-
-  Args:
-    run: see `runs.restore`. Of any width (`layout.shape` is ()): rows of F
-      numbers, NaN where a value is missing.
-    x: [n, *run.layout.shape] support rows.
-    y: [n] 0 = normal, 1 = anomaly.
-
-  Returns:
-    rows [m, *run.layout.shape] -> scores [m] float64, higher = more anomalous.
-
-  Raises:
-    DataError: if a row has another shape or is not finite, or the labels do not
-      fit or hold no normal.
-  """
-  shape = run.layout.shape
-  apply = run.setup.feature.apply
-  if tables := not shape:
-    shape = np.shape(x)[1:]
-    if len(shape) != 1 or not shape[0]:
-      raise DataError(f'rows of shape {shape}: give a table, [n, F]')
-
-  def check(rows):
-    if rows.shape[1:] != shape or not len(rows):
-      raise DataError(
-        f'rows of shape {rows.shape[1:]}: the run was '
-        f'{"adapted to" if tables else "trained on"} {shape}'
-      )
-    with np.errstate(over='ignore'):
-      rows = rows.astype(np.float32)
-    bad = np.isinf(rows) if tables else ~np.isfinite(rows)
-    if bad.any():
-      place = np.argwhere(bad)[0]
-      raise DataError(f'row {place[0]} is not finite: mend it or leave it out')
-    return rows if tables else episodes.transform_rows(apply, rows)
-
-  known = check(np.asarray(x))
-  labels = np.asarray(y)
-  if (
-    labels.shape != (len(known),)
-    or not np.isin(labels, (0, 1)).all()
-    or labels.all()
-  ):
-    raise DataError(
-      f'labels {labels.shape} for {len(known)} rows: give each 0 = normal or '
-      '1 = anomaly, and at least one 0'
-    )
-  adapted = adapt(run, known, labels)
-  return lambda rows: score(run, adapted, check(np.asarray(rows)))
 
 
 def _split(normal):

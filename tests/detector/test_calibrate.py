@@ -102,6 +102,7 @@ def test_the_binary_calibrates_a_run_of_windows(tmp_path):
   detector = MetaAnomalyDetector(str(folder), false_alarm_rate=0.2)
   told = detector.fit(windows[:4]).explain(20 * windows[4:6])
   assert np.isfinite(told[0].attributions).all() and len(told[0].times) == 16
+  assert told[0].time_unit == 's'  # the source's sampling rate is known
   model = str(tmp_path / 'model.npz')
   runs.export(str(folder), model)
   assert runs.restore(model).calibration is not None

@@ -194,6 +194,20 @@ def test_unlabelled_rows_do_not_certify(run_dir, rows):
   assert evidence.unlabelled and not len(evidence.own)
   assert evidence.shots == 20  # of the normals all, and of the others five
   assert (detector.support_ & (y == 0)).sum() == 15
+  doubtful = MetaAnomalyDetector(run_dir).fit(x[:20], np.full(20, -1))
+  np.testing.assert_array_equal(  # no anomalies: they are taken for normal
+    doubtful.decision_scores_,
+    MetaAnomalyDetector(run_dir).fit(x[:20]).decision_scores_,
+  )
+
+
+def test_a_support_holds_at_most_64_anomalies(run_dir, rows):
+  x = np.concatenate([rows[0][:5], rows[1][:70]])
+  y = np.repeat([0, 1], [5, 70])
+  detector = MetaAnomalyDetector(run_dir).fit(x, y)
+  assert detector.support_[:5].all() and detector.support_[5:].sum() == 64
+  detector.partial_fit(rows[1][70:72], [1, 1])
+  assert not detector.support_[-2:].any()
 
 
 def test_clone_pipeline_and_grid_search(run_dir, rows):
@@ -341,8 +355,10 @@ def test_the_threshold_is_that_of_fit_whenever_it_is_asked_for(run_dir, rows):
   assert late.fit(rows[0][:20]).threshold_ < known
   with pytest.raises(AttributeError):
     _ = MetaAnomalyDetector(run_dir).threshold_
+  rare = MetaAnomalyDetector(run_dir, false_alarm_rate=0.015)
   with pytest.raises(DataError, match='cannot be promised'):
-    MetaAnomalyDetector(run_dir, false_alarm_rate=1e-9).fit(rows[0][:20])
+    rare.fit(rows[0][:20])
+  assert np.isfinite(rare.fit(rows[0][:150]).threshold_)  # 130 of its own
 
 
 def test_a_run_without_calibration_ranks(bare, fitted, rows):

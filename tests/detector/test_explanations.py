@@ -65,6 +65,19 @@ def test_the_planted_column_comes_first(run_dir):
   assert max(error) < 1e-9
 
 
+def test_the_reference_is_the_mean_of_the_support_s_normals(run_dir):
+  normal, bad = nearest_run.table(np.random.default_rng(4), 40, 5, 6.0)
+  x, y = np.concatenate([bad[:2], normal]), np.repeat([1, 0], [2, 40])
+  detector = MetaAnomalyDetector(run_dir).fit(x, y)
+  (told,) = detector.explain(bad[5:6])
+  normals = detector.support_ & (y == 0)
+  assert normals.sum() == 20 and detector.support_[:2].all()
+  assert told.reference == np.mean(detector.decision_scores_[normals])
+  assert told.attributions.sum() == pytest.approx(told.score - told.reference)
+  np.testing.assert_array_equal(told.normals, x[normals])
+  np.testing.assert_array_equal(x[told.numbers], told.normals)
+
+
 def test_what_parts_of_the_support_miss_is_shared_out():
   """Two judges say 3 and 1 for the row, the whole says 2.6: .6 are shared."""
   normals = np.zeros((1, 3))

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import itertools
 
+from adapted import scorer
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ import pytest
 from metaad_jax import learners
 from metaad_jax.base import DataError, Entity
 from metaad_jax.data import episodes, registry
-from metaad_jax.detector import adaptation
 from metaad_jax.evaluation import baselines, evaluate
 from metaad_jax.evaluation import old_results as results
 from metaad_jax.evaluation.evaluate import Grid
@@ -252,7 +252,7 @@ def test_scores_are_those_of_a_loop_over_adapt(folders):
   )
   for cell, scores in list(zip(cells, batched, strict=True))[::7]:
     rows, labels = evaluate.support_rows(cell, raw[cell.entity])
-    score = adaptation.scorer(run, rows, labels)
+    score = scorer(run, rows, labels)
     expected = score(raw[cell.entity].query[cell.query])
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 
+from adapted import scorer
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,6 @@ import pytest
 from metaad_jax import learners, storage
 from metaad_jax.base import DataError, Entity, MetaLearner, Source
 from metaad_jax.data import audits, episodes, registry, splitting
-from metaad_jax.detector import adaptation
 from metaad_jax.evaluation import evaluate
 from metaad_jax.evaluation import old_results as results
 from metaad_jax.evaluation.evaluate import Grid
@@ -209,7 +209,7 @@ def test_a_run_on_tables_is_restored_at_any_width(folder):
   assert run.step > 0 and run.params['scale'] != 1
   for width in (1, 2, 31):
     t = table('new', width, seed=3)
-    scores = adaptation.scorer(run, t.normal[:8], np.zeros(8))(t.query)
+    scores = scorer(run, t.normal[:8], np.zeros(8))(t.query)
     assert scores[t.labels == 1].mean() > scores[t.labels == 0].mean()
 
 
@@ -267,7 +267,7 @@ def test_other_widths_and_lengths_compile_nothing_new(file, caplog):
   def use(width, support, queries):
     rng = np.random.default_rng(width)
     rows = rng.normal(size=(support + queries, width)).astype(np.float32)
-    score = adaptation.scorer(run, rows[:support], np.zeros(support))
+    score = scorer(run, rows[:support], np.zeros(support))
     assert len(score(rows[support:])) == queries
 
   assert compilations(caplog, lambda: use(8, 8, 3)) > 0
@@ -276,42 +276,6 @@ def test_other_widths_and_lengths_compile_nothing_new(file, caplog):
   for width, support, queries in ((5, 5, 1), (7, 6, 64), (6, 8, 3000)):
     assert compilations(caplog, lambda: use(width, support, queries)) == 0  # noqa: B023
   assert compilations(caplog, lambda: use(9, 8, 3)) > 0
-
-
-def test_padding_and_chunks_change_no_score(file):
-  run = runs.restore(file)
-  t = table('new', 5, goods=900, bads=400, seed=4)
-  labels = np.repeat([0, 1], [4, 1])
-  support = np.concatenate([t.normal[:4], t.query[-1:]])
-  score = adaptation.scorer(run, support, labels)
-  scores = score(t.query)
-  rows = runs.base.Rows(*map(jnp.asarray, (support, labels * 1.0, np.ones(5))))
-  adapted = run.learner.adapt(None, run.params, rows, jnp.ones(5))
-  expected = run.learner.score(adapted, jnp.asarray(t.query))
-  np.testing.assert_allclose(scores, expected, rtol=1e-5)
-  np.testing.assert_allclose(score(t.query[77:78]), scores[77:78], rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-  ('x', 'y', 'told'),
-  [
-    (np.zeros((3, 0)), np.zeros(3), 'table'),
-    (np.zeros(3), np.zeros(3), 'table'),
-    (np.zeros((3, 2, 2)), np.zeros(3), 'table'),
-    (np.zeros((0, 2)), np.zeros(0), 'rows'),
-    (np.array([[1.0], [np.inf]]), np.zeros(2), 'row 1 is not finite'),
-    (np.array([[1.0], [1e300]]), np.zeros(2), 'row 1 is not finite'),
-    (np.zeros((3, 2)), np.ones(3), 'at least one 0'),
-    (np.zeros((3, 2)), np.zeros(2), 'labels'),
-  ],
-)
-def test_tables_that_make_no_sense(x, y, told, file):
-  assert told in refusal(adaptation.scorer, runs.restore(file), x, y)
-
-
-def test_a_query_of_another_width(file):
-  score = adaptation.scorer(runs.restore(file), np.zeros((3, 2)), np.zeros(3))
-  assert 'adapted to (2,)' in refusal(score, np.zeros((3, 3)))
 
 
 def test_a_learner_of_any_width_on_windows(tmp_path):
@@ -323,7 +287,7 @@ def test_a_learner_of_any_width_on_windows(tmp_path):
   run = runs.restore(str(tmp_path / 'run'))
   assert run.layout.shape == (64, 1) and run.prior is None
   windows = np.random.default_rng(0).normal(size=(80, 64, 1))
-  scores = adaptation.scorer(run, windows[:6], np.zeros(6))(windows[6:])
+  scores = scorer(run, windows[:6], np.zeros(6))(windows[6:])
   assert scores.shape == (74,) and np.isfinite(scores).all()
   found = evaluate.evaluate(
     [str(tmp_path / 'run')], GRID, source='strangers', split='all',
@@ -343,7 +307,7 @@ def test_scores_of_mixed_widths_are_those_of_a_loop_over_adapt(file, caplog):
   )
   for cell, scores in list(zip(cells, found, strict=True))[::5]:
     own = EVERYONE[cell.entity]
-    score = adaptation.scorer(run, *evaluate.support_rows(cell, own))
+    score = scorer(run, *evaluate.support_rows(cell, own))
     np.testing.assert_allclose(scores, score(own.query[cell.query]), rtol=1e-4)
 
 

