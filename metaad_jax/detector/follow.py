@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from metaad_jax.base import DataError
-from metaad_jax.data import rows as rows_lib
+from metaad_jax.data import cells as cells_lib
 from metaad_jax.data import user_frames
 from metaad_jax.detector import judge, reasons
 
@@ -102,7 +102,7 @@ class _Lacking(DataError):
 
 def _is_header(by, cells):
   known = {*by.columns, *by.header}
-  return not any(map(rows_lib.is_number, cells)) and any(
+  return not any(map(cells_lib.is_number, cells)) and any(
     cell in known for cell in cells
   )
 

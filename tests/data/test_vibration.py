@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from metaad_jax import features
 from metaad_jax.base import DataError
 from metaad_jax.data import audits, registry
+from metaad_jax.data import rotating_machines as machines
 from metaad_jax.data.datasets import vibration
 
 RATE = 12000.0
@@ -22,15 +23,15 @@ LONG = 12000  # one second: the bins are 1 Hz apart
 SKF_6205 = dict(
   balls=9.0, ball_diameter=0.3126, pitch_diameter=1.537, contact_angle=0.0
 )
-FAULT = {name: i for i, name in enumerate(vibration.FAULTS)}
-render = jax.jit(vibration.render, static_argnames=('length', 'rate'))
+FAULT = {name: i for i, name in enumerate(machines.FAULTS)}
+render = jax.jit(machines.render, static_argnames=('length', 'rate'))
 long_window = functools.partial(render, length=LONG)
 
 
 @pytest.fixture(scope='module')
 def still():
   """A machine that makes no sound and does not wander; an SKF 6205 in it."""
-  machine = jax.jit(vibration.draw_machine)(jax.random.key(3))
+  machine = jax.jit(machines.draw_machine)(jax.random.key(3))
   silent = jax.tree.map(jnp.zeros_like, machine)
   return machine._replace(
     shaft_hz=jnp.float32(30.0),
@@ -40,8 +41,8 @@ def still():
       modulation=jnp.float32(0.5),
       impacts_per_spin=jnp.float32(2.0),
     ),
-    mode_hz=jnp.full(vibration.MODES, 3000.0),
-    damping=jnp.full(vibration.MODES, 0.05),
+    mode_hz=jnp.full(machines.MODES, 3000.0),
+    damping=jnp.full(machines.MODES, 0.05),
     **{
       name: getattr(silent, name)
       for name in (
@@ -69,21 +70,21 @@ def envelope_spectrum(wave):
 
 
 def test_bearing_frequencies_of_skf_6205():
-  orders = vibration.fault_frequencies(1.0, **SKF_6205)
+  orders = machines.fault_frequencies(1.0, **SKF_6205)
   np.testing.assert_allclose(orders, [3.5848, 5.4152, 2.357, 0.3983], atol=5e-4)
   np.testing.assert_allclose(orders.bpfo + orders.bpfi, 9.0, rtol=1e-6)
   np.testing.assert_allclose(orders.bpfo, 9 * orders.ftf, rtol=1e-6)
 
 
 def test_contact_angle_of_a_right_angle_ends_the_geometry():
-  flat = vibration.fault_frequencies(2.0, 8.0, 1.0, 5.0, np.pi / 2)
+  flat = machines.fault_frequencies(2.0, 8.0, 1.0, 5.0, np.pi / 2)
   np.testing.assert_allclose(flat, [8.0, 8.0, 5.0, 1.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize('fault', ['outer', 'inner', 'ball'])
 def test_envelope_peaks_at_the_fault_frequency(still, fault):
   wave = long_window(jax.random.key(0), still, FAULT[fault], 1.0)
-  at = vibration.fault_frequencies(30.0, **SKF_6205)
+  at = machines.fault_frequencies(30.0, **SKF_6205)
   expected, beat = {
     'outer': (at.bpfo, None),
     'inner': (at.bpfi, 30.0),
@@ -103,12 +104,12 @@ def test_envelope_peaks_at_the_fault_frequency(still, fault):
 
 def test_impacts_ring_at_the_resonance(still):
   machine = still._replace(
-    mode_hz=jnp.full(vibration.MODES, 3100.0),
-    damping=jnp.full(vibration.MODES, 0.02),
+    mode_hz=jnp.full(machines.MODES, 3100.0),
+    damping=jnp.full(machines.MODES, 0.02),
   )
   wave = long_window(jax.random.key(1), machine, FAULT['outer'], 1.0)
   spectrum = amplitudes(wave)
-  bpfo = float(vibration.fault_frequencies(30.0, **SKF_6205).bpfo)
+  bpfo = float(machines.fault_frequencies(30.0, **SKF_6205).bpfo)
   assert abs(np.argmax(spectrum) - 3100) < bpfo
   # Half the power lies within the damping's bandwidth, 2 zeta f.
   power = spectrum**2
@@ -117,7 +118,7 @@ def test_impacts_ring_at_the_resonance(still):
 
 def test_response_is_the_decaying_sines(still):
   machine = still._replace(mode_hz=jnp.array([1500.0, 2700.0, 3400.0, 5000.0]))
-  _, response = vibration._structure(machine, 1024, RATE)
+  _, response = machines._structure(machine, 1024, RATE)
   time = np.arange(1024)[:, None] / RATE
   omega = 2 * np.pi * np.asarray(machine.mode_hz, float)
   rings = np.exp(-0.05 * omega * time) * np.sin(
@@ -144,7 +145,7 @@ def test_slip_jitters_the_intervals_and_keeps_the_mean_rate(still, slip):
   with jax.enable_x64(True):
     bearing = jax.tree.map(lambda leaf: leaf.astype(float), still.bearing)
     train = np.asarray(
-      vibration._impacts(
+      machines._impacts(
         bearing._replace(slip=jnp.asarray(slip)),
         jnp.asarray(FAULT['outer']),
         jnp.array([0.001]),
@@ -162,7 +163,7 @@ def test_slip_jitters_the_intervals_and_keeps_the_mean_rate(still, slip):
 
 
 def test_without_slip_the_train_is_periodic(still):
-  train = vibration._impacts(
+  train = machines._impacts(
     still.bearing._replace(slip=0.0, modulation=0.0),
     jnp.asarray(FAULT['inner']),
     jnp.array([1 / (5.41523 * 64)]),
@@ -175,13 +176,13 @@ def test_without_slip_the_train_is_periodic(still):
 
 
 def test_shaft_harmonics_have_their_amplitudes(still):
-  shaft = jnp.arange(1.0, 1 + len(vibration.ORDERS))
+  shaft = jnp.arange(1.0, 1 + len(machines.ORDERS))
   wave = long_window(
     jax.random.key(5), still._replace(shaft=shaft), FAULT['outer'], 0.0
   )
   spectrum = amplitudes(wave)
   np.testing.assert_allclose(
-    spectrum[(30 * vibration.ORDERS).astype(int)], shaft, rtol=1e-3
+    spectrum[(30 * machines.ORDERS).astype(int)], shaft, rtol=1e-3
   )
   np.testing.assert_allclose(np.sum(spectrum**2), np.sum(shaft**2), rtol=1e-3)
 
@@ -197,7 +198,7 @@ def test_shaft_harmonics_have_their_amplitudes(still):
 )
 def test_shaft_faults_grow_their_harmonics(still, fault, grown, still_there):
   machine = still._replace(
-    shaft=jnp.ones(len(vibration.ORDERS)),
+    shaft=jnp.ones(len(machines.ORDERS)),
     growth=jnp.float32(2.0),
     bearing=still.bearing._replace(impact=jnp.float32(0.0)),
   )
@@ -237,8 +238,8 @@ def test_lines_beyond_the_nyquist_frequency_are_filtered_out(still):
   machine = still._replace(
     teeth=jnp.float32(79.0),
     mesh=jnp.ones(3),
-    tone_hz=jnp.full(vibration.TONES, 7000.0),
-    tones=jnp.ones(vibration.TONES),
+    tone_hz=jnp.full(machines.TONES, 7000.0),
+    tones=jnp.ones(machines.TONES),
     sidebands=jnp.zeros(2),
   )
   machine = machine._replace(shaft_hz=jnp.float32(60.0))
@@ -267,14 +268,14 @@ def test_noise_floor_has_its_rms(still, part):
 
 def test_shocks_come_at_their_rate_and_strength(still):
   machine = still._replace(shock_rate=jnp.float32(2.0), shock=jnp.float32(3.0))
-  _, response = vibration._structure(machine, LONG, RATE)
+  _, response = machines._structure(machine, LONG, RATE)
   shocks = []
   for seed in range(40):
     wave = long_window(jax.random.key(seed), machine, FAULT['ball'], 0.0)
     struck = np.fft.irfft(np.fft.rfft(wave) / response, n=LONG)
     shocks.append(struck[np.abs(struck) > 0.02])
   counts = np.array([len(some) for some in shocks])
-  assert counts.max() <= vibration.SHOCKS
+  assert counts.max() <= machines.SHOCKS
   assert abs(counts.mean() - 2) < 4 * np.sqrt(4 * 0.25 / 40)
   rms = np.sqrt(np.mean(np.concatenate(shocks) ** 2))
   assert rms == pytest.approx(3.0, rel=0.3)
@@ -283,10 +284,10 @@ def test_shocks_come_at_their_rate_and_strength(still):
 def test_polynomial_cosine_and_horner_series():
   turns = jnp.linspace(-9.0, 9.0, 20001)
   exact = np.cos(2 * np.pi * np.asarray(turns, float))
-  np.testing.assert_allclose(vibration._cosine(turns), exact, atol=1e-6)
+  np.testing.assert_allclose(machines._cosine(turns), exact, atol=1e-6)
   amplitude, phase = jnp.array([1.0, 0.5, 2.0]), jnp.array([0.3, -1.0, 2.0])
   angles = 2 * np.pi * np.outer(np.asarray(turns, float), [1, 2, 3]) + phase
-  cosine, sine = vibration._series(turns, amplitude, phase)
+  cosine, sine = machines._series(turns, amplitude, phase)
   np.testing.assert_allclose(cosine, np.cos(angles) @ amplitude, atol=1e-4)
   np.testing.assert_allclose(sine, np.sin(angles) @ amplitude, atol=1e-4)
 
@@ -377,7 +378,7 @@ def big_fleet():
 
 def test_every_fault_occurs_and_a_machine_has_one_or_two(big_fleet):
   kinds = [set(entity.kinds) - {''} for entity in big_fleet[0]]
-  assert set().union(*kinds) == set(vibration.FAULTS)
+  assert set().union(*kinds) == set(machines.FAULTS)
   assert {len(kind) for kind in kinds} == {1, 2}
 
 
@@ -489,13 +490,13 @@ def test_bad_counts(options):
 
 def test_two_regimes_are_normal_and_one_is_left_with_none():
   """Windows fall into two clusters of speed, in the shares of the duty."""
-  machine = jax.jit(vibration.draw_machine)(jax.random.key(3))
+  machine = jax.jit(machines.draw_machine)(jax.random.key(3))
   silent = jax.tree.map(jnp.zeros_like, machine)
   machine = machine._replace(
     **{k: getattr(silent, k) for k in ('mesh', 'tones', 'floor', 'shock')},
     wander=silent.wander,
     shaft_hz=jnp.float32(30.0),
-    shaft=jnp.zeros(len(vibration.ORDERS)).at[1].set(1.0),
+    shaft=jnp.zeros(len(machines.ORDERS)).at[1].set(1.0),
     growth=jnp.zeros(()),
     regime=silent.regime._replace(
       duty=jnp.float32(0.4), speed=jnp.log(jnp.float32(1.5))
@@ -503,7 +504,7 @@ def test_two_regimes_are_normal_and_one_is_left_with_none():
   )
   render = jax.jit(
     jax.vmap(
-      lambda key: vibration.render(
+      lambda key: machines.render(
         key, machine, 0, 0.0, length=4000, rate=4000.0
       )
     )
@@ -512,5 +513,5 @@ def test_two_regimes_are_normal_and_one_is_left_with_none():
   peaks = np.abs(np.fft.rfft(waves, axis=1)).argmax(1)
   assert set(peaks) == {30, 45}
   assert abs(np.mean(peaks == 45) - 0.4) < 0.12
-  alone = vibration.draw_machine(jax.random.key(3), regimes=0.0).regime
+  alone = machines.draw_machine(jax.random.key(3), regimes=0.0).regime
   assert not any(np.any(leaf) for leaf in alone[1:])

@@ -5,14 +5,29 @@ order. `folder_series` takes every file as a recording of the same columns, in
 the order of time, from which windows can be cut.
 """
 
+import logging
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from metaad_jax.base import DataError, Entity, Source
-from metaad_jax.data import rows, series, user_rows
+from metaad_jax.data import cells, rows, series, user_files
 
-_SUFFIXES = ('.csv', '.npy', '.npz')
+_log = logging.getLogger(__name__)
+
+
+class _Options(NamedTuple):
+  """Options of both loaders; see `load_tables`."""
+
+  folder: str
+  share: float
+  max_rows: int
+  max_queries: int
+  label: str
+  anomaly_label: str
+  ids: bool
 
 
 def load_tables(
@@ -22,8 +37,11 @@ def load_tables(
   share: float = 0.5,
   max_rows: int = 2000,
   max_queries: int = 2000,
+  label: str = '',
+  anomaly_label: str = '',
+  ids: bool = False,
 ) -> list[Entity]:
-  """One entity per file, of any width; see `user_rows.table` for the files.
+  """One entity per file, of any width; see `user_files.read` for the files.
 
   Supports come from the first of the normal rows, all others are scored. A
   file without labels holds normal rows only.
@@ -34,6 +52,9 @@ def load_tables(
     share: of the normal rows, for supports.
     max_rows: the normals are thinned evenly to so many.
     max_queries: so is the query, see `series.choose`.
+    label: the column of labels, see `user_files.read`.
+    anomaly_label: the word of an anomaly, see `user_files.read`.
+    ids: columns that count the rows or tell the time are features.
 
   Returns:
     Entities with rows [N, F], named after their files.
@@ -42,9 +63,11 @@ def load_tables(
     DataError: for missing or broken files and for options out of range.
   """
   entities = []
-  for name, x, labels, columns in _read(
-    'folder', data_dir, path, share, max_rows, max_queries
-  ):
+  options = _Options(
+    str(path) or data_dir or '', share, max_rows, max_queries, label,
+    anomaly_label, ids,
+  )  # fmt: skip
+  for name, x, labels, columns in _read('folder', options):
     if x.ndim != 2:
       raise DataError(
         f'{name} holds windows, not rows: read it with --source=folder_series'
@@ -60,7 +83,7 @@ def load_tables(
         query=x[query],
         labels=labels[query],
         kinds=tuple('anomaly' if y else '' for y in labels[query]),
-        columns=columns or tuple(f'column {i}' for i in range(x.shape[1])),
+        columns=columns,
       )
     )
   return entities
@@ -75,6 +98,9 @@ def load_series(
   share: float = 0.5,
   max_rows: int = 2000,
   max_queries: int = 2000,
+  label: str = '',
+  anomaly_label: str = '',
+  ids: bool = False,
 ) -> list[Entity]:
   """One entity per file, all of the same columns, rows in the order of time.
 
@@ -90,6 +116,9 @@ def load_series(
     share: of the file, its beginning, for supports.
     max_rows: the normals are thinned evenly to so many.
     max_queries: so is the query, see `series.choose`.
+    label: the column of labels, see `user_files.read`.
+    anomaly_label: the word of an anomaly, see `user_files.read`.
+    ids: columns that count the rows or tell the time are features.
 
   Returns:
     Entities with rows [N, C], or windows [N, window, C], which are anomalous
@@ -99,9 +128,11 @@ def load_series(
     DataError: for missing or broken files and for options out of range.
   """
   entities = []
-  for name, x, labels, columns in _read(
-    'folder_series', data_dir, path, share, max_rows, max_queries
-  ):
+  options = _Options(
+    str(path) or data_dir or '', share, max_rows, max_queries, label,
+    anomaly_label, ids,
+  )  # fmt: skip
+  for name, x, labels, columns in _read('folder_series', options, alike=True):
     if x.ndim > 2 and window != 1:
       raise DataError(f'{name} holds windows already: leave out window')
     end = round(share * len(x))
@@ -131,26 +162,51 @@ def load_series(
   return entities
 
 
-def _read(source, data_dir, path, share, max_rows, max_queries):
+def _read(source, options, alike=False):
   """(name, rows, int32 labels, names of columns) of each file."""
-  rows.check_limits(source, max_rows, max_queries)
-  if not 0 < share < 1:
-    raise DataError(f'{source}: share={share}: choose 0 < share < 1')
-  root = pathlib.Path(str(path) or data_dir or '')
-  if not (path or data_dir) or not root.is_dir():
+  rows.check_limits(source, options.max_rows, options.max_queries)
+  if not 0 < options.share < 1:
+    raise DataError(f'{source}: share={options.share}: choose 0 < share < 1')
+  root = pathlib.Path(options.folder)
+  if not options.folder or not root.is_dir():
     raise DataError(
-      f'{source}: {str(root)!r} is no folder: give one of .csv, .npy or .npz '
-      f'files, --source={source}:path=... or --data_dir=...'
+      f'{source}: {str(root)!r} is no folder: give one of files such as .csv, '
+      f'--source={source}:path=... or --data_dir=...'
     )
-  found = sorted(
-    p for p in root.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file()
+  files = sorted(
+    path
+    for path in root.iterdir()
+    if path.is_file() and user_files.holds_table(path)
   )
-  if not found:
-    raise DataError(f'{source}: {root} holds no .csv, .npy or .npz: add some')
-  for file in found:
-    x, y, columns = user_rows.table(str(file))
-    labels = np.zeros(len(x), np.int32) if y is None else y.astype(np.int32)
-    yield file.name, x, labels, columns
+  if not files:
+    raise DataError(f'{source}: {root} holds no file such as .csv: add some')
+  like = None
+  for path in files:
+    samples = user_files.read(
+      str(path),
+      label=options.label,
+      anomaly_label=options.anomaly_label,
+      features=('*',) if options.ids else (),
+      like=like,
+    )
+    for note in samples.notes:
+      _log.warning('%s: %s', path, note)
+    labels = samples.labels
+    if labels is None:
+      labels = np.zeros(len(samples.rows), np.int32)
+    if (labels < 0).any():
+      raise DataError(
+        f'{path}: row {labels.argmin()} has no label: give it one'
+      )
+    x = samples.rows
+    names: tuple[str, ...] = ()
+    if isinstance(x, pd.DataFrame):
+      like = like if like is not None else x if alike else None
+      x = x if like is None else x.reindex(columns=like.columns)
+      names = tuple(map(str, x.columns))
+      x = np.column_stack([cells.codes(x[column]) for column in names])
+    with np.errstate(over='ignore'):
+      yield path.name, x.astype(np.float32), labels.astype(np.int32), names
 
 
 TABLES = Source(
@@ -161,8 +217,9 @@ TABLES = Source(
   units='yours',
   licence='yours',
   citation='none',
-  note='Your own files: .csv (a column called label holds the labels), .npy '
-  'or .npz (x, and y for the labels), in --data_dir or path=...',
+  note='Your own files: .csv and the like (a column called label holds the '
+  'labels), .parquet, .npy or .npz (x, and y for the labels), in --data_dir or '
+  'path=...',
   tables=True,
 )
 

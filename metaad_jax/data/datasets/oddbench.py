@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse.csgraph
 
 from metaad_jax.base import DataError, Entity, Source
-from metaad_jax.data import public_files, rows, series
+from metaad_jax.data import cells, public_files, rows, series
 
 _NEEDED = ('train', 'test', 'test_labels')
 _TOLD = (
@@ -171,7 +171,11 @@ def _numbers(root, where, x):
   """float32, what is not finite as NaN."""
   with public_files.reading(root, where), np.errstate(over='ignore'):
     if x.dtype.kind in 'US' and x.ndim == 2:
-      x = rows.coded(x.astype(str))
+      listed = x.astype(str).T.tolist()
+      typed = [
+        cells.typed(str(i), cell).values for i, cell in enumerate(listed)
+      ]
+      x = np.column_stack([cells.codes(column) for column in typed])
     if x.dtype.kind not in 'fiub':
       raise ValueError(f'{x.dtype} is not numbers')
     x = x.astype(np.float32)

@@ -1,14 +1,4 @@
-"""A fleet of rotating machines, each unlike the next, simulated on the device.
-
-A machine is drawn once: shaft speed, bearing geometry, structural resonances,
-gear mesh, tones of its surroundings, noise floor, and how far all of these
-wander from one window to the next. A window is what an accelerometer on its
-housing records: harmonics of the shaft, gear mesh with sidebands, tones,
-coloured noise, and the ringing that a damaged bearing's impacts excite.
-
-Within a window the speed is constant. The structure's response is applied as a
-circular convolution: the ringing that reaches into a window from impacts before
-it is that of its own last impacts.
+"""A fleet of simulated rotating machines, see `rotating_machines`.
 
 References:
   McFadden & Smith 1984, Model for the vibration produced by a single point
@@ -17,497 +7,45 @@ References:
   Mechanical Systems and Signal Processing 25.
 """
 
+from collections.abc import Callable
 import functools
+import inspect
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metaad_jax import base
+from metaad_jax.data import rotating_machines
 
-FAULTS = ('outer', 'inner', 'ball', 'imbalance', 'misalignment', 'looseness')
-ORDERS = np.arange(1, 21) / 2  # of the shaft's speed; looseness has the halves
-MESH_HARMONICS = 3
-MODES = 4
-TONES = 3
-SHOCKS = 4  # at most, in a window
 CHUNK = 2**19  # samples that `load` generates at a time
 
-BEARING = 3  # so many FAULTS are the bearing's, the others are the shaft's
-# What each fault adds at each order, as a share of the machine's `growth`.
-PATTERNS = np.stack(
-  [
-    *np.zeros((BEARING, len(ORDERS))),
-    ORDERS == 1,
-    np.select([ORDERS == 1, ORDERS == 2, ORDERS == 3], [0.3, 1.0, 0.5]),
-    np.where(ORDERS % 1, 0.7, 1.0) / np.sqrt(ORDERS),
-  ]
-).astype(np.float32)
 
-
-class FaultFrequencies(NamedTuple):
-  """Characteristic frequencies of a rolling-element bearing, in Hz.
+class Options(NamedTuple):
+  """What the windows of a fleet are like.
 
   Attributes:
-    bpfo: balls passing a point of the (fixed) outer race.
-    bpfi: balls passing a point of the (turning) inner race.
-    bsf: turns of a ball; its defect meets a race twice per turn.
-    ftf: turns of the cage.
-  """
-
-  bpfo: jax.Array
-  bpfi: jax.Array
-  bsf: jax.Array
-  ftf: jax.Array
-
-
-class Bearing(NamedTuple):
-  """A rolling-element bearing and what an impact in it does; all scalars.
-
-  Attributes:
-    balls: number of rolling elements.
-    ball_diameter: in the unit of `pitch_diameter`.
-    pitch_diameter: of the circle of the balls' centres.
-    contact_angle: in radians.
-    impacts_per_spin: 1 or 2: impacts per turn of a damaged ball.
-    slip: standard deviation of the time between two impacts, relative to its
-      mean.
-    modulation: depth to which the amplitude of an inner race's impacts follows
-      the shaft, and that of a ball's follows the cage.
-    impact: amplitude in m/s^2 of an impact's ringing at severity 1.
-  """
-
-  balls: jax.Array
-  ball_diameter: jax.Array
-  pitch_diameter: jax.Array
-  contact_angle: jax.Array
-  impacts_per_spin: jax.Array
-  slip: jax.Array
-  modulation: jax.Array
-  impact: jax.Array
-
-
-class Wander(NamedTuple):
-  """How much one machine's windows differ: standard deviations, all scalars.
-
-  Attributes:
-    speed: of the logarithm of the shaft's speed.
-    load: of the logarithm of the load, which the mesh, the structure-borne
-      noise and a bearing's impacts are proportional to.
-    gain: of the logarithm of the whole signal.
-    floor: of the logarithm of each part of the noise floor.
-    tilt: of the exponent of frequency that the noise floor is multiplied by.
-    pitch: of the logarithm of each tone's frequency.
-    tones: of the logarithm of each tone's amplitude.
-    lines: of the logarithm of the amplitude of each harmonic of the shaft.
-  """
-
-  speed: jax.Array
-  load: jax.Array
-  gain: jax.Array
-  floor: jax.Array
-  tilt: jax.Array
-  pitch: jax.Array
-  tones: jax.Array
-  lines: jax.Array
-
-
-class Regime(NamedTuple):
-  """How a machine's second way of running differs: logarithms of ratios.
-
-  Loaded and idle, fast and slow: many machines switch between the two, and
-  both are normal. A fault adds the same in either.
-
-  Attributes:
-    duty: [] share of the windows in which it runs that way.
-    speed: [] of the shaft's speed.
-    load: [] of the load.
-    shaft: [ORDERS] of the amplitudes of the shaft's harmonics.
-    tones: [TONES] of those of the tones.
-    floor: [3] of those of the noise floor.
-  """
-
-  duty: jax.Array
-  speed: jax.Array
-  load: jax.Array
-  shaft: jax.Array
-  tones: jax.Array
-  floor: jax.Array
-
-
-class Machine(NamedTuple):
-  """A rotating machine; float32, amplitudes in m/s^2, phases in radians.
-
-  Attributes:
-    shaft_hz: [] mean speed.
-    shaft, shaft_phase: [ORDERS] amplitude and phase of the shaft's harmonics.
-    growth: [] amplitude that a fault of the shaft adds at severity 1.
-    bearing: the damaged or sound bearing.
-    mode_hz, damping, mode_gain: [MODES] resonances of the structure: frequency,
-      damping ratio, and amplitude of the ringing.
-    teeth: [] the gear mesh is at teeth times the speed.
-    mesh, mesh_phase: [MESH_HARMONICS] amplitude and phase.
-    sidebands: [2] depth of the mesh's amplitude and phase modulation at the
-      speed of the shaft.
-    tone_hz, tones: [TONES] frequency and amplitude of the tones around it.
-    floor: [3] RMS of the white, the coloured and the structure-borne noise.
-    corner_hz, colour: [] from this frequency on, the coloured noise's amplitude
-      falls with this power of the frequency.
-    shock_rate, shock: [] mean number per second (as long as there are fewer
-      than SHOCKS in a window) and RMS amplitude of the ringing of the shocks
-      that reach a sound machine too.
-    wander: how much its windows differ.
-    regime: its second way of running.
-    faults: [2] int32 indices into FAULTS that its anomalies come from.
-  """
-
-  shaft_hz: jax.Array
-  shaft: jax.Array
-  shaft_phase: jax.Array
-  growth: jax.Array
-  bearing: Bearing
-  mode_hz: jax.Array
-  damping: jax.Array
-  mode_gain: jax.Array
-  teeth: jax.Array
-  mesh: jax.Array
-  mesh_phase: jax.Array
-  sidebands: jax.Array
-  tone_hz: jax.Array
-  tones: jax.Array
-  floor: jax.Array
-  corner_hz: jax.Array
-  colour: jax.Array
-  shock_rate: jax.Array
-  shock: jax.Array
-  wander: Wander
-  regime: Regime
-  faults: jax.Array
-
-
-def fault_frequencies(
-  shaft_hz: jax.typing.ArrayLike,
-  balls: jax.typing.ArrayLike,
-  ball_diameter: jax.typing.ArrayLike,
-  pitch_diameter: jax.typing.ArrayLike,
-  contact_angle: jax.typing.ArrayLike,
-) -> FaultFrequencies:
-  """Returns the frequencies at which a bearing's defects strike, in Hz.
-
-  Args:
-    shaft_hz: [...] speed of the inner race; the outer race stands still.
-    balls: [...] number of rolling elements.
-    ball_diameter: [...] in the unit of `pitch_diameter`.
-    pitch_diameter: [...] of the circle of the balls' centres.
-    contact_angle: [...] in radians.
-
-  References:
-    Randall & Antoni 2011, equations 1 to 4.
-  """
-  shaft, count = jnp.asarray(shaft_hz), jnp.asarray(balls)
-  ball, pitch = jnp.asarray(ball_diameter), jnp.asarray(pitch_diameter)
-  ratio = ball / pitch * jnp.cos(contact_angle)
-  return FaultFrequencies(
-    bpfo=count / 2 * shaft * (1 - ratio),
-    bpfi=count / 2 * shaft * (1 + ratio),
-    bsf=pitch / (2 * ball) * shaft * (1 - ratio**2),
-    ftf=shaft / 2 * (1 - ratio),
-  )
-
-
-def draw_machine(
-  key: jax.Array,
-  *,
-  rate: float = 12000.0,
-  noise: float = 1.0,
-  regimes: float = 1.0,
-  faults: tuple[str, ...] = FAULTS,
-) -> Machine:
-  """Draws one machine.
-
-  Args:
-    key: consumed.
-    rate: sampling rate in Hz; resonances and tones are kept below half of it.
+    length: samples of a window, at least 64.
+    rate: sampling rate in Hz, at least 200.
     noise: factor on the noise floor.
-    regimes: factor on how much its two ways of running differ; 0 = one way.
-    faults: the machine's one or two kinds of fault are drawn from these.
-
-  Returns:
-    The machine.
+    regimes: factor on how much a machine's two ways of running differ.
+    severity: the worst; each anomaly's is uniform from a quarter of it up.
+    faults: 'all', or names from FAULTS joined by '|'.
+    zscore: centres each window and divides it by its standard deviation.
+    snr_db: then adds white noise, so much below the window's variance; None =
+      no noise.
   """
-  draws = jax.random.uniform(key, (192,))
-  used = 0
 
-  def uniform(low, high, shape=()):
-    nonlocal used
-    first, used = used, used + math.prod(shape)
-    return low + (high - low) * draws[first:used].reshape(shape)
-
-  def log_uniform(low, high, shape=()):
-    return jnp.exp(uniform(np.log(low), np.log(high), shape))
-
-  level = log_uniform(0.3, 5.0)
-  floor = level * log_uniform(
-    np.array([0.05, 0.1, 0.05]), np.array([0.5, 1.0, 1.0]), (3,)
-  )
-  shaft = (
-    level
-    * log_uniform(0.1, 1.0)
-    * np.where(ORDERS % 1, 0.03, 1.0)
-    * ORDERS ** -uniform(0.3, 1.5)
-    * log_uniform(1 / 3, 3.0, ORDERS.shape)
-  )
-  shares = log_uniform(1 / 3, 3.0, (MODES,))
-  ceiling = 0.45 * rate
-  return Machine(
-    shaft_hz=log_uniform(8.0, 60.0),
-    shaft=shaft,
-    shaft_phase=uniform(0.0, 2 * np.pi, ORDERS.shape),
-    growth=level * log_uniform(1.2, 5.0),
-    bearing=Bearing(
-      balls=jnp.floor(uniform(7.0, 17.0)),
-      ball_diameter=uniform(0.14, 0.3),
-      pitch_diameter=jnp.ones(()),
-      contact_angle=jnp.maximum(uniform(-0.6, 0.6), 0.0),
-      impacts_per_spin=jnp.floor(uniform(1.0, 3.0)),
-      slip=uniform(0.005, 0.02),
-      modulation=uniform(0.5, 1.0),
-      impact=jnp.linalg.norm(floor) * log_uniform(18.0, 72.0),
-    ),
-    mode_hz=uniform(min(1000.0, ceiling / 5), min(5500.0, ceiling), (MODES,)),
-    damping=log_uniform(0.01, 0.1, (MODES,)),
-    mode_gain=shares / jnp.sum(shares),
-    teeth=jnp.floor(uniform(12.0, 80.0)),
-    mesh=level
-    * log_uniform(0.02, 1.0)
-    * np.arange(1, MESH_HARMONICS + 1) ** -1.0
-    * log_uniform(1 / 3, 3.0, (MESH_HARMONICS,)),
-    mesh_phase=uniform(0.0, 2 * np.pi, (MESH_HARMONICS,)),
-    sidebands=uniform(0.0, 0.6, (2,)),
-    tone_hz=log_uniform(
-      min(50.0, ceiling / 10), min(5000.0, ceiling), (TONES,)
-    ),
-    tones=level * log_uniform(0.02, 0.7, (TONES,)),
-    floor=noise * floor,
-    corner_hz=log_uniform(100.0, 2000.0),
-    colour=uniform(0.5, 3.0),
-    shock_rate=log_uniform(1.0, 30.0),
-    shock=jnp.linalg.norm(floor) * log_uniform(5.0, 40.0),
-    wander=Wander(
-      speed=log_uniform(0.002, 0.03),
-      load=uniform(0.05, 0.3),
-      gain=uniform(0.3, 0.9),
-      floor=uniform(0.05, 0.3),
-      tilt=uniform(0.05, 0.4),
-      pitch=log_uniform(0.002, 0.2),
-      tones=uniform(0.2, 1.0),
-      lines=uniform(0.05, 0.25),
-    ),
-    regime=Regime(
-      duty=uniform(0.3, 0.7),
-      speed=regimes * uniform(-0.6, 0.6),
-      load=regimes * uniform(-2.0, 2.0),
-      shaft=regimes * uniform(-2.0, 2.0, ORDERS.shape),
-      tones=regimes * uniform(-3.0, 3.0, (TONES,)),
-      floor=regimes * uniform(-2.4, 2.4, (3,)),
-    ),
-    faults=jnp.array([FAULTS.index(fault) for fault in faults])[
-      uniform(0.0, len(faults), (2,)).astype(int)
-    ],
-  )
-
-
-def render(
-  key: jax.Array,
-  machine: Machine,
-  fault: jax.typing.ArrayLike,
-  severity: jax.typing.ArrayLike,
-  *,
-  length: int = 1024,
-  rate: float = 12000.0,
-) -> jax.Array:
-  """Returns one window of a machine's acceleration, in m/s^2, [length].
-
-  Args:
-    key: consumed.
-    machine: from `draw_machine`.
-    fault: [] index into FAULTS.
-    severity: [] at least 0; 0 = normal.
-    length: samples.
-    rate: sampling rate in Hz.
-  """
-  fault, wander = jnp.asarray(fault), machine.wander
-  bins = length // 2 + 1
-  key, uniform_key = jax.random.split(key)
-  starts, moments, chances, jitter = jnp.split(
-    jax.random.uniform(uniform_key, (4 + TONES + 2 * SHOCKS + length,)),
-    np.cumsum([4 + TONES, SHOCKS, SHOCKS]),
-  )
-  widths = [1, 1, 1, 1, 3, TONES, TONES, len(ORDERS), SHOCKS, bins, bins]
-  (
-    speed,
-    load,
-    gain,
-    tilt,
-    floor,
-    pitch,
-    tones,
-    lines,
-    shocks,
-    real,
-    imaginary,
-  ) = jnp.split(jax.random.normal(key, (sum(widths),)), np.cumsum(widths)[:-1])
-  regime = machine.regime
-  time = jnp.arange(length)
-  other = starts[-1] < regime.duty
-  turns = (
-    machine.shaft_hz
-    / rate
-    * jnp.exp(wander.speed * speed + other * regime.speed)
-  )
-  load = jnp.exp(wander.load * load + other * regime.load)
-
-  # An anti-aliasing filter stops the sines beyond half the sampling rate.
-  growth = severity * machine.growth * jnp.asarray(PATTERNS)[fault]
-  shaft = machine.shaft * jnp.exp(other * regime.shaft) + growth
-  shaft *= jnp.exp(wander.lines * lines)
-  shaft *= ORDERS * turns < 0.5
-  half_turn = turns / 2 * time + starts[0]
-  wave = _series(half_turn, shaft, machine.shaft_phase)[0]
-
-  mesh_turns = machine.teeth * turns
-  mesh = machine.mesh * load
-  mesh *= jnp.arange(1, MESH_HARMONICS + 1) * mesh_turns < 0.5
-  cosine, sine = _series(
-    2 * machine.teeth * half_turn, mesh, machine.mesh_phase
-  )
-  wave += cosine * (1 + machine.sidebands[0] * _cosine(2 * half_turn))
-  wave += sine * machine.sidebands[1] * _cosine(2 * half_turn - 0.25)
-
-  tone_turns = machine.tone_hz / rate * jnp.exp(wander.pitch * pitch)
-  tone = machine.tones * jnp.exp(wander.tones * tones + other * regime.tones)
-  tone *= tone_turns < 0.5
-  for k in range(TONES):
-    wave += tone[k] * _cosine(tone_turns[k] * time + starts[3 + k])
-
-  shapes, response = _structure(machine, length, rate)
-  levels = machine.floor * jnp.exp(wander.floor * floor + other * regime.floor)
-  levels *= jnp.concatenate([jnp.ones(2), load])
-  density = jnp.sqrt(length / 2 * (levels**2 @ shapes**2))
-  density *= (0.1 + 10 * jnp.fft.rfftfreq(length)) ** (wander.tilt * tilt)
-  impacts = _impacts(machine.bearing, fault, turns, starts[1:3], jitter)
-  impacts *= severity * load * machine.bearing.impact * (fault < BEARING)
-  expected = machine.shock_rate * length / rate
-  shocks *= machine.shock * (chances < expected / SHOCKS)
-  for k in range(SHOCKS):
-    impacts += shocks[k] * (time == jnp.floor(moments[k] * length))
-  spectrum = response * jnp.fft.rfft(impacts)
-  spectrum += jax.lax.complex(density * real, density * imaginary)
-  wave += jnp.fft.irfft(spectrum, n=length)
-  return wave * jnp.exp(wander.gain * gain)
-
-
-# cos(2 pi t) as a polynomial of t^2 for |t| <= 1/2, to within float32's
-# rounding; on a CPU it is tens of times as fast as jnp.cos.
-_COSINE = (
-  np.polynomial.chebyshev.Chebyshev.interpolate(
-    lambda square: np.cos(2 * np.pi * np.sqrt(square)), 8, [0, 0.25]
-  )
-  .convert(kind=np.polynomial.Polynomial)
-  .coef[::-1]
-)
-
-
-def _cosine(turns: jax.Array) -> jax.Array:
-  """Returns cos(2 pi turns)."""
-  square = (turns - jnp.round(turns)) ** 2
-  return jnp.polyval(jnp.asarray(_COSINE, turns.dtype), square, unroll=8)
-
-
-def _series(
-  turns: jax.Array, amplitude: jax.Array, phase: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the sums over k of amplitude[k] cos(2 pi (k + 1) turns + phase[k])
-  and of the sines, by Horner's rule."""
-  cosine, sine = _cosine(turns), _cosine(turns - 0.25)
-  real = imaginary = jnp.zeros_like(turns)
-  for k in reversed(range(amplitude.shape[0])):
-    real += amplitude[k] * jnp.cos(phase[k])
-    imaginary += amplitude[k] * jnp.sin(phase[k])
-    real, imaginary = (
-      real * cosine - imaginary * sine,
-      real * sine + imaginary * cosine,
-    )
-  return real, imaginary
-
-
-def _structure(
-  machine: Machine, length: int, rate: float
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the noise floor's shapes [3, bins] and the response [bins].
-
-  The shapes have unit mean square. The response is the Fourier transform of
-  the modes' decaying sines, repeated with the period of the window.
-  """
-  frequency = jnp.fft.rfftfreq(length)
-  delay = jnp.exp(-2j * np.pi * frequency)
-  decay = -machine.damping * machine.mode_hz
-  swing = machine.mode_hz * jnp.sqrt(1 - machine.damping**2)
-  pole = jnp.exp(2 * np.pi / rate * (decay + 1j * swing))[:, None]
-  response = machine.mode_gain @ (
-    pole.imag * delay / ((1 - pole * delay) * (1 - pole.conj() * delay))
-  )
-  shapes = jnp.stack(
-    [
-      jnp.ones_like(frequency),
-      (1 + frequency * rate / machine.corner_hz) ** -machine.colour,
-      jnp.abs(response),
-    ]
-  )
-  power = jnp.mean(shapes**2, axis=1, keepdims=True)
-  return shapes / jnp.sqrt(power), response
-
-
-def _impacts(
-  bearing: Bearing,
-  fault: jax.Array,
-  turns: jax.Array,
-  starts: jax.Array,
-  jitter: jax.Array,
-) -> jax.Array:
-  """Returns the impulses [length] with which a damaged bearing strikes.
-
-  The count of impacts is a random walk about its mean rate, so that the
-  intervals are independent and the slip accumulates.
-
-  Args:
-    bearing: its geometry and slip.
-    fault: [] int, index into FAULTS; the result counts if it is the bearing's.
-    turns: [1] of the shaft, per sample.
-    starts: [2] in 0..1, the phases of the train and of its modulation.
-    jitter: [length] independent and uniform in 0..1.
-  """
-  which = jnp.minimum(fault, BEARING - 1)
-  orders = fault_frequencies(
-    1.0,
-    bearing.balls,
-    bearing.ball_diameter,
-    bearing.pitch_diameter,
-    bearing.contact_angle,
-  )
-  strikes = jnp.stack(
-    [orders.bpfo, orders.bpfi, bearing.impacts_per_spin * orders.bsf]
-  )[which]
-  beat = jnp.stack([0.0, 1.0, orders.ftf])[which]
-  mean = strikes * turns
-  spread = jnp.minimum(bearing.slip * jnp.sqrt(3 * mean), mean)
-  steps = mean + spread * (2 * jitter - 1)
-  count = starts[0] + jnp.cumsum(steps)
-  struck = jnp.floor(count) - jnp.floor(count - steps)
-  sway = _cosine(starts[1] + beat * turns * jnp.arange(jitter.size))
-  return struck * (1 + bearing.modulation * (beat > 0) * sway)
+  length: int = 1024
+  rate: float = 12000.0
+  noise: float = 1.0
+  regimes: float = 1.0
+  severity: float = 1.0
+  faults: str = 'all'
+  zscore: bool = False
+  snr_db: float | None = None
 
 
 def _condition(
@@ -523,59 +61,47 @@ def _condition(
 
 
 def generate_labelled(
-  key: jax.Array,
-  normals: int,
-  anomalies: int,
-  *,
-  length: int = 1024,
-  rate: float = 12000.0,
-  noise: float = 1.0,
-  regimes: float = 1.0,
-  severity: float = 1.0,
-  faults: str = 'all',
-  zscore: bool = False,
-  snr_db: float | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+  key: jax.Array, normals: int, anomalies: int, options: Options
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Draws a machine and its windows, and says what is wrong in each.
 
   Args:
     key: consumed; a window does not depend on how many others are drawn.
     normals: how many normal windows.
     anomalies: how many anomalous windows, of one or two kinds of fault.
-    length: samples of a window, at least 64.
-    rate: sampling rate in Hz, at least 200.
-    noise: factor on the noise floor.
-    regimes: factor on how much a machine's two ways of running differ.
-    severity: the worst; each anomaly's is uniform from a quarter of it up.
-    faults: 'all', or names from FAULTS joined by '|'.
-    zscore: centres each window and divides it by its standard deviation.
-    snr_db: then adds white noise, so much below the window's variance; None =
-      no noise.
+    options: of the windows.
 
   Returns:
     The normal windows [normals, length, 1] and the anomalous ones [anomalies,
     length, 1] in m/s^2, float32; the fault of each of these, [anomalies] int32
-    index into FAULTS; and its severity, [anomalies] float32.
+    index into FAULTS.
 
   Raises:
     DataError: if an option is out of range.
   """
-  allowed = _check(length, rate, noise, regimes, severity, faults, snr_db)
+  allowed = _check(options)
+  length, rate = options.length, options.rate
   machine_key, normal_key, anomaly_key, fault_key = jax.random.split(key, 4)
-  machine = draw_machine(
-    machine_key, rate=rate, noise=noise, regimes=regimes, faults=allowed
+  machine = rotating_machines.draw_machine(
+    machine_key,
+    rate=rate,
+    noise=options.noise,
+    regimes=options.regimes,
+    faults=allowed,
   )
 
   @jax.vmap
   def window(key, fault, severity):
     key, noise_key = jax.random.split(key)
-    x = render(key, machine, fault, severity, length=length, rate=rate)
-    x = _condition(noise_key, x, zscore, snr_db)
+    x = rotating_machines.render(
+      key, machine, fault, severity, length=length, rate=rate
+    )
+    x = _condition(noise_key, x, options.zscore, options.snr_db)
     return x[:, None]
 
   which, badness = jax.random.uniform(fault_key, (anomalies, 2)).T
   fault = machine.faults[(2 * which).astype(int)]
-  badness = severity * (0.25 + 0.75 * badness)
+  badness = options.severity * (0.25 + 0.75 * badness)
   x = window(
     jnp.concatenate(
       [
@@ -586,37 +112,14 @@ def generate_labelled(
     jnp.concatenate([jnp.zeros(normals, int), fault]),
     jnp.concatenate([jnp.zeros(normals), badness]),
   )
-  return x[:normals], x[normals:], fault, badness
+  return x[:normals], x[normals:], fault
 
 
 def generate(
-  key: jax.Array,
-  normals: int,
-  anomalies: int,
-  *,
-  length: int = 1024,
-  rate: float = 12000.0,
-  noise: float = 1.0,
-  regimes: float = 1.0,
-  severity: float = 1.0,
-  faults: str = 'all',
-  zscore: bool = False,
-  snr_db: float | None = None,
+  key: jax.Array, normals: int, anomalies: int, **options
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the windows of `generate_labelled`, without what is wrong."""
-  return generate_labelled(
-    key,
-    normals,
-    anomalies,
-    length=length,
-    rate=rate,
-    noise=noise,
-    regimes=regimes,
-    severity=severity,
-    faults=faults,
-    zscore=zscore,
-    snr_db=snr_db,
-  )[:2]
+  """The windows of `generate_labelled`; the options are those of `Options`."""
+  return generate_labelled(key, normals, anomalies, Options(**options))[:2]
 
 
 def load(
@@ -627,14 +130,7 @@ def load(
   windows: int = 50,
   queries: int = 50,
   seed: int = 0,
-  length: int = 1024,
-  rate: float = 12000.0,
-  noise: float = 1.0,
-  regimes: float = 1.0,
-  severity: float = 1.0,
-  faults: str = 'all',
-  zscore: bool = False,
-  snr_db: float | None = None,
+  **options,
 ) -> list[base.Entity]:
   """Simulates a fleet; machine i depends on the seed and on i alone.
 
@@ -645,14 +141,7 @@ def load(
     windows: normal windows of each machine, for its supports.
     queries: windows of each machine to be scored, half of them anomalous.
     seed: of the fleet.
-    length: as in `generate_labelled`, and so are the options after it.
-    rate: sampling rate in Hz, at least 200.
-    noise: factor on the noise floor.
-    regimes: factor on how much a machine's two ways of running differ.
-    severity: the worst; each anomaly's is uniform from a quarter of it up.
-    faults: 'all', or names from FAULTS joined by '|'.
-    zscore: centres and scales each window.
-    snr_db: of the white noise added then; None = no noise.
+    **options: see `Options`.
 
   Returns:
     One entity a machine, with windows [.., length, 1].
@@ -661,7 +150,8 @@ def load(
     DataError: if an option is out of range.
   """
   del data_dir
-  _check(length, rate, noise, regimes, severity, faults, snr_db)
+  style = Options(**options)
+  _check(style)
   fleet = machines + test_machines
   if min(machines, test_machines) < 0 or not fleet:
     raise base.DataError(
@@ -673,92 +163,85 @@ def load(
       f'vibration: windows={windows}, queries={queries}: '
       'ask for at least 1 window and 2 queries'
     )
-  normals, anomalies = windows + queries - queries // 2, queries // 2
-  options = (
-    ('length', length),
-    ('rate', rate),
-    ('noise', noise),
-    ('regimes', regimes),
-    ('severity', severity),
-    ('faults', faults),
-    ('zscore', zscore),
-    ('snr_db', snr_db),
-  )
-  labels = np.repeat(
-    np.arange(2, dtype=np.int32), [normals - windows, anomalies]
-  )
-  chunk = max(1, CHUNK // ((windows + queries) * length))
+  anomalies = queries // 2
+  good = queries - anomalies
+  chunk = max(1, CHUNK // ((windows + queries) * style.length))
   entities = []
   for first in range(0, fleet, chunk):
     numbers = first + np.arange(chunk)
-    rows = zip(
-      *map(np.asarray, _chunk(seed, numbers, normals, anomalies, options)),
-      strict=True,
-    )
-    for i, (normal, anomaly, fault) in zip(
-      range(first, fleet), rows, strict=False
+    parts = _chunk(seed, numbers, windows + good, anomalies, style)
+    for i, normal, anomaly, fault in zip(
+      range(first, fleet), *map(np.asarray, parts), strict=False
     ):
       entities.append(
         base.Entity(
           name=f'machine-{i}',
           normal=normal[:windows],
           query=np.concatenate([normal[windows:], anomaly]),
-          labels=labels,
-          kinds=('',) * (normals - windows) + tuple(FAULTS[k] for k in fault),
+          labels=np.repeat(np.arange(2, dtype=np.int32), [good, anomalies]),
+          kinds=('',) * good
+          + tuple(rotating_machines.FAULTS[k] for k in fault),
           side='train' if i < machines else 'test',
         )
       )
   return entities
 
 
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+  """The function's, with every field of `Options` for its **options."""
+  whole = inspect.signature(function)
+  named = [p for p in whole.parameters.values() if p.kind != p.VAR_KEYWORD]
+  for name, default in Options._field_defaults.items():
+    named.append(
+      inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+    )
+  return whole.replace(parameters=named)
+
+
+# What the spec of a source, 'vibration:length=256', is checked against.
+load.__signature__ = _signature(load)  # type: ignore[attr-defined]
+
+
 @functools.partial(jax.jit, static_argnames=('normals', 'anomalies', 'options'))
 def _chunk(seed, numbers, normals, anomalies, options):
   key = jax.random.key(seed)
-  return jax.vmap(
-    lambda i: generate_labelled(
-      jax.random.fold_in(key, i), normals, anomalies, **dict(options)
-    )[:3]
-  )(numbers)
+  draw = lambda i: generate_labelled(
+    jax.random.fold_in(key, i), normals, anomalies, options
+  )
+  return jax.vmap(draw)(numbers)
 
 
-def _check(
-  length: int,
-  rate: float,
-  noise: float,
-  regimes: float,
-  severity: float,
-  faults: str,
-  snr_db: float | None,
-) -> tuple[str, ...]:
+def _check(options: Options) -> tuple[str, ...]:
   """Returns the names in `faults`, or raises DataError."""
-  if length < 64:
-    raise base.DataError(f'vibration: length={length}: ask for at least 64')
-  if not 200 <= rate < math.inf:
-    raise base.DataError(
-      f'vibration: rate={rate}: must be at least 200 Hz, shafts turn at 8 to 60'
-    )
-  amounts = {'noise': noise, 'regimes': regimes, 'severity': severity}
-  for name, value in amounts.items():
-    if not 0 <= value < math.inf:
-      raise base.DataError(
-        f'vibration: {name}={value}: must be finite and at least 0'
-      )
-  if snr_db is not None and not (
-    isinstance(snr_db, int | float) and math.isfinite(snr_db)
-  ):
-    raise base.DataError(
-      f'vibration: snr_db={snr_db}: must be a finite number of dB; '
-      'leave it out for no noise'
-    )
-  if faults == 'all':
-    return FAULTS
-  for fault in str(faults).split('|'):
-    if fault not in FAULTS:
+  good = {
+    'length': options.length >= 64,
+    'rate': 200 <= options.rate < math.inf,
+    **{
+      name: 0 <= getattr(options, name) < math.inf
+      for name in ('noise', 'regimes', 'severity')
+    },
+    'snr_db': options.snr_db is None
+    or isinstance(options.snr_db, int | float)
+    and math.isfinite(options.snr_db),
+  }
+  ranges = {
+    'length': 'ask for at least 64',
+    'rate': 'must be at least 200 Hz, shafts turn at 8 to 60',
+    'snr_db': 'must be a finite number of dB; leave it out for no noise',
+  }
+  for name, valid in good.items():
+    if not valid:
+      why = ranges.get(name, 'must be finite and at least 0')
+      raise base.DataError(f'vibration: {name}={getattr(options, name)}: {why}')
+  known, asked = rotating_machines.FAULTS, str(options.faults)
+  names = known if asked == 'all' else asked.split('|')
+  for fault in names:
+    if fault not in known:
       raise base.DataError(
         f'vibration: unknown fault {fault!r}: '
-        f"write 'all', or join some of {', '.join(FAULTS)} by '|'"
+        f"write 'all', or join some of {', '.join(known)} by '|'"
       )
-  return tuple(faults.split('|'))
+  return tuple(names)
 
 
 SOURCE = base.Source(

@@ -1,0 +1,314 @@
+"""Tables of text as people have them: delimiters, encodings, names, titles."""
+
+import bz2
+import collections
+from collections.abc import Sequence
+import csv
+import gzip
+import io
+import lzma
+import pathlib
+import re
+from typing import NamedTuple
+import zipfile
+
+from metaad_jax.base import DataError
+from metaad_jax.data import cells
+
+PACKED = ('.gz', '.zip', '.xz', '.bz2')
+_DELIMITERS = (',', ';', '\t', '|', ' ')
+_NAMES = {',': 'commas', ';': 'semicolons', '\t': 'tabs', '|': 'bars',
+          ' ': 'blanks'}  # fmt: skip
+_COMMENT = ('#', '%', '//')
+_SNIFFED = 200  # lines that decide on the delimiter
+
+
+class Dialect(NamedTuple):
+  """How a text file is written.
+
+  Attributes:
+    delimiter: between cells; ' ' = any run of blanks.
+    quote: around cells that hold the delimiter.
+    decimal: sign before the fraction of a number.
+  """
+
+  delimiter: str = ','
+  quote: str = '"'
+  decimal: str = '.'
+
+
+class Text(NamedTuple):
+  """A text file as cells: names, rows, the lines they stand in."""
+
+  names: tuple[str, ...]
+  rows: list[list[str]]
+  places: list[int]
+  dialect: Dialect
+  notes: list[str]
+
+
+def unpacked(path: str) -> bytes:
+  """The content of a file, decompressed by its suffix."""
+  content = pathlib.Path(path).read_bytes()
+  packed = pathlib.Path(path).suffix.lower()
+  if packed == '.zip':
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+      (name,) = [n for n in archive.namelist() if not n.endswith('/')]
+      return archive.read(name)
+  unpack = {'.gz': gzip, '.xz': lzma, '.bz2': bz2}.get(packed)
+  return unpack.decompress(content) if unpack else content
+
+
+def decoded(content: bytes, notes: list[str]) -> str:
+  """Text of the content, line ends as \\n; the encoding is found out."""
+  encoding = 'utf-8-sig'
+  even, odd = content[:400:2].count(0), content[1:400:2].count(0)
+  if content.startswith((b'\xff\xfe', b'\xfe\xff')):
+    encoding = 'utf-16'
+  elif max(even, odd) > 20 and min(even, odd) < 5:
+    encoding = 'utf-16-le' if odd > even else 'utf-16-be'
+  elif b'\0' in content:
+    raise ValueError('it holds zero bytes, and is no text')
+  try:
+    text = content.decode(encoding)
+  except UnicodeDecodeError:
+    encoding = 'cp1252'
+    text = content.decode('cp1252', 'replace')
+  if encoding != 'utf-8-sig':
+    notes.append(f'the encoding is taken to be {encoding}')
+  return text.replace('\r\n', '\n').replace('\r', '\n')
+
+
+def split(line: str, dialect: Dialect) -> list[str]:
+  """The cells of one line; raises csv.Error where it makes no sense."""
+  blank = dialect.delimiter == ' '
+  reader = csv.reader(
+    [line.strip(' ') if blank else line],
+    delimiter=dialect.delimiter,
+    quotechar=dialect.quote,
+    skipinitialspace=blank,
+    strict=True,
+  )
+  found = [cell.strip() for cell in next(reader, [])]
+  return (
+    [c for c in found if c] if blank and dialect.quote not in line else found
+  )
+
+
+def sniff(lines: Sequence[str]) -> Dialect:
+  """The delimiter and the quotes of lines of text.
+
+  The delimiter is the one by which most lines have the same number of cells,
+  and most cells are numbers.
+
+  Args:
+    lines: of a table, the names of the columns first if there are any.
+  """
+  quote = "'" if lines[0].lstrip().startswith("'") else '"'
+  best, dialect = 0.0, Dialect(',', quote)
+  for delimiter in _DELIMITERS:
+    trial = Dialect(delimiter, quote)
+    try:
+      _, rows = _split_all(lines, trial)
+    except csv.Error:
+      continue
+    (width, count), *_ = collections.Counter(map(len, rows)).most_common(1)
+    if width < 2:
+      continue
+    held = [c for row in rows if len(row) == width for c in row]
+    good = sum(cells.is_missing(c) or cells.is_number(c) for c in held)
+    score = (count / len(rows)) ** 4 * (0.1 + good / len(held))
+    score *= 0.5 if len(rows[0]) < width - 1 else 1.0
+    if score > best * 1.001:
+      best, dialect = score, trial
+  if (
+    dialect.delimiter == ','
+    and ',' not in lines[0]
+    and all(re.fullmatch(r'\s*[-+]?\d+,\d+\s*', line) for line in lines[1:])
+  ):
+    return Dialect(';', quote)  # one column, a comma before the fraction
+  return dialect
+
+
+def parse(text: str) -> Text:
+  """Finds the table in a text: names, rows, and what stands around them.
+
+  Comments, blank lines, a title above, units below the names and names that are
+  repeated are left out, and noted.
+
+  Args:
+    text: of a file, lines parted by \\n.
+
+  Returns:
+    Names and rows of one width.
+
+  Raises:
+    DataError: if the rows differ in width, or no row is left.
+  """
+  notes: list[str] = []
+  lines, comment, forced = _lines(text, notes)
+  if not lines:
+    raise DataError('it is empty' if not text.strip() else 'it holds no rows')
+  start = max(_SNIFFED, len(lines) // 2)
+  dialect = sniff(
+    [line for _, line in lines[:_SNIFFED] + lines[start : start + _SNIFFED]]
+  )
+  if forced:
+    dialect = dialect._replace(delimiter=forced)
+  at, rows = _split_all([line for _, line in lines], dialect)
+  places = [lines[i][0] for i in at]
+  if dialect.delimiter != ',' and len(rows[-1]) > 1:
+    notes.append(f'cells are parted by {_NAMES[dialect.delimiter]}')
+  width = collections.Counter(map(len, rows)).most_common(1)[0][0]
+  rows, places = _without_titles(rows, places, width, notes)
+  rows, named = _fitted(rows, places, width, notes)
+  width = len(rows[-1])
+  head = rows[0] if named or _is_header(rows) else []
+  if head:
+    rows, places = rows[1:], places[1:]
+  elif comment and len(split(comment, dialect)) == width:
+    head = split(comment, dialect)  # as np.savetxt writes them
+  rows, places = _without_units(head, rows, places, notes)
+  if not rows:
+    raise DataError('it holds no rows below the names of its columns')
+  for row, place in zip(rows, places, strict=True):
+    if len(row) != width:
+      raise DataError(
+        f'line {place}: {len(row)} values where {width} were expected'
+      )
+  names = [name or f'column {i}' for i, name in enumerate(head)]
+  names = names or [f'column {i}' for i in range(width)]
+  if len(set(names)) < len(names):
+    twice = next(name for name in names if names.count(name) > 1)
+    raise DataError(f'two columns are called {twice!r}: rename one')
+  listed = list(zip(*rows[:10_000], strict=True))
+  decimal = cells.decimal_sign(listed, dialect.delimiter)
+  if decimal == ',':
+    notes.append('a comma is the decimal sign')
+  dialect = dialect._replace(decimal=decimal)
+  return Text(tuple(names), rows, places, dialect, notes)
+
+
+def _lines(text, notes):
+  """[(number, line)] without blanks and comments; last comment; sep=."""
+  numbered = [
+    (i, line) for i, line in enumerate(text.split('\n'), 1) if line.strip()
+  ]
+  forced = ''
+  if numbered and (found := re.fullmatch(r'"?sep=(.)"?\s*', numbered[0][1])):
+    forced, numbered = found[1], numbered[1:]
+  remarks = [(i, x) for i, x in numbered if x.lstrip().startswith(_COMMENT)]
+  comment = ''
+  if remarks and len(remarks) < len(numbered):
+    taken = {i for i, _ in remarks}
+    numbered = [pair for pair in numbered if pair[0] not in taken]
+    above = [x for i, x in remarks if i < numbered[0][0]]
+    comment = above[-1].lstrip().lstrip('#%/').strip() if above else ''
+    notes.append(f'comments are left out: {len(remarks)}')
+  return numbered, comment, forced
+
+
+def _split_all(lines, dialect):
+  """Places and cells of rows; a quoted cell may go over several lines."""
+  if not any(dialect.quote in line for line in lines):
+    return range(len(lines)), [split(line, dialect) for line in lines]
+  reader = csv.reader(
+    [line + '\n' for line in lines],
+    delimiter=dialect.delimiter,
+    quotechar=dialect.quote,
+    skipinitialspace=True,
+  )
+  places, rows = [], []
+  for row in reader:
+    places.append(min(reader.line_num, len(lines)) - 1)
+    rows.append([cell.strip() for cell in row])
+  return places, rows
+
+
+def _without_titles(rows, places, width, notes):
+  """Drops lines above the table that are too short to belong to it."""
+  top = next(i for i, row in enumerate(rows) if len(row) >= min(width, 2))
+  while top < len(rows) - 1 and len(rows[top]) < width - 1:
+    top += 1
+  if top and width > 1:
+    notes.append(f'line {places[0]} is a title: left out')
+    return rows[top:], places[top:]
+  return rows, places
+
+
+def _fitted(rows, places, width, notes):
+  """Rows of one width, where each ends in a delimiter or starts with a name."""
+  if len(rows[0]) == width - 1 and all(len(row) == width for row in rows[1:]):
+    if all(row[-1] == '' for row in rows[1:]):
+      notes.append('rows end in a delimiter: left out')
+      return [rows[0], *(row[:-1] for row in rows[1:])], True
+    return [['row name', *rows[0]], *rows[1:]], True  # as R writes them
+  if width > 1 and all(len(row) == width and row[-1] == '' for row in rows):
+    notes.append('lines end in a delimiter: left out')
+    return [row[:-1] for row in rows], False
+  return rows, False
+
+
+def _is_header(rows):
+  """Whether the first row holds names.
+
+  It does if it counts, as 0, 1, 2 or 2019, 2020 do; if a column of numbers has
+  a word there; or if no cell of it is a number, and some do not come again.
+  """
+  first = rows[0]
+  rest = [row for row in rows[1:100] if row != first]
+  stated = [cell for cell in first if cell]
+  if len(stated) > 1 and all(cell.isdecimal() for cell in stated):
+    start = int(stated[0])
+    counts = stated == [str(start + i) for i in range(len(stated))]
+    whole = all(re.fullmatch(r'-?\d*', cell) for row in rest for cell in row)
+    return counts and (start < 2 or not whole)
+  if any(map(cells.is_number, stated)) or _worded(first, rest):
+    return _worded(first, rest)
+  columns = zip(*[row for row in rest if len(row) == len(first)], strict=True)
+  again = [cell in column for cell, column in zip(first, columns, strict=False)]
+  return not again or not all(again)
+
+
+def _worded(first, rest):
+  """Whether a column of numbers has a word in this row."""
+  for i, cell in enumerate(first):
+    below = [row[i] for row in rest if i < len(row)]
+    below = [c for c in below if not cells.is_missing(c)]
+    if (
+      not cells.is_missing(cell)
+      and not cells.is_number(cell)
+      and len(below) > 1
+      and all(map(cells.is_number, below))
+    ):
+      return True
+  return False
+
+
+def _without_units(head, rows, places, notes):
+  """Drops a line of units below the names, and names that are repeated."""
+  if not head:
+    return rows, places
+  if len(rows) > 2 and not any(map(cells.is_number, rows[0])):
+    below = [row for row in rows[1:50] if len(row) == len(rows[0])]
+    numeric = [
+      all(cells.is_missing(c) or cells.is_number(c) for c in column)
+      for column in zip(*below, strict=True)
+    ]
+    words = [not cells.is_missing(cell) for cell in rows[0]]
+    if (
+      any(words)
+      and below
+      and not any(
+        word and not number for word, number in zip(words, numeric, strict=True)
+      )
+    ):
+      notes.append(f'line {places[0]} holds units: left out')
+      rows, places = rows[1:], places[1:]
+  again = [i for i, row in enumerate(rows) if row == head]
+  if again:
+    notes.append(f'repeated lines of names are left out: {len(again)}')
+    rows = [row for row in rows if row != head]
+    gone = set(again)
+    places = [p for i, p in enumerate(places) if i not in gone]
+  return rows, places

@@ -1,0 +1,502 @@
+"""A user's own files and frames: every way to write them, one way to read."""
+
+import gzip
+import lzma
+import random
+import zipfile
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import scipy.io.wavfile
+
+from metaad_jax.base import DataError
+from metaad_jax.data import cells, roles, text_files, user_files
+
+X = np.random.default_rng(0).normal([20, 1.5, 3e3], [2, 0.1, 20], (40, 3))
+X = X.round([[3, 4, 1]][0][0])
+FRAME = pd.DataFrame(X, columns=['temp', 'press', 'rpm'])
+CSV = FRAME.to_csv(index=False)
+LINES = CSV.split('\n')
+
+
+def read(folder, content, name='a.csv', **options):
+  path = folder / name
+  path.write_bytes(content.encode() if isinstance(content, str) else content)
+  return user_files.read(str(path), **options)
+
+
+def refusal(folder, content, name='a.csv', **options):
+  with pytest.raises(DataError) as refused:
+    read(folder, content, name, **options)
+  message = str(refused.value)
+  assert '\n' not in message and str(folder) in message
+  return message
+
+
+# --- text files --------------------------------------------------------------
+
+WRITTEN = {
+  **{f'delimiter {d!r}': FRAME.to_csv(index=False, sep=d) for d in ',;\t| '},
+  **{
+    f'decimal comma {d!r}': FRAME.to_csv(index=False, sep=d, decimal=',')
+    for d in ';\t| '
+  },
+  'no names': FRAME.to_csv(index=False, sep=';', decimal=',', header=False),
+  'single quotes': '\n'.join(
+    ','.join(f"'{c}'" for c in line.split(',')) for line in LINES[:-1]
+  ),
+  'CR': CSV.replace('\n', '\r'),
+  'CR LF, blank lines': CSV.replace('\n', '\r\n\r\n'),
+  'UTF-8 with BOM': CSV.encode('utf-8-sig'),
+  'UTF-16': CSV.encode('utf-16'),
+  'UTF-16 without BOM': CSV.encode('utf-16-le'),
+  'Latin-1': CSV.replace('temp', 'T °C').encode('latin-1'),
+  'comments': '# logger 7\n# site 3\n' + CSV + '# end\n',
+  'title': 'Exported 2024-01-01\n\n' + CSV,
+  'sep=': 'sep=;\n' + FRAME.to_csv(index=False, sep=';'),
+  'units': '\n'.join([LINES[0], 'C,bar,1/min', *LINES[1:]]),
+  'names again': '\n'.join([*LINES[:20], LINES[0], *LINES[20:]]),
+  'names at the half': '\n'.join([*LINES[:20], *LINES[:1], *LINES[20:]]),
+  'delimiter at the end of rows': CSV.replace('\n', ',\n').replace(
+    'rpm,', 'rpm', 1
+  ),
+  'delimiter at the end of lines': CSV.replace('\n', ',\n'),
+  'as np.savetxt': '# temp press rpm\n'
+  + '\n'.join(LINES[1:]).replace(',', ' '),
+  'names of rows, as R': '\n'.join(
+    [LINES[0], *(f'r{i},{line}' for i, line in enumerate(LINES[1:-1]))]
+  ),
+  'index, as pandas': FRAME.to_csv(),
+  'names that are numbers': FRAME.set_axis([0, 1, 2], axis=1).to_csv(
+    index=False
+  ),
+  'years': FRAME.set_axis([2019, 2020, 2021], axis=1).to_csv(index=False),
+}
+
+
+@pytest.mark.parametrize('how', WRITTEN)
+def test_the_same_table_however_it_is_written(how, tmp_path):
+  samples = read(tmp_path, WRITTEN[how])
+  np.testing.assert_allclose(samples.rows.to_numpy(float), X)
+  assert samples.labels is None
+
+
+def test_decimals_and_thousands_are_told_apart_by_the_whole_file(tmp_path):
+  text = 'a;b;c\n1.234,5;1,234;1.234\n12,5;2,5;7.000\n'
+  rows = read(tmp_path, text).rows
+  assert rows.to_numpy().tolist() == [[1234.5, 1.234, 1234], [12.5, 2.5, 7000]]
+  text = 'a,b\n"1,234",1.234\n"12,000",7.5\n'
+  assert read(tmp_path, text).rows.to_numpy().tolist() == [
+    [1234, 1.234],
+    [12000, 7.5],
+  ]
+  text = 'a\n1,5\n2,25\n'
+  assert read(tmp_path, text).rows['a'].tolist() == [1.5, 2.25]
+
+
+@pytest.mark.parametrize('packed', ['gz', 'xz', 'zip'])
+def test_compressed_text(packed, tmp_path):
+  path = tmp_path / f'a.csv.{packed}'
+  if packed == 'zip':
+    with zipfile.ZipFile(path, 'w') as archive:
+      archive.writestr('a.csv', CSV)
+    content = path.read_bytes()
+  else:
+    content = {'gz': gzip, 'xz': lzma}[packed].compress(CSV.encode())
+  rows = read(tmp_path, content, path.name).rows
+  np.testing.assert_allclose(rows.to_numpy(), X)
+
+
+def test_quoted_cells_hold_delimiters_and_line_ends(tmp_path):
+  text = 'a;where\n1,5;"pump; left"\n2,5;"fan\nroom"\n3,5;"pump; left"\n'
+  rows = read(tmp_path, text).rows
+  assert rows['where'].tolist() == ['pump; left', 'fan\nroom', 'pump; left']
+  rows = read(tmp_path, 'a;where\n1;pump, left\n2;fan\n').rows
+  assert rows['where'].tolist() == ['pump, left', 'fan']
+
+
+def test_a_followed_line_is_read_as_a_line_of_the_file(tmp_path):
+  text = 'temp;where;on\n20,5;pump, left;1\n1.021,5;fan;?\n'
+  samples = read(tmp_path, text)
+  for i, line in enumerate(text.split('\n')[1:3]):
+    held = text_files.split(line, samples.dialect)
+    row = user_files.row(
+      dict(zip(samples.header, held, strict=True)),
+      samples.rows,
+      samples.dialect.decimal,
+    )
+    expected = samples.rows.iloc[[i]].astype(object).reset_index(drop=True)
+    pd.testing.assert_frame_equal(row.astype(object), expected)
+  with pytest.raises(DataError, match="'on'"):
+    user_files.row({'temp': '1', 'where': 'x', 'on': 'yes'}, samples.rows, ',')
+
+
+# --- cells -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('texts', 'values'),
+  [
+    (['1,234.5', '3,000'], [1234.5, 3000]),
+    (['1 234.5', '2', '1\u202f000'], [1234.5, 2, 1000]),
+    (["1'234'567", '2'], [1234567, 2]),
+    (['30.0%', '2%'], [30, 2]),
+    (['$3,000.00', '-$2'], [3000, -2]),
+    (['300 EUR', '-2 EUR'], [300, -2]),
+    (['64.67 °C', '-3°C'], [64.67, -3]),
+    (['(3000.0)', '5'], [-3000, 5]),
+    (['5-', '−6', '+7'], [-5, -6, 7]),
+    (['0xbb8', '0x10'], [3000, 16]),
+    (['1e3', '.5', '2.'], [1000, 0.5, 2]),
+    (['<0.5', '2', '>= 9'], [0.5, 2, 9]),
+    (['', 'NA', '?', '-', '**', 'n/a', '<NA>', '#DIV/0!', '7'], [7]),
+    (['12:30', '1:00:05.5'], [45000, 3605.5]),
+    (['2 days 00:00:01', '0 days 01:00:00'], [172801, 3600]),
+    (['2024-01-01', '2024-01-02T12:00:00Z'], [1704067200, 1704196800]),
+    (['2024-01-01 00:00:00+02:00', ''], [1704060000]),
+    (['01.02.2024', '02.02.2024'], [1706745600, 1706832000]),
+    (['1/2/2024', '2/2/2024'], [1704153600, 1706832000]),
+    (['1/2/2024', '13/2/2024'], [1706745600, 1707782400]),
+    (['30/1/2024 8:00 PM', '1/2/2024 8:00 AM'], [1706644800, 1706774400]),
+  ],
+)
+def test_a_column_of_numbers_or_times(texts, values):
+  sign = cells.decimal_sign([texts], ',')
+  column = cells.typed('x', texts, decimal=sign).values
+  assert column.dtype == np.float64
+  assert column.dropna().tolist() == values
+
+
+@pytest.mark.parametrize(
+  'texts',
+  [
+    ['3A', '12B', '7F'],
+    ['10-20', '30-40'],
+    ['192.168.1.20', '10.0.0.1'],
+    ['1.2.3', '1.2.4'],
+    ['+', '-', '-'],
+    ['pump', 'fan'],
+  ],
+)
+def test_a_column_of_words(texts):
+  column = cells.typed('x', texts).values
+  assert cells.kind_of(column) == 'category' and column.tolist() == texts
+
+
+@pytest.mark.parametrize(
+  ('texts', 'why'),
+  [
+    (['1', '2', 'x'], "line 9: column 'c' holds 'x'"),
+    (['20.5', '1.5 kg'], 'mixes units'),
+    (['3 kg', '300 g'], 'mixes units'),
+    (['5', '2024-01-01'], '2024-01-01'),
+  ],
+)
+def test_mixed_columns_are_refused(texts, why):
+  with pytest.raises(DataError, match=why):
+    cells.typed('c', texts, places=[7, 8, 9])
+
+
+def test_spellings_of_one_category():
+  alike = [['1', 1, 1.0, ' 1', '1.0'], ['yes', 'Yes ', 'YES'], [True, 'true']]
+  for group in alike:
+    assert len({cells.key(value) for value in group}) == 1
+  keys = [cells.key(group[0]) for group in alike]
+  assert len({*keys, cells.key('10'), cells.key('no')}) == 5
+  column = cells.typed('x', ['Yes', 'no', 'yes ', 'NO', '?']).values
+  assert column.tolist()[:4] == ['Yes', 'no', 'Yes', 'no']
+  assert cells.codes(column)[:4].tolist() == [0, 1, 0, 1]
+  assert np.isnan(cells.codes(column)[4])
+
+
+def test_known_rows_say_what_kind_a_column_has(tmp_path):
+  like = read(tmp_path, 'a,b,c\n1,x,\n2,y,\n').rows
+  rows = read(tmp_path, 'c,b,a\nE42,1,3\nE43,2,4\n', like=like).rows
+  assert rows['b'].tolist() == ['1', '2'] and rows['a'].tolist() == [3, 4]
+  assert rows['c'].tolist() == ['E42', 'E43']  # empty where it was known
+  told = refusal(tmp_path, 'a,b,c\nx,y,\nz,y,\n', like=like)
+  assert "line 2: column 'a'" in told
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(
+  st.lists(
+    st.floats(-1e6, 1e6, allow_nan=False).map(lambda v: round(v, 3)),
+    min_size=2, max_size=8,
+  ),
+  st.sampled_from(['.', ',']),
+  st.sampled_from(['', ' ', "'", '\u00a0', 'other']),
+)  # fmt: skip
+def test_numbers_come_back_whatever_the_country(values, decimal, group):
+  group = group.replace('other', '.' if decimal == ',' else ',')
+  texts = [
+    f'{v:,.3f}'.translate({44: group, 46: decimal}) for v in [*values, 1e4]
+  ]
+  hypothesis.assume(group or all(abs(v) < 1000 for v in values))
+  read = cells.numbers(texts, np.zeros(len(texts), bool), decimal)
+  np.testing.assert_array_equal(read[0], [*values, 1e4])
+
+
+# --- frames and other files --------------------------------------------------
+
+MIXED = pd.DataFrame(
+  {
+    'x': [1.5, None, 3.0],
+    'on': [True, False, True],
+    'site': ['north', None, 'south'],
+    'when': pd.to_datetime(['2024-01-01', None, '2024-01-02']),
+    'price': ['1,5 €', '2,5 €', '10,0 €'],
+    'code': ['1', '2', '1'],
+  }
+)
+
+
+@pytest.mark.parametrize('kind', ['pandas', 'polars', 'lazy', 'arrow', 'dict'])
+def test_frames_of_every_kind_are_typed_alike(kind):
+  lists = {n: MIXED[n].tolist() for n in MIXED}
+  lists = {
+    n: [None if pd.isna(v) else v for v in column]
+    for n, column in lists.items()
+  }
+  frame = {
+    'pandas': MIXED,
+    'polars': pl.DataFrame(lists),
+    'lazy': pl.LazyFrame(lists),
+    'arrow': pa.table(lists),
+    'dict': lists,
+  }[kind]
+  rows = user_files.from_frame(frame).rows
+  np.testing.assert_array_equal(rows['x'], [1.5, np.nan, 3])
+  assert rows['on'].tolist() == [1, 0, 1]
+  assert rows['price'].tolist() == [1.5, 2.5, 10]
+  np.testing.assert_array_equal(rows['when'], [1704067200, np.nan, 1704153600])
+  assert rows['site'].astype(object).where(
+    rows['site'].notna(), None
+  ).tolist() == ['north', None, 'south']
+  assert rows['code'].tolist() == ['1', '2', '1']
+
+
+def test_a_known_category_takes_values_of_another_type():
+  known = user_files.from_frame({'c': ['1', '2', '3']}).rows
+  rows = user_files.from_frame({'c': [1.0, 3.0]}, like=known).rows
+  assert [cells.key(v) for v in rows['c']] == [cells.key(v) for v in (1, 3)]
+  known = user_files.from_frame({'c': [1.0, 2.0]}).rows
+  with pytest.raises(DataError, match="'c' held numbers"):
+    user_files.from_frame({'c': ['x', 'y']}, like=known)
+
+
+@pytest.mark.parametrize('value', [[1], {'a': 1}, b'x', 1j])
+def test_frames_hold_numbers_times_and_text_only(value):
+  with pytest.raises(DataError, match="column 'c'"):
+    user_files.from_frame({'c': [value, value]})
+
+
+def test_parquet_keeps_its_index_to_itself(tmp_path):
+  frame = FRAME.set_axis(np.arange(40) ** 2 + 7).rename_axis('machine')
+  frame.to_parquet(tmp_path / 'a.parquet')
+  rows = user_files.read(str(tmp_path / 'a.parquet')).rows
+  pd.testing.assert_frame_equal(rows, FRAME)
+
+
+def test_parquet_without_a_reader_says_what_to_install(tmp_path, monkeypatch):
+  def missing(*_, **__):
+    raise ImportError
+
+  monkeypatch.setattr(pd, 'read_parquet', missing)
+  assert 'pip install pyarrow' in refusal(tmp_path, b'PAR1', 'a.parquet')
+
+
+def test_arrays_and_their_labels(tmp_path):
+  np.save(tmp_path / 'a.npy', X)
+  np.savez(tmp_path / 'b.npz', x=X, y=np.arange(40) % 2)
+  np.savez(tmp_path / 'c.npz', x=X.reshape(4, 10, 3))
+  a, b, c = (
+    user_files.read(str(tmp_path / n)) for n in ('a.npy', 'b.npz', 'c.npz')
+  )
+  np.testing.assert_array_equal(a.rows, X)
+  np.testing.assert_array_equal(b.rows, X)
+  assert b.labels.tolist() == [0, 1] * 20 and a.labels is None
+  np.testing.assert_array_equal(c.rows, X.reshape(4, 10, 3))
+
+
+@pytest.mark.parametrize('dtype', ['u1', 'i2', 'i4', 'f4'])
+def test_sound_is_scaled_to_one_and_cut(dtype, tmp_path):
+  wave = np.array([0, 0.5, -0.5, 0.25, 0, 0.9, 0])
+  full = {'u1': 128, 'i2': 2**15, 'i4': 2**31, 'f4': 1}[dtype]
+  stored = (wave * full + 128 * (dtype == 'u1')).astype(dtype)
+  scipy.io.wavfile.write(tmp_path / 'a.wav', 8000, stored)
+  samples = user_files.read(str(tmp_path / 'a.wav'), window=3)
+  assert samples.rate == 8000 and samples.rows.shape == (2, 3, 1)
+  np.testing.assert_allclose(samples.rows.ravel(), wave[:6], atol=1 / full)
+
+
+def test_windows_of_a_table_and_their_labels(tmp_path):
+  text = FRAME.assign(y=[0] * 11 + [1] + [0] * 8 + [None] + [0] * 19)
+  samples = read(tmp_path, text.to_csv(index=False), window=10)
+  np.testing.assert_allclose(samples.rows, X.reshape(4, 10, 3))
+  assert samples.labels.tolist() == [0, 1, -1, 0]
+
+
+# --- labels ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('bad', 'good'),
+  [
+    ('anomaly', 'normal'), ('Attack', 'Normal'), ('fault', 'ok'),
+    ('abnormal', 'normal'), ('broken', 'healthy'), ('defect', 'good'),
+    ('malicious', 'benign'), ('yes', 'no'), ('True', 'False'), (1, 0),
+  ],
+)  # fmt: skip
+def test_labels_cannot_be_turned_round(bad, good, tmp_path):
+  marks = [bad if i in (3, 17) else good for i in range(40)]
+  for name in ('label', 'Class', 'is_anomaly'):
+    samples = read(tmp_path, FRAME.assign(**{name: marks}).to_csv(index=False))
+    assert np.flatnonzero(samples.labels).tolist() == [3, 17]
+    assert samples.label == name and list(samples.rows) == list(FRAME)
+
+
+def test_words_without_a_meaning_need_one(tmp_path):
+  text = FRAME.assign(label=['F', 'N'] * 20).to_csv(index=False)
+  assert '--anomaly_label' in refusal(tmp_path, text)
+  labels = read(tmp_path, text, anomaly_label='F').labels
+  assert labels.tolist() == [1, 0] * 20
+  text = text.replace(',F', ',1').replace(',N', ',-1')
+  assert '1 and -1' in refusal(tmp_path, text)
+  text = FRAME.assign(y=[0, 1, 2, 3] * 10).to_csv(index=False)
+  assert 'labels must be' in refusal(tmp_path, text)
+  assert list(read(tmp_path, text, label='none').rows) == [*FRAME, 'y']
+  text = FRAME.assign(target=X[:, 0]).to_csv(index=False)
+  assert 'target' in read(tmp_path, text).rows  # no labels by its values
+
+
+def test_unlabelled_rows(tmp_path):
+  marks = ['0', '1', '-1', ''] * 10
+  text = FRAME.assign(y=marks, fault=0).to_csv(index=False)
+  samples = read(tmp_path, text)
+  assert samples.labels.tolist() == [0, 1, -1, -1] * 10
+  assert list(samples.rows) == list(FRAME)  # nor is the other one a feature
+  with pytest.raises(DataError, match='one for each of the 3 rows'):
+    roles.labels(np.zeros(2), 3)
+
+
+# --- roles -------------------------------------------------------------------
+
+WHEN = pd.date_range('2024-03-01', periods=40, freq='min')
+ASIDE = {
+  'id': np.arange(40),
+  'id that starts high': np.arange(40) + 12_000_000,
+  'elapsed': np.arange(40) * 0.1,
+  'epoch in s': WHEN.as_unit('s').astype('int64') + np.arange(40) ** 2,
+  'epoch in ns': WHEN.as_unit('ns').astype('int64'),
+  'date': WHEN,
+  'serial': [f'SN-{i:04}' for i in range(40)],
+  'order id': np.random.default_rng(0).permutation(4000)[:40],
+}
+
+
+@pytest.mark.parametrize('name', ASIDE)
+def test_columns_that_count_or_tell_the_time_are_set_aside(name, tmp_path):
+  text = FRAME.assign(**{name: ASIDE[name]}).to_csv(index=False)
+  samples = read(tmp_path, text)
+  assert list(samples.rows) == list(FRAME) and list(samples.keys) == [name]
+  assert any(repr(name) in note for note in samples.notes)
+  roles_of = {c.name: c.role for c in samples.columns}
+  assert roles_of.pop(name) in ('id', 'time')
+  assert set(roles_of.values()) == {'feature'}
+  assert name in read(tmp_path, text, features=(name,)).rows
+
+
+def test_sensors_are_not_set_aside(tmp_path):
+  sensors = {
+    'drift': np.cumsum(np.random.default_rng(0).random(40)),
+    'constant': np.ones(40),
+    'whole': np.random.default_rng(0).permutation(40),
+    'site': ['north', 'south'] * 20,
+    'gaps': [None, *range(39)],
+  }
+  samples = read(tmp_path, FRAME.assign(**sensors).to_csv(index=False))
+  assert list(samples.rows) == [*FRAME, *sensors]
+  assert {c.name: c.missing for c in samples.columns}['gaps'] == 1 / 40
+  samples = read(tmp_path, FRAME.assign(a=0).to_csv(), ignore=('a', 'press'))
+  assert list(samples.rows) == ['temp', 'rpm']
+
+
+# --- what is refused ---------------------------------------------------------
+
+
+def explode():
+  raise AssertionError('unpickled')
+
+
+class Bomb:
+  def __reduce__(self):
+    return explode, ()
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'why'),
+  [
+    ('a.xyz', b'1,2,3,4', '.npz'),
+    ('a.csv', b'', 'empty'),
+    ('a.csv', b'a,b,c,d\n', 'no rows'),
+    ('a.csv', b'1,2,3,4\n1,2,3\n1,2,3,4\n', 'line 2'),
+    ('a.csv', b'a,a\n1,2\n', "'a'"),
+    ('a.csv', b'a,b\n1,\x00\x002\n', 'cannot be read'),
+    ('a.csv', b'label\n1\n', 'no column'),
+    ('a.csv', (CSV + 'Total,20,3\n').encode(), "line 42: column 'temp'"),
+    ('a.csv.gz', b'no gzip', 'cannot be read'),
+    ('a.npy', b'garbage', 'cannot be read'),
+    ('a.npz', b'PK\x03\x04', 'cannot be read'),
+    ('a.parquet', b'PAR1', 'cannot be read'),
+    ('a.wav', b'RIFF', 'window'),
+  ],
+)
+def test_broken_files_are_refused_in_one_line(name, content, why, tmp_path):
+  assert why in refusal(tmp_path, content, name)
+
+
+def test_arrays_that_are_no_rows_and_pickles(tmp_path):
+  bad = [
+    np.array(['a', 'b']), np.array(1.0), np.zeros((0, 4)), np.zeros((3, 0)),
+    np.zeros(4), np.zeros((3, 4), complex), np.zeros((2, 2, 2, 2)),
+    np.array([[Bomb()]], object),
+  ]  # fmt: skip
+  for array in bad:
+    np.save(tmp_path / 'a.npy', array, allow_pickle=True)
+    with pytest.raises(DataError, match='a.npy'):
+      user_files.read(str(tmp_path / 'a.npy'))
+  np.savez(tmp_path / 'a.npz', p=X, q=X)
+  with pytest.raises(DataError, match="'x'"):
+    user_files.read(str(tmp_path / 'a.npz'))
+  with pytest.raises(DataError, match='not there'):
+    user_files.read(str(tmp_path / 'b.npz'))
+
+
+@pytest.mark.parametrize('suffix', ['.csv', '.npz', '.parquet'])
+def test_damage_is_refused_or_harmless(suffix, tmp_path):
+  path = tmp_path / f'a{suffix}'
+  if suffix == '.npz':
+    np.savez(path, x=X[:6], y=[0, 1] * 3)
+  elif suffix == '.csv':
+    FRAME[:6].assign(y=[0, 1] * 3).to_csv(path, index=False)
+  else:
+    FRAME[:6].to_parquet(path)
+  whole, rng = path.read_bytes(), random.Random(0)
+  for turn in range(100):
+    damaged = bytearray(whole)
+    if turn % 3:
+      for _ in range(rng.choice((1, 4))):
+        damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+    else:
+      del damaged[rng.randrange(len(damaged)) :]
+    path.write_bytes(damaged)
+    try:
+      assert len(user_files.read(str(path)).rows)
+    except DataError as error:
+      assert '\n' not in str(error)
