@@ -61,6 +61,10 @@ _LABEL = flags.DEFINE_string(
 _IGNORE = flags.DEFINE_list(
   'ignore', [], 'columns to leave out, such as id,time', flag_values=FLAGS
 )
+_FEATURES = flags.DEFINE_list(
+  'features', [], 'columns to use though they look like ids or times; * = all',
+  flag_values=FLAGS,
+)  # fmt: skip
 _WINDOW = flags.DEFINE_integer(
   'window', 0, 'samples of a window; 0 = rows are not cut', flag_values=FLAGS
 )
@@ -114,10 +118,13 @@ def main() -> int | None:
 
 
 def _read(path, like=None):
-  return user_frames.read(
+  samples = user_frames.read(
     path, label=_LABEL.value, ignore=tuple(_IGNORE.value), like=like,
-    window=_WINDOW.value,
+    window=_WINDOW.value, features=tuple(_FEATURES.value),
   )  # fmt: skip
+  for note in samples.notes:
+    _warn(f'{path}: {note}')
+  return samples
 
 
 def _check_ignored(names):

@@ -2,13 +2,12 @@
 
 Files that are there already, plain or with .xz appended, and have the right
 content are left alone, so that an interrupted download goes on where it ended;
-a file appears under its name only when it is complete and right.
+a file appears under its name only when it is complete.
 
   python -m experiments.download --list
   python -m experiments.download --source=cwru --data_dir=data
 """
 
-import os
 import pathlib
 import sys
 
@@ -59,33 +58,30 @@ def present(path: pathlib.Path, sha256: str) -> bool:
 
 
 def fetch(path: pathlib.Path, file: RemoteFile) -> None:
-  """Downloads one file, under a temporary name until it is right.
+  """Downloads one file; it appears under its name only when it is complete.
 
   Raises:
     DataError: naming the URL, if it cannot be fetched or has a wrong sha256.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{os.getpid()}.part.{path.name}')
+  pooch.get_logger().setLevel('ERROR')
   get = pooch.HTTPDownloader(
     progressbar=sys.stderr.isatty(), chunk_size=1 << 16, timeout=30
   )
+  path.unlink(missing_ok=True)  # a wrong one
   try:
-    try:
-      get(file.url, str(partial), None)
-    except OSError as error:
-      raise DataError(
-        f'cannot fetch {file.url} ({error}): check connection and disk and run '
-        'this again, what is there is kept'
-      ) from error
-    found = public_files.digest(partial, file.sha256)
-    if found != file.sha256:
-      raise DataError(
-        f'{file.url}: sha256 is {found}, expected {file.sha256}: it was '
-        'damaged on the way or changed by its publisher, and was not kept'
-      )
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
+    pooch.retrieve(file.url, None, path.name, path.parent, downloader=get)
+  except OSError as error:
+    raise DataError(
+      f'cannot fetch {file.url} ({error}): check connection and disk and run '
+      'this again, what is there is kept'
+    ) from error
+  digest = public_files.digest(path, file.sha256)
+  if digest != file.sha256:
+    path.unlink()
+    raise DataError(
+      f'{file.url}: sha256 is {digest}, expected {file.sha256}: it was '
+      'damaged on the way or changed by its publisher, and was not kept'
+    )
 
 
 def download(source: Source, data_dir: str) -> int:

@@ -5,38 +5,18 @@ Nothing is ever unpickled, and nothing is written.
 
 from collections.abc import Iterator, Sequence
 import contextlib
-import csv
 import hashlib
 import io
 import lzma
 import pathlib
-import tokenize
 import urllib.parse
 import warnings
-import zipfile
-import zlib
 
 import numpy as np
+import pandas as pd
 
+from metaad_jax import storage
 from metaad_jax.base import DataError, RemoteFile
-
-_BROKEN = (
-  OSError,
-  EOFError,
-  IndexError,
-  KeyError,
-  MemoryError,
-  NotImplementedError,
-  RuntimeError,
-  SyntaxError,
-  TypeError,
-  ValueError,
-  csv.Error,
-  tokenize.TokenError,
-  lzma.LZMAError,
-  zipfile.BadZipFile,
-  zlib.error,
-)
 
 
 def fetching(root: pathlib.Path) -> str:
@@ -72,21 +52,19 @@ def find(root: pathlib.Path, path: str) -> pathlib.Path:
 
 def read(root: pathlib.Path, path: str) -> bytes:
   """Returns the (decompressed) content of root/path."""
-  found = find(root, path)
-  try:
-    content = found.read_bytes()
-    if found.suffix == '.xz':
+  place = find(root, path)
+  with reading(root, place):
+    content = place.read_bytes()
+    if place.suffix == '.xz':
       content = lzma.decompress(content)
-  except _BROKEN as error:
-    raise broken(root, found, error) from error
   if not content.strip():
-    raise DataError(f'{found} is empty: {fetching(root)}')
+    raise DataError(f'{place} is empty: {fetching(root)}')
   return content
 
 
 def broken(root: pathlib.Path, path: pathlib.Path, why: object) -> DataError:
   """A DataError for a file that is there and does not read."""
-  reason = ' '.join(str(why).split()) or type(why).__name__
+  reason = storage.reason(why) if isinstance(why, Exception) else why
   return DataError(
     f'{path} is truncated or corrupt ({reason}): delete it and {fetching(root)}'
   )
@@ -97,17 +75,15 @@ def reading(root: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
   """Turns what a reader of a damaged file raises into a DataError."""
   try:
     yield
-  except _BROKEN as error:
+  except (UserWarning, *storage.BROKEN) as error:
     raise broken(root, path, error) from error
 
 
 def lines(root: pathlib.Path, path: str) -> list[str]:
   """Returns the lines of a text file."""
   content = read(root, path)
-  try:
+  with reading(root, find(root, path)):
     return content.decode('utf-8-sig').splitlines()
-  except UnicodeDecodeError as error:
-    raise broken(root, find(root, path), error) from error
 
 
 def table(
@@ -134,28 +110,20 @@ def table(
     DataError: if the file is missing, empty, corrupt or of another layout.
   """
   text = lines(root, path)
-  found = find(root, path)
+  place = find(root, path)
   if header:
     names = tuple(text.pop(0).strip().replace('"', '').split(delimiter))
-    if names != header:
-      raise DataError(
-        f'{found}: the header is {names}, expected {header}: {fetching(root)}'
-      )
-  if not text:
-    raise DataError(f'{found} has a header and no rows: {fetching(root)}')
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('error')
-      return np.loadtxt(
-        text,
-        delimiter=delimiter,
-        usecols=columns,
-        ndmin=2,
-        comments=None,
-        quotechar='"',
-      )
-  except (UserWarning, *_BROKEN) as error:
-    raise broken(root, found, error) from error
+    _check_header(root, place, names, header)
+  with reading(root, place), warnings.catch_warnings():
+    warnings.simplefilter('error')  # no rows
+    return np.loadtxt(
+      text,
+      delimiter=delimiter,
+      usecols=columns,
+      ndmin=2,
+      comments=None,
+      quotechar='"',
+    )
 
 
 def cells(
@@ -179,25 +147,36 @@ def cells(
   Raises:
     DataError: if the file is missing, empty, corrupt or of another layout.
   """
-  text = lines(root, path)
-  found = find(root, path)
-  try:
-    rows = [row for row in csv.reader(text, strict=True) if row]
-  except csv.Error as error:
-    raise broken(root, found, error) from error
-  if header and (not rows or tuple(rows.pop(0)) != header):
-    raise DataError(
-      f'{found}: the header is not {",".join(header)[:60]}...: {fetching(root)}'
+  content = read(root, path)
+  place = find(root, path)
+  with reading(root, place):
+    frame = pd.read_csv(
+      io.BytesIO(content),
+      header=None,
+      names=range(len(header) or width or 0),
+      index_col=False,
+      dtype=str,
+      keep_default_na=False,
+      encoding='utf-8-sig',
+      on_bad_lines='error',
     )
-  if not rows:
-    raise DataError(f'{found} holds no rows: {fetching(root)}')
-  width = len(header) or width
-  for number, row in enumerate(rows):
-    if len(row) != width:
-      raise broken(
-        root, found, f'row {number} has {len(row)} cells instead of {width}'
-      )
-  return np.array(rows)
+    if frame.isna().any(axis=None):
+      raise ValueError(f'row {frame.isna().any(axis=1).idxmax()} is too short')
+  rows = frame.to_numpy(str)
+  if header:
+    _check_header(root, place, tuple(rows[0]), header)
+    rows = rows[1:]
+  if not len(rows):
+    raise DataError(f'{place} holds no rows: {fetching(root)}')
+  return rows
+
+
+def _check_header(root, place, names, expected):
+  if tuple(names) != expected:
+    raise DataError(
+      f'{place}: the header is {",".join(names)[:60]}, expected '
+      f'{",".join(expected)[:60]}: {fetching(root)}'
+    )
 
 
 def numbers(
@@ -214,27 +193,22 @@ def numbers(
   Returns:
     [rows, columns] float64.
   """
-  blank = (values == '') | (values == missing)
-  filled = np.where(blank, 'nan', values)
-  try:
-    return filled.astype(np.float64)
-  except ValueError:
-    for row, column in np.ndindex(filled.shape):
-      try:
-        float(filled[row, column])
-      except ValueError as error:
-        where = f'row {row}, column {column}: {error}'
-        raise broken(root, find(root, path), where) from error
-    raise
+  filled = np.where((values == '') | (values == missing), 'nan', values)
+  with reading(root, find(root, path)):
+    try:
+      return filled.astype(np.float64)
+    except ValueError:
+      bad = pd.DataFrame(filled).apply(pd.to_numeric, errors='coerce').isna()
+      row, column = np.argwhere(bad.to_numpy() & (filled != 'nan'))[0]
+      text = str(filled[row, column])
+      raise ValueError(f'row {row}, column {column}: {text!r}') from None
 
 
 def array(root: pathlib.Path, path: str, key: str) -> np.ndarray:
   """Returns array `key` of an .npz file, flat, float64."""
   content = read(root, path)
-  try:
-    return _flat(_member(io.BytesIO(content), key)).astype('<f8')
-  except _BROKEN as error:
-    raise broken(root, find(root, path), error) from error
+  with reading(root, find(root, path)):
+    return _values(io.BytesIO(content), key)
 
 
 def arrays(
@@ -260,53 +234,40 @@ def arrays(
     DataError: if the file is missing or corrupt, or one that is needed is not
       there or holds objects: pickles are not opened.
   """
-  found = find(root, path)
-  try:
-    # An open file and not its content: only what is asked for is decompressed.
-    opened = lzma.open if found.suffix == '.xz' else open
-    with opened(found, 'rb') as file:
-      if '.npy' in found.suffixes:
-        return {'array': np.load(file, allow_pickle=False)}
-      with np.load(file, allow_pickle=False) as archive:
-        result = {key: archive[key] for key in needed}
-        for key in set(optional) & set(archive.files):
-          try:
-            result[key] = archive[key]
-          except ValueError:  # objects
-            continue
-        return result
-  except _BROKEN as error:
-    raise broken(root, found, error) from error
+  place = find(root, path)
+  # An open file and not its content: only what is asked for is decompressed.
+  opened = lzma.open if place.suffix == '.xz' else open
+  with reading(root, place), opened(place, 'rb') as file:
+    if '.npy' in place.suffixes:
+      return {'array': np.load(file, allow_pickle=False)}
+    with np.load(file, allow_pickle=False) as archive:
+      result = {key: archive[key] for key in needed}
+      for key in set(optional) & set(archive.files):
+        with contextlib.suppress(ValueError):  # objects
+          result[key] = archive[key]
+      return result
 
 
-def _member(file, key):
+def _values(file, key):
+  """One array of an archive, flat, as little-endian float64."""
   with np.load(file, allow_pickle=False) as loaded:
-    return loaded[key]
-
-
-def _flat(values):
+    values = loaded[key].ravel().astype('<f8')
   if not values.size:
     raise ValueError('the array is empty')
-  return values.ravel()
+  return values
 
 
 def remote(source: str, base_url: str) -> tuple[RemoteFile, ...]:
   """The files of one source that `checksums.txt` lists."""
   listed = pathlib.Path(__file__).with_name('checksums.txt').read_text('utf-8')
-  entries = [
-    line.split('  ', 1)
-    for line in listed.splitlines()
-    if not line.startswith('#')
-  ]
-  paths = [
-    (path.removeprefix(f'{source}/'), digest)
-    for digest, path in entries
-    if path.startswith(f'{source}/')
-  ]
-  return tuple(
-    RemoteFile(path, base_url + urllib.parse.quote(path), digest)
-    for path, digest in paths
-  )
+  files = []
+  for line in listed.splitlines():
+    digits, _, path = line.partition(f'  {source}/')
+    if path and not digits.startswith('#'):
+      files.append(
+        RemoteFile(path, base_url + urllib.parse.quote(path), digits)
+      )
+  return tuple(files)
 
 
 def digest(path: pathlib.Path, like: str) -> str:
@@ -322,17 +283,13 @@ def digest(path: pathlib.Path, like: str) -> str:
     where the file does not read.
   """
   key, colon, _ = like.rpartition(':')
-  sha256 = hashlib.sha256()
   opened = lzma.open if path.suffix == '.xz' else open
   try:
     with opened(path, 'rb') as file:
       if colon:
-        values = _flat(_member(file, key))
-        for i in range(0, len(values), 1 << 20):
-          sha256.update(values[i : i + (1 << 20)].astype('<f8').tobytes())
+        sha256 = hashlib.sha256(_values(file, key).tobytes())
       else:
-        for chunk in iter(lambda: file.read(1 << 20), b''):
-          sha256.update(chunk)
-  except _BROKEN as error:
-    return f'unreadable, {" ".join(str(error).split())}'
+        sha256 = hashlib.file_digest(file, 'sha256')
+  except storage.BROKEN as error:
+    return f'unreadable, {storage.reason(error)}'
   return key + colon + sha256.hexdigest()

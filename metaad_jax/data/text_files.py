@@ -157,12 +157,12 @@ def parse(text: str) -> Text:
     dialect = dialect._replace(delimiter=forced)
   at, rows = _split_all([line for _, line in lines], dialect)
   places = [lines[i][0] for i in at]
-  if dialect.delimiter != ',' and len(rows[-1]) > 1:
+  width = _usual_width(rows)
+  if dialect.delimiter != ',' and width > 1:
     notes.append(f'cells are parted by {_NAMES[dialect.delimiter]}')
-  width = collections.Counter(map(len, rows)).most_common(1)[0][0]
   rows, places = _without_titles(rows, places, width, notes)
   rows, named = _fitted(rows, places, width, notes)
-  width = len(rows[-1])
+  width = _usual_width(rows)
   head = rows[0] if named or _is_header(rows) else []
   if head:
     rows, places = rows[1:], places[1:]
@@ -187,6 +187,10 @@ def parse(text: str) -> Text:
     notes.append('a comma is the decimal sign')
   dialect = dialect._replace(decimal=decimal)
   return Text(tuple(names), rows, places, dialect, notes)
+
+
+def _usual_width(rows):
+  return collections.Counter(map(len, rows)).most_common(1)[0][0]
 
 
 def _lines(text, notes):
@@ -252,7 +256,8 @@ def _fitted(rows, places, width, notes):
 def _is_header(rows):
   """Whether the first row holds names.
 
-  It does if it counts, as 0, 1, 2 or 2019, 2020 do; if a column of numbers has
+  It does if it counts, as 0, 1, 2 or 2019, 2020 do, and the rest is other
+  numbers; if a column of numbers has
   a word there; or if no cell of it is a number, and some do not come again.
   """
   first = rows[0]
@@ -262,7 +267,8 @@ def _is_header(rows):
     start = int(stated[0])
     counts = stated == [str(start + i) for i in range(len(stated))]
     whole = all(re.fullmatch(r'-?\d*', cell) for row in rest for cell in row)
-    return counts and (start < 2 or not whole)
+    zero = start == 0 and len(stated) > 2
+    return counts and bool(rest) and (zero or not whole)
   if any(map(cells.is_number, stated)) or _worded(first, rest):
     return _worded(first, rest)
   columns = zip(*[row for row in rest if len(row) == len(first)], strict=True)

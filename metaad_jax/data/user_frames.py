@@ -44,7 +44,9 @@ class Samples(NamedTuple):
   notes: tuple[str, ...] = ()
 
 
-def read(path, *, label='', ignore=(), like=None, window=0) -> Samples:
+def read(
+  path, *, label='', ignore=(), like=None, window=0, features=()
+) -> Samples:
   """See `user_files.read`."""
   known = (
     None
@@ -59,7 +61,12 @@ def read(path, *, label='', ignore=(), like=None, window=0) -> Samples:
     )
   )
   found = user_files.read(
-    path, label=label, ignore=ignore, like=known, window=window
+    path,
+    label=label,
+    ignore=ignore,
+    like=known,
+    window=window,
+    features=features,
   )
   rows = found.rows
   if isinstance(rows, pd.DataFrame):

@@ -1,21 +1,13 @@
 """The sources of tables: who gets which row, and what broken files say."""
 
-import lzma
-import os
-import pathlib
-import sys
-
 import numpy as np
 import public_layouts
 from public_layouts import npz, oddbench_table, put
 import pytest
 
 from metaad_jax.base import DataError
-from metaad_jax.data import public_files, registry, rows
+from metaad_jax.data import registry, rows
 from metaad_jax.data.datasets import nsl_kdd, oddbench, sales_fraud
-
-REAL = os.environ.get('METAAD_DATA_DIR', '')
-real = pytest.mark.skipif(not REAL, reason='METAAD_DATA_DIR is not set')
 
 
 @pytest.fixture(scope='module')
@@ -63,16 +55,6 @@ def test_dealing_puts_no_row_on_both_sides_and_drops_doubtful_ones():
   doubtful = {r.tobytes() for r in x[labels == 1]}
   doubtful &= {r.tobytes() for r in x[labels == 0]}
   assert doubtful and not doubtful & {r.tobytes() for r in both}
-
-
-def test_words_become_codes_and_blanks_are_missing():
-  cells = np.array([['b', '1', ''], ['a', 'NA', 'nan'], ['b', ' -2e1 ', '']])
-  coded = rows.coded(cells)
-  assert coded[:, 0].tolist() == [1, 0, 1]
-  np.testing.assert_array_equal(coded[:, 1], [1, np.nan, -20])
-  assert np.isnan(coded[:, 2]).all()
-  with pytest.raises(ValueError, match="row 1, column 0: 'x'"):
-    rows.coded(np.array([['1'], ['x']]))
 
 
 # --- nsl_kdd -----------------------------------------------------------------
@@ -198,18 +180,6 @@ def test_beats_are_cut_around_their_peaks_and_split_in_time(public):
   assert np.allclose(scaled.std(1), 1, atol=1e-5)
 
 
-def test_a_header_may_not_name_another_file(public, tmp_path):
-  public_layouts.write_mitbih(tmp_path, names=('100',))
-  path = tmp_path / 'mitbih' / '100.hea'
-  path.write_text(path.read_text().replace('100.dat', '../100.dat'))
-  assert str(path) in the_error('mitbih', tmp_path)
-
-
-def test_without_wfdb_it_says_what_to_install(public, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'wfdb', None)
-  assert 'pip install' in the_error('mitbih', public)
-
-
 def test_experiments_for_supports_are_not_asked_about(public):
   found = by_name('cnc_mill', public)
   assert sorted(found) == ['feed3/end', 'feed3/prep']
@@ -294,14 +264,7 @@ def test_oddbench_needs_three_arrays_only(tmp_path):
   assert entity.columns == tuple(f'column {i}' for i in range(4))
 
 
-def test_oddbench_tells_columns_and_indicator(tmp_path):
-  entity = one_table(tmp_path)
-  assert entity.columns == ('aw0', 'aw1', 'aw2', 'aw3')
-  assert set(entity.kinds) == {'', 'Status'}
-  assert entity.fold in [f'part{i}' for i in range(5)]
-
-
-@pytest.mark.parametrize('dtype', ['f8', 'f2', 'i8', 'u1', '?', 'U', 'S'])
+@pytest.mark.parametrize('dtype', ['f2', 'u1', '?', 'U', 'S'])
 def test_oddbench_reads_every_kind_of_number(dtype, tmp_path):
   x = np.arange(200).reshape(50, 4) % 2
   y = np.array([0.0, 1.0] * 15)
@@ -391,15 +354,9 @@ def test_oddbench_scenario_and_overlap_select(tmp_path):
   'changes',
   [
     {'train': None},
-    {'test_labels': None},
-    {'train': np.zeros((0, 4))},
     {'train': np.zeros((50, 3))},
-    {'train': np.zeros(50)},
-    {'train': np.zeros((50, 4), complex)},
     {'train': np.array([[{}] * 4], object)},
     {'test_labels': np.full(30, 2)},
-    {'test_labels': np.zeros(29)},
-    {'test_labels': np.array(['0'] * 30)},
     {'test': np.array([['1', 'x', '1', '1'], ['1', '2', '1', '1']])},
   ],
 )
@@ -434,8 +391,7 @@ TARGETS = [
 
 
 @pytest.mark.parametrize('target', TARGETS)
-@pytest.mark.parametrize('packed', [False, True])
-def test_a_truncated_or_foreign_file_is_named(target, packed, public, tmp_path):
+def test_a_truncated_or_foreign_file_is_named(target, public, tmp_path):
   name = target.split('/')[0]
   for source in (public / name).rglob('*'):
     if source.is_file():
@@ -445,14 +401,12 @@ def test_a_truncated_or_foreign_file_is_named(target, packed, public, tmp_path):
   path = tmp_path / target
   whole = path.read_bytes()
   path.unlink()
-  if packed:
-    path = path.with_name(path.name + '.xz')
   damaged = [whole[: len(whole) // 2 - 1], b'\xff\x00,not this', b'']
   damaged += [whole.replace(b',', b';')] if target.endswith('csv') else []
   if target.endswith('.atr'):
     del damaged[0]  # half of the annotations are annotations
   for content in damaged:
-    path.write_bytes(lzma.compress(content) if packed else content)
+    path.write_bytes(content)
     message = the_error(name, tmp_path)
     assert target in message or '100.hea' in message
     assert f'--source={name}' in message
@@ -480,137 +434,3 @@ def test_a_truncated_or_foreign_file_is_named(target, packed, public, tmp_path):
 )
 def test_options_out_of_range(spec, told, public):
   assert told in the_error(spec, public)
-
-
-# --- a folder of one's own ---------------------------------------------------
-
-TABLE = 'temperature,site,label\n20,north,0\n,south,0\n21,north,0\n90,south,1\n'
-
-
-def test_a_folder_of_tables_is_one_flag(tmp_path):
-  (tmp_path / 'a.csv').write_text(TABLE)
-  x = np.arange(12.0).reshape(6, 2)
-  np.savez(tmp_path / 'b.npz', x=x, y=[0, 0, 1, 0, 0, 1])
-  np.save(tmp_path / 'c.npy', np.ones((4, 7)))
-  (tmp_path / 'notes.txt').write_text('not a table')
-  by_dir, by_path = (
-    by_name('folder', tmp_path),
-    {e.name: e for e in registry.load(f'folder:path={tmp_path}')},
-  )
-  assert list(by_dir) == list(by_path) == ['a.csv', 'b.npz', 'c.npy']
-  a, b, c = by_dir.values()
-  assert a.columns == ('temperature', 'site')
-  np.testing.assert_array_equal(a.normal, [[20, 0], [np.nan, 1]])
-  np.testing.assert_array_equal(a.query, [[21, 0], [90, 1]])
-  assert a.labels.tolist() == [0, 1]
-  np.testing.assert_array_equal(b.normal, x[:2])
-  np.testing.assert_array_equal(b.query, x[2:])
-  assert c.normal.shape == (2, 7) and not c.labels.any()
-  most = by_name('folder:share=0.75', tmp_path)['b.npz']
-  np.testing.assert_array_equal(most.normal, x[[0, 1, 3]])
-
-
-def test_a_folder_of_recordings_is_split_in_time(tmp_path):
-  y = np.zeros(40, int)
-  y[[3, 30]] = 1
-  for name in ('a.csv', 'b.csv'):
-    lines = [f'{i},{2 * i},{label}' for i, label in enumerate(y)]
-    (tmp_path / name).write_text('u,v,label\n' + '\n'.join(lines))
-  for entity in registry.load('folder_series:window=4', str(tmp_path)):
-    assert entity.normal[:, 0, 0].tolist() == [4, 8, 12, 16]
-    assert entity.query[:, 0, 0].tolist() == [23, 27, 31, 35]
-    assert entity.labels.tolist() == [0, 1, 0, 0]
-    assert entity.columns == ('u', 'v')
-  for entity in registry.load('folder_series', str(tmp_path)):
-    assert entity.normal[:, 0].tolist() == [*range(3), *range(4, 20)]
-    assert entity.query[:, 0].tolist() == list(range(20, 40))
-
-
-@pytest.mark.parametrize(
-  ('spec', 'content', 'told'),
-  [
-    ('folder', 'a,b\n1,2\n3,x\n', "'x'"),
-    ('folder', 'a,b\n1,2\n3\n', 'line 3'),
-    ('folder', 'a,b,label\n1,2,0\n3,4,2\n', 'labels'),
-    ('folder', 'a,b,label\n1,2,0\n3,4,\n', 'labels'),
-    ('folder', 'a,b\n1,2\n3,inf\n', 'infinite'),
-    ('folder', '', 'empty'),
-    ('folder', 'a,b,label\n1,2,1\n3,4,1\n', 'no normal rows'),
-    ('folder:share=1.0', 'a,b\n1,2\n', 'share'),
-    ('folder_series:window=9', 'a,b\n1,2\n3,4\n', 'window=9'),
-  ],
-)
-def test_what_a_folder_cannot_hold(spec, content, told, tmp_path):
-  (tmp_path / 'one.csv').write_text(content)
-  message = the_error(spec, tmp_path)
-  assert told in message and ('one.csv' in message or 'share' in message)
-
-
-def test_a_folder_must_be_there_and_hold_something(tmp_path):
-  assert '--source=folder:path=' in the_error('folder', tmp_path / 'no')
-  assert 'holds no .csv' in the_error('folder', tmp_path)
-  with pytest.raises(DataError, match='path='):
-    registry.load('folder')
-
-
-def test_no_object_is_ever_opened(tmp_path):
-  np.savez(tmp_path / 'a.npz', x=np.array([[{}]], object))
-  assert 'pickle' in the_error('folder', tmp_path)
-
-
-# --- real data ---------------------------------------------------------------
-
-
-@real
-@pytest.mark.parametrize(
-  ('name', 'count'),
-  [
-    ('adbench', 24),
-    ('cnc_mill', 19),
-    ('mitbih', 18),
-    ('nsl_kdd', 2),
-    ('smap_msl', 122),
-  ],
-)
-def test_real_files_have_the_listed_checksums(name, count):
-  source = registry.REGISTRY[name]
-  assert len(source.files) == count
-  for file in source.files:
-    path = public_files.find(pathlib.Path(REAL) / name, file.path)
-    assert public_files.digest(path, file.sha256) == file.sha256
-
-
-@real
-def test_real_entities_are_as_documented():
-  count = lambda spec: len(registry.load(spec, REAL))
-  assert count('nsl_kdd') == 21 and count('nsl_kdd:by=service') == 10
-  assert count('sales_fraud') == 75
-  assert count('sales_fraud:by=salesperson') == 49
-  beats = by_name('mitbih:minutes=0.05', REAL)
-  assert {n: int(e.labels.sum()) for n, e in beats.items()} == {
-    '100': 34,
-    '104': 849,
-    '106': 520,
-    '108': 24,
-    '223': 576,
-    '231': 317,
-  }
-
-
-@real
-def test_real_oddbench_near_duplicates():
-  entities = registry.load('oddbench', REAL)
-  assert len(entities) == 555
-  members: dict[str, set[str]] = {}
-  for entity in entities:
-    members.setdefault(entity.group, set()).add(entity.name)
-  assert sorted(m for m in map(sorted, members.values()) if len(m) > 1) == [
-    ['CodeQualityMetrics', 'SoftwareQualityMetrics'],
-    ['DatabaseConnectionAnomaly', 'ServerTestMetrics'],
-    ['DiabetesSpecialty', 'HospitalReadmissions', 'PatientReadmission'],
-    ['IndiaAttackAnalysis', 'SecurityIncidentCategorization'],
-    ['KickstarterCampaigns', 'KickstarterProjects'],
-    ['ShuttleAnomaly', 'ShuttleOutlier'],
-    ['TreeCondition', 'UrbanPlantBenefits'],
-    ['WineFraud', 'WineQuality'],
-  ]

@@ -97,13 +97,6 @@ def test_dealt_folds_test_every_entity_once():
   assert names(0) == names(0) and names(0) != names(1)
 
 
-def test_the_order_of_the_entities_does_not_matter():
-  everyone = [entity(f'e{i}') for i in range(10)]
-  one, other = splitting.split(everyone), splitting.split(everyone[::-1])
-  for side in one:
-    assert {e.name for e in one[side]} == {e.name for e in other[side]}
-
-
 def test_a_named_fold_is_the_test_side():
   everyone = [entity(f'e{i}', fold='abc'[i % 3]) for i in range(9)]
   assert splitting.fold_names(everyone, 5) == ['a', 'b', 'c']
@@ -190,18 +183,6 @@ def test_column_statistics_by_hand():
   np.testing.assert_allclose(within, [np.sqrt((1 + 4) / 2)], rtol=1e-6)
   power = (np.mean([0, 4]) + np.mean([9, 49])) / 2
   np.testing.assert_allclose(between, [np.sqrt(power - 9)], rtol=1e-6)
-
-
-def test_column_statistics_of_windows_are_per_channel():
-  rng = np.random.default_rng(0)
-  windows = rng.normal(1e3, 1.0, (40, 16, 2)).astype(np.float32)
-  windows[..., 1] *= 0
-  e = dataclasses.replace(entity('a'), normal=windows)
-  centre, between, within = episodes.column_statistics([e])
-  flat = windows.reshape(-1, 2).astype(float)
-  np.testing.assert_allclose(centre, flat.mean(0), rtol=1e-6)
-  np.testing.assert_allclose(within, flat.std(0), rtol=1e-4)
-  np.testing.assert_allclose(between, flat.std(0), rtol=1e-4)
 
 
 # --- tasks -------------------------------------------------------------------
@@ -301,14 +282,6 @@ def test_small_pools_pad_and_serve_the_query_first():
       assert (values > 9).all()  # zeros of the padding never count
   # Of 4 anomalies 3 go to the query, 1 is labelled, and none contaminates.
   assert counts == {(False, 5, 3, 4, 3), (True, 2, 1, 1, 3)}
-
-
-def test_pools_smaller_than_a_task():
-  pools = episodes.pool([entity('e', 2, 1, 1)])
-  task = next(tasks_of(draw(pools, Episode((8,), (4,), (0.0,), 6, 5), 1)))
-  assert task.support.x.shape == (12, 2) and task.query.x.shape == (11, 2)
-  assert task.support.mask.sum() == 2 and task.query.mask.sum() == 2
-  assert task.query.mask[0] == task.query.mask[6] == 1
 
 
 def test_a_task_is_a_function_of_its_key_jitted_or_not():

@@ -81,7 +81,8 @@ def test_tables_with_all_that_is_normal_life(run_dir, tmp_path):
     '--ignore=id',
   )  # fmt: skip
   assert code == 0, err
-  assert "s.csv lacks 'extra'; q.csv lacks 'site': left out\n" in err
+  assert "q.csv: column 'extra' counts the rows" in err
+  assert "q.csv lacks 'site': left out\n" in err
   assert '30 rows scored from 20 normals' in out and 'AUROC' in out
   names = {'scores.csv', 'scores.json', 'scores.png', 'report.html'}
   assert files(tmp_path / 'adapted') == names
