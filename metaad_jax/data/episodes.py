@@ -203,16 +203,7 @@ def assemble(
   if len(spare):
     share = pick(keys[2], episode.contamination)
     wanted = jnp.floor(share * shots + jax.random.uniform(keys[3]))
-    several = len(spare)
-    bad = (place < jnp.minimum(wanted, several)) & (
-      jnp.pad(spare_real, (0, most_shots - several)) > 0
-    )
-    spare = jnp.pad(
-      spare,
-      [(0, most_shots - several)] + [(0, 0)] * (spare.ndim - 1),
-    )
-    bad = bad.reshape((-1,) + (1,) * (spare.ndim - 1))
-    x_normal = jnp.where(bad, spare, x_normal)
+    x_normal = _contaminated(x_normal, spare, spare_real, wanted)
   support = Rows(
     jnp.concatenate([x_normal, labelled]),
     jnp.repeat(
@@ -233,6 +224,16 @@ def assemble(
     jnp.concatenate([query[1], anomaly[1][:queries]]),
   )
   return Task(support, scored, features)
+
+
+def _contaminated(normal, spare, spare_real, wanted):
+  """The normals, the first `wanted` of them replaced by real spare rows."""
+  more = len(normal) - len(spare)
+  bad = (jnp.arange(len(normal)) < jnp.minimum(wanted, len(spare))) & (
+    jnp.pad(spare_real, (0, more)) > 0
+  )
+  spare = jnp.pad(spare, [(0, more)] + [(0, 0)] * (spare.ndim - 1))
+  return jnp.where(bad.reshape((-1,) + (1,) * (spare.ndim - 1)), spare, normal)
 
 
 def contaminants(episode: Episode) -> int:

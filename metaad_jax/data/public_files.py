@@ -5,6 +5,7 @@ Nothing is ever unpickled, and nothing is written.
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import csv
 import hashlib
 import io
 import lzma
@@ -62,8 +63,11 @@ def read(root: pathlib.Path, path: str) -> bytes:
   return content
 
 
-def broken(root: pathlib.Path, path: pathlib.Path, why: object) -> DataError:
-  """A DataError for a file that is there and does not read."""
+def broken(
+  root: pathlib.Path, path: pathlib.Path | str, why: object
+) -> DataError:
+  """A DataError for a file, or a path below root, that does not read."""
+  path = find(root, path) if isinstance(path, str) else path
   reason = storage.reason(why) if isinstance(why, Exception) else why
   return DataError(
     f'{path} is truncated or corrupt ({reason}): delete it and {fetching(root)}'
@@ -71,7 +75,7 @@ def broken(root: pathlib.Path, path: pathlib.Path, why: object) -> DataError:
 
 
 @contextlib.contextmanager
-def reading(root: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
+def reading(root: pathlib.Path, path: pathlib.Path | str) -> Iterator[None]:
   """Turns what a reader of a damaged file raises into a DataError."""
   try:
     yield
@@ -147,22 +151,14 @@ def cells(
   Raises:
     DataError: if the file is missing, empty, corrupt or of another layout.
   """
-  content = read(root, path)
+  text = lines(root, path)
   place = find(root, path)
   with reading(root, place):
-    frame = pd.read_csv(
-      io.BytesIO(content),
-      header=None,
-      names=range(len(header) or width or 0),
-      index_col=False,
-      dtype=str,
-      keep_default_na=False,
-      encoding='utf-8-sig',
-      on_bad_lines='error',
-    )
-    if frame.isna().any(axis=None):
-      raise ValueError(f'row {frame.isna().any(axis=1).idxmax()} is too short')
-  rows = frame.to_numpy(str)
+    listed = [row for row in csv.reader(text, strict=True) if row]
+    for number, row in enumerate(listed):
+      if len(row) != (len(header) or width):
+        raise ValueError(f'row {number} has {len(row)} cells')
+  rows = np.array(listed)
   if header:
     _check_header(root, place, tuple(rows[0]), header)
     rows = rows[1:]

@@ -45,70 +45,43 @@ PATTERNS = np.stack(
 
 
 class FaultFrequencies(NamedTuple):
-  """Characteristic frequencies of a rolling-element bearing, in Hz.
+  """Characteristic frequencies of a rolling-element bearing, in Hz."""
 
-  Attributes:
-    bpfo: balls passing a point of the (fixed) outer race.
-    bpfi: balls passing a point of the (turning) inner race.
-    bsf: turns of a ball; its defect meets a race twice per turn.
-    ftf: turns of the cage.
-  """
-
-  bpfo: jax.Array
-  bpfi: jax.Array
-  bsf: jax.Array
-  ftf: jax.Array
+  bpfo: jax.Array  # balls passing a point of the (fixed) outer race
+  bpfi: jax.Array  # balls passing a point of the (turning) inner race
+  bsf: jax.Array  # turns of a ball; its defect meets a race twice a turn
+  ftf: jax.Array  # turns of the cage
 
 
 class Bearing(NamedTuple):
-  """A rolling-element bearing and what an impact in it does; all scalars.
+  """A rolling-element bearing and what an impact in it does; all scalars."""
 
-  Attributes:
-    balls: number of rolling elements.
-    ball_diameter: in the unit of `pitch_diameter`.
-    pitch_diameter: of the circle of the balls' centres.
-    contact_angle: in radians.
-    impacts_per_spin: 1 or 2: impacts per turn of a damaged ball.
-    slip: standard deviation of the time between two impacts, relative to its
-      mean.
-    modulation: depth to which the amplitude of an inner race's impacts follows
-      the shaft, and that of a ball's follows the cage.
-    impact: amplitude in m/s^2 of an impact's ringing at severity 1.
-  """
-
-  balls: jax.Array
-  ball_diameter: jax.Array
-  pitch_diameter: jax.Array
-  contact_angle: jax.Array
-  impacts_per_spin: jax.Array
-  slip: jax.Array
+  balls: jax.Array  # number of rolling elements
+  ball_diameter: jax.Array  # in the unit of pitch_diameter
+  pitch_diameter: jax.Array  # of the circle of the balls' centres
+  contact_angle: jax.Array  # in radians
+  impacts_per_spin: jax.Array  # 1 or 2: impacts per turn of a damaged ball
+  slip: jax.Array  # standard deviation of the time between impacts / its mean
+  # depth to which an inner race's impacts follow the shaft, and a ball's the
+  # cage
   modulation: jax.Array
-  impact: jax.Array
+  impact: jax.Array  # amplitude in m/s^2 of an impact's ringing at severity 1
 
 
 class Wander(NamedTuple):
-  """How much one machine's windows differ: standard deviations, all scalars.
+  """How much one machine's windows differ: standard deviations, scalars."""
 
-  Attributes:
-    speed: of the logarithm of the shaft's speed.
-    load: of the logarithm of the load, which the mesh, the structure-borne
-      noise and a bearing's impacts are proportional to.
-    gain: of the logarithm of the whole signal.
-    floor: of the logarithm of each part of the noise floor.
-    tilt: of the exponent of frequency that the noise floor is multiplied by.
-    pitch: of the logarithm of each tone's frequency.
-    tones: of the logarithm of each tone's amplitude.
-    lines: of the logarithm of the amplitude of each harmonic of the shaft.
-  """
-
-  speed: jax.Array
+  speed: jax.Array  # of the logarithm of the shaft's speed
+  # of the logarithm of the load, which mesh, structure-borne noise and a
+  # bearing's impacts are proportional to
   load: jax.Array
-  gain: jax.Array
-  floor: jax.Array
+  gain: jax.Array  # of the logarithm of the whole signal
+  floor: jax.Array  # of the logarithm of each part of the noise floor
+  # of the power of frequency that the noise floor is multiplied by
   tilt: jax.Array
-  pitch: jax.Array
-  tones: jax.Array
-  lines: jax.Array
+  pitch: jax.Array  # of the logarithm of each tone's frequency
+  tones: jax.Array  # of the logarithm of each tone's amplitude
+  lines: jax.Array  # of the logarithm of each shaft harmonic's amplitude
 
 
 class Regime(NamedTuple):
@@ -116,72 +89,41 @@ class Regime(NamedTuple):
 
   Loaded and idle, fast and slow: many machines switch between the two, and
   both are normal. A fault adds the same in either.
-
-  Attributes:
-    duty: [] share of the windows in which it runs that way.
-    speed: [] of the shaft's speed.
-    load: [] of the load.
-    shaft: [ORDERS] of the amplitudes of the shaft's harmonics.
-    tones: [TONES] of those of the tones.
-    floor: [3] of those of the noise floor.
   """
 
-  duty: jax.Array
-  speed: jax.Array
-  load: jax.Array
-  shaft: jax.Array
-  tones: jax.Array
-  floor: jax.Array
+  duty: jax.Array  # [] share of the windows in which it runs that way
+  speed: jax.Array  # [] of the shaft's speed
+  load: jax.Array  # [] of the load
+  shaft: jax.Array  # [ORDERS] of the amplitudes of the shaft's harmonics
+  tones: jax.Array  # [TONES] of those of the tones
+  floor: jax.Array  # [3] of those of the noise floor
 
 
 class Machine(NamedTuple):
-  """A rotating machine; float32, amplitudes in m/s^2, phases in radians.
+  """A rotating machine; float32, amplitudes in m/s^2, phases in radians."""
 
-  Attributes:
-    shaft_hz: [] mean speed.
-    shaft, shaft_phase: [ORDERS] amplitude and phase of the shaft's harmonics.
-    growth: [] amplitude that a fault of the shaft adds at severity 1.
-    bearing: the damaged or sound bearing.
-    mode_hz, damping, mode_gain: [MODES] resonances of the structure: frequency,
-      damping ratio, and amplitude of the ringing.
-    teeth: [] the gear mesh is at teeth times the speed.
-    mesh, mesh_phase: [MESH_HARMONICS] amplitude and phase.
-    sidebands: [2] depth of the mesh's amplitude and phase modulation at the
-      speed of the shaft.
-    tone_hz, tones: [TONES] frequency and amplitude of the tones around it.
-    floor: [3] RMS of the white, the coloured and the structure-borne noise.
-    corner_hz, colour: [] from this frequency on, the coloured noise's amplitude
-      falls with this power of the frequency.
-    shock_rate, shock: [] mean number per second (as long as there are fewer
-      than SHOCKS in a window) and RMS amplitude of the ringing of the shocks
-      that reach a sound machine too.
-    wander: how much its windows differ.
-    regime: its second way of running.
-    faults: [2] int32 indices into FAULTS that its anomalies come from.
-  """
-
-  shaft_hz: jax.Array
-  shaft: jax.Array
-  shaft_phase: jax.Array
-  growth: jax.Array
-  bearing: Bearing
-  mode_hz: jax.Array
-  damping: jax.Array
-  mode_gain: jax.Array
-  teeth: jax.Array
-  mesh: jax.Array
-  mesh_phase: jax.Array
-  sidebands: jax.Array
-  tone_hz: jax.Array
-  tones: jax.Array
-  floor: jax.Array
-  corner_hz: jax.Array
-  colour: jax.Array
-  shock_rate: jax.Array
-  shock: jax.Array
-  wander: Wander
-  regime: Regime
-  faults: jax.Array
+  shaft_hz: jax.Array  # [] mean speed
+  shaft: jax.Array  # [ORDERS] amplitudes of the shaft's harmonics
+  shaft_phase: jax.Array  # [ORDERS]
+  growth: jax.Array  # [] amplitude that a fault of the shaft adds at severity 1
+  bearing: Bearing  # the damaged or sound bearing
+  mode_hz: jax.Array  # [MODES] frequencies of the resonances
+  damping: jax.Array  # [MODES] damping ratios
+  mode_gain: jax.Array  # [MODES] amplitudes of the ringing
+  teeth: jax.Array  # [] the gear mesh is at teeth times the speed
+  mesh: jax.Array  # [MESH_HARMONICS] amplitudes
+  mesh_phase: jax.Array  # [MESH_HARMONICS]
+  sidebands: jax.Array  # [2] depth of the mesh's amplitude and phase modulation
+  tone_hz: jax.Array  # [TONES] frequencies of the tones around it
+  tones: jax.Array  # [TONES] amplitudes
+  floor: jax.Array  # [3] RMS of the white, coloured and structure-borne noise
+  corner_hz: jax.Array  # [] from here on the coloured noise's amplitude falls
+  colour: jax.Array  # [] with this power of the frequency
+  shock_rate: jax.Array  # [] mean number per second of shocks from outside
+  shock: jax.Array  # [] RMS amplitude of their ringing
+  wander: Wander  # how much its windows differ
+  regime: Regime  # its second way of running
+  faults: jax.Array  # [2] int32 indices into FAULTS of its anomalies
 
 
 def fault_frequencies(
@@ -191,17 +133,10 @@ def fault_frequencies(
   pitch_diameter: jax.typing.ArrayLike,
   contact_angle: jax.typing.ArrayLike,
 ) -> FaultFrequencies:
-  """Returns the frequencies at which a bearing's defects strike, in Hz.
+  """The frequencies at which a bearing's defects strike (equations 1 to 4).
 
-  Args:
-    shaft_hz: [...] speed of the inner race; the outer race stands still.
-    balls: [...] number of rolling elements.
-    ball_diameter: [...] in the unit of `pitch_diameter`.
-    pitch_diameter: [...] of the circle of the balls' centres.
-    contact_angle: [...] in radians.
-
-  References:
-    Randall & Antoni 2011, equations 1 to 4.
+  The inner race turns at `shaft_hz`, the outer race stands still; the other
+  arguments, [...], are those of `Bearing`.
   """
   shaft, count = jnp.asarray(shaft_hz), jnp.asarray(balls)
   ball, pitch = jnp.asarray(ball_diameter), jnp.asarray(pitch_diameter)
@@ -226,13 +161,9 @@ def draw_machine(
 
   Args:
     key: consumed.
-    rate: sampling rate in Hz; resonances and tones are kept below half of it.
-    noise: factor on the noise floor.
-    regimes: factor on how much its two ways of running differ; 0 = one way.
+    rate: in Hz; resonances and tones are kept below half of it.
+    noise, regimes: factors, see `datasets.vibration.Options`.
     faults: the machine's one or two kinds of fault are drawn from these.
-
-  Returns:
-    The machine.
   """
   uniform, log_uniform = _drawers(key)
   level = log_uniform(0.3, 5.0)

@@ -1,5 +1,7 @@
 """Windows of a time series, and thinning in the order of time."""
 
+from typing import Any
+
 import numpy as np
 
 from metaad_jax.base import DataError
@@ -73,3 +75,48 @@ def gather(series: np.ndarray, first: np.ndarray, window: int) -> np.ndarray:
   if window == 1:
     return series[first].astype(np.float32)
   return series[first[:, None] + np.arange(window)].astype(np.float32)
+
+
+def windows(
+  what: str,
+  train: np.ndarray,
+  test: np.ndarray,
+  kinds: np.ndarray,
+  *,
+  window: int,
+  stride: int,
+  max_rows: int,
+  max_queries: int,
+) -> dict[str, Any]:
+  """Windows of a series to draw supports from, and of one to score.
+
+  Args:
+    what: the two series, for the message.
+    train: [T, C].
+    test: [U, C].
+    kinds: [U] strings, '' = a normal row.
+    window: rows per window; 1 = rows.
+    stride: rows between the starts of windows; 0 = `window`.
+    max_rows: the normal windows are thinned to so many.
+    max_queries: the windows to score are, see `choose`.
+
+  Returns:
+    `normal`, `query`, `labels` and `kinds` of an `Entity`. A window is
+    anomalous where any of its rows is, and of the kind of the first of them.
+  """
+  pool = starts(0, len(train), window, stride, what)
+  scored = starts(0, len(test), window, stride, what)
+  if not len(pool) or not len(scored):
+    raise DataError(
+      f'{what}: window={window} is longer than a series '
+      f'({len(train)} and {len(test)} rows): choose a shorter window'
+    )
+  inside = kinds[scored[:, None] + np.arange(window)] != ''
+  chosen = choose(inside.any(1), max_queries)
+  scored, inside = scored[chosen], inside[chosen]
+  return {
+    'normal': gather(train, thin(pool, max_rows), window),
+    'query': gather(test, scored, window),
+    'labels': inside.any(1).astype(np.int32),
+    'kinds': tuple(kinds[scored + inside.argmax(1)]),
+  }

@@ -12,12 +12,11 @@ def split(
 ) -> dict[str, list[Entity]]:
   """Splits entities into 'train', 'validation' and 'test', group by group.
 
-  Where the entities carry folds of their own (a fault location, say) `fold`
-  may name one, and that one is the test side; otherwise `fold` is a number
-  below `folds` and the groups are dealt out at random. Of what remains a fifth
-  of the groups, at least one, is the validation side. Entities that may serve
-  on one side only (`Entity.side`) appear there alone; where all entities have
-  a side of their own and no fold is named, the sides are the split.
+  `fold` names one of the entities' own folds (a fault location, say), which is
+  the test side then; or it is a number below `folds`, and groups are dealt out
+  at random. Of the rest a fifth of the groups, at least one, is the validation
+  side. An entity with a side (`Entity.side`) appears there alone; where all
+  have one and no own fold, the sides are the split.
 
   Args:
     entities: of one source.
@@ -36,12 +35,7 @@ def split(
   order = np.random.default_rng(seed).permutation(len(groups))
   rank = {groups[i]: r for r, i in enumerate(order)}
   named = {e.fold for e in entities if e.fold}
-  number = int(fold) if fold.isdecimal() else None
-  if fold not in named and (number is None or not 0 <= number < folds):
-    raise DataError(
-      f'no fold {fold!r}: choose a number below {folds}'
-      + (f' or one of {", ".join(sorted(named))}' if named else '')
-    )
+  number = _number(fold, folds, named)
   settled = _settled(entities)
 
   def tested(entity):
@@ -51,14 +45,7 @@ def split(
       return entity.side == 'test'
     return rank[entity.group or entity.name] % folds == number
 
-  apart = [
-    {e.group or e.name for e in entities if tested(e) == b} for b in (0, 1)
-  ]
-  if torn := sorted(apart[0] & apart[1]):
-    raise DataError(
-      f'group {torn[0]!r} has entities on both sides of fold {fold!r}: give '
-      'them one fold and one side, or groups of their own'
-    )
+  _check_groups(entities, tested, fold)
   rest = sorted(
     {e.group or e.name for e in entities if not tested(e) and e.side != 'test'},
     key=rank.__getitem__,
@@ -79,6 +66,28 @@ def split(
         f'{len(groups)} groups are too few for fold {fold} of {folds}'
       )
   return sides
+
+
+def _number(fold, folds, named):
+  number = int(fold) if fold.isdecimal() else None
+  if fold not in named and (number is None or not 0 <= number < folds):
+    raise DataError(
+      f'no fold {fold!r}: choose a number below {folds}'
+      + (f' or one of {", ".join(sorted(named))}' if named else '')
+    )
+  return number
+
+
+def _check_groups(entities, tested, fold):
+  """No group is torn apart."""
+  apart = [
+    {e.group or e.name for e in entities if tested(e) == b} for b in (0, 1)
+  ]
+  if torn := sorted(apart[0] & apart[1]):
+    raise DataError(
+      f'group {torn[0]!r} has entities on both sides of fold {fold!r}: give '
+      'them one fold and one side, or groups of their own'
+    )
 
 
 def fold_names(entities: Sequence[Entity], folds: int) -> list[str]:

@@ -96,22 +96,8 @@ def read(
   suffix = _suffix(path)
   if window < 0 or (suffix == '.wav' and not window):
     raise DataError(f'{path}: say how many samples a window has: --window=2048')
-  notes: list[str] = []
-  dialect, labels, rate = None, None, None
   try:
-    if suffix == '.wav':
-      content, rate = _wav(path)
-    elif suffix in ('.npy', '.npz'):
-      content, labels = _arrays(path)
-    elif suffix == '.parquet':
-      content = _parquet(path)
-    else:
-      text = text_files.parse(
-        text_files.decoded(text_files.unpacked(path), notes)
-      )
-      notes += text.notes
-      dialect = text.dialect
-      content = _table(text, like)
+    content = _content(path, suffix, like)
   except FileNotFoundError as error:
     raise DataError(f'{path} is not there') from error
   except DataError as error:
@@ -123,12 +109,33 @@ def read(
     ) from error
   try:
     roles = _Roles(label, anomaly_label, ignore, features)
-    found = _samples(content, labels, roles, like, window)
+    samples = _samples(content, roles, like, window)
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
-  return found._replace(
-    rate=rate, notes=(*notes, *found.notes), dialect=dialect
-  )
+  return samples
+
+
+class _Content(NamedTuple):
+  """A file: its columns or windows, and what `Samples` says of it."""
+
+  data: dict[str, cells.Typed] | np.ndarray
+  labels: np.ndarray | None = None
+  rate: float | None = None
+  notes: tuple[str, ...] = ()
+  dialect: text_files.Dialect | None = None
+
+
+def _content(path, suffix, like) -> _Content:
+  if suffix == '.wav':
+    return _wav(path)
+  if suffix in ('.npy', '.npz'):
+    return _arrays(path)
+  if suffix == '.parquet':
+    return _parquet(path)
+  notes: list[str] = []
+  text = text_files.parse(text_files.decoded(text_files.unpacked(path), notes))
+  table = _table(text, like)
+  return _Content(table, notes=(*notes, *text.notes), dialect=text.dialect)
 
 
 def from_frame(
@@ -245,7 +252,7 @@ def _parquet(path):
     raise ValueError(error) from error
   if not len(frame.columns):
     raise DataError('it holds no columns')
-  return _typed_frame(frame, None)
+  return _Content(_typed_frame(frame, None))
 
 
 def _wav(path):
@@ -267,10 +274,11 @@ def _wav(path):
     full = 2.0 ** (8 * signal.dtype.itemsize - 1)
   shift = full if kind == 'u' else 0.0
   values = (signal.astype(np.float64) - shift) / full
-  return {
+  table = {
     f'channel {i}': cells.Typed(pd.Series(channel), 'number', '')
     for i, channel in enumerate(values.T)
-  }, float(rate)
+  }
+  return _Content(table, rate=float(rate))
 
 
 def _arrays(path):
@@ -297,15 +305,17 @@ def _arrays(path):
     )
   x = content.astype(np.float64)
   if x.ndim == 3:
-    return x, labels
-  return {
+    return _Content(x, labels)
+  table = {
     f'column {i}': cells.Typed(pd.Series(column), 'number', '')
     for i, column in enumerate(x.T)
-  }, labels
+  }
+  return _Content(table, labels)
 
 
-def _samples(content, labels, roles, like, window):
+def _samples(file, roles, like, window):
   """Puts labels, ids and what is to be ignored aside, and cuts windows."""
+  content, labels, rate, notes, dialect = file
   if isinstance(content, np.ndarray):
     if window:
       raise DataError('it holds windows already: leave out --window')
@@ -335,11 +345,13 @@ def _samples(content, labels, roles, like, window):
   if not len(rows):
     raise DataError('it holds no rows')
   labels = roles_lib.labels(labels, len(rows), roles.anomaly_label)
-  notes = roles_lib.notes(report)
+  notes += roles_lib.notes(report)
   if others:
     notes += (f'{", ".join(others)}: looks like labels: left out',)
-  found = Samples(rows, labels, None, header, named, keys, report, notes)
-  return _windows(found, window) if window else found
+  samples = Samples(
+    rows, labels, rate, header, named, keys, report, notes, dialect
+  )
+  return _windows(samples, window) if window else samples
 
 
 def _windows(samples, window):

@@ -47,14 +47,10 @@ def load(
     data_dir: holds adbench/Classical/*.npz.
     scenario: 'all', or 'finance', 'industry', 'medicine' or 'network': of the
       published tables, those that belong there.
-    max_rows: the normals are thinned to so many.
-    max_queries: so is the query, see `series.choose`.
+    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
 
   Returns:
     Entities of different width. Tables that share data share a group.
-
-  Raises:
-    DataError: for missing or broken files and for options out of range.
   """
   if scenario != 'all' and scenario not in SCENARIOS:
     raise DataError(
@@ -72,18 +68,7 @@ def load(
   for name in names:
     if scenario != 'all' and name not in SCENARIOS[scenario]:
       continue
-    path = f'{_FOLDER}/{name}.npz'
-    found = public_files.arrays(root, path, ('X', 'y'))
-    x, y = found['X'], found['y'].ravel()
-    if (
-      x.dtype.kind not in 'fiub'
-      or x.ndim != 2
-      or len(x) != len(y)
-      or y.dtype.kind not in 'fiub'
-      or not np.isin(y, (0, 1)).all()
-    ):
-      why = f'X {x.dtype} {x.shape}, y {y.dtype} {y.shape}: not rows and 0/1'
-      raise public_files.broken(root, public_files.find(root, path), why)
+    x, y = _read(root, f'{_FOLDER}/{name}.npz')
     order = np.random.default_rng(0).permutation(len(x))
     x, y = x[order].astype(np.float32), y[order]
     pool, query = rows.deal(x, y, max_rows=max_rows, max_queries=max_queries)
@@ -100,6 +85,22 @@ def load(
       )
     )
   return entities
+
+
+def _read(root, path):
+  """Rows and labels of one table."""
+  arrays = public_files.arrays(root, path, ('X', 'y'))
+  x, y = arrays['X'], arrays['y'].ravel()
+  if (
+    x.dtype.kind not in 'fiub'
+    or x.ndim != 2
+    or len(x) != len(y)
+    or y.dtype.kind not in 'fiub'
+    or not np.isin(y, (0, 1)).all()
+  ):
+    why = f'X {x.dtype} {x.shape}, y {y.dtype} {y.shape}: not rows and 0/1'
+    raise public_files.broken(root, path, why)
+  return x, y
 
 
 SOURCE = Source(

@@ -70,41 +70,18 @@ def load(
       follows after a gap of 10 rows (1 s) is scored.
     min_rows: an entity must have so many rows for supports, normals to score
       and anomalies, each.
-    max_rows: the normals are thinned evenly to so many.
-    max_queries: so is the query, see `series.choose`.
+    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
 
   Returns:
     Entities with rows [N, 36], one in 100 ms. Those of one feed rate share
     experiments, and therefore a group and a fold, such as 'feed3'.
-
-  Raises:
-    DataError: for missing or broken files and for options out of range.
   """
   rows.check_limits('cnc_mill', max_rows, max_queries)
   if min_rows < 1:
     raise DataError(f'cnc_mill: min_rows={min_rows}: choose min_rows >= 1')
   root = public_files.folder(data_dir, 'cnc_mill')
-  # {(feed rate, stage): {worn: [rows of one experiment, ...]}}
-  stages: dict = collections.defaultdict(lambda: {'worn': [], 'unworn': []})
-  for number, _, feed, _, tool, *_ in public_files.cells(
-    root, 'train.csv', header=_TRAIN
-  ):
-    if tool not in ('worn', 'unworn') or not (number + feed).isdecimal():
-      why = f'experiment {number!r}: {feed!r} {tool!r}'
-      raise public_files.broken(root, public_files.find(root, 'train.csv'), why)
-    path = f'experiment_{int(number):02d}.csv'
-    cells = public_files.cells(root, path, header=_HEADER)
-    values = public_files.numbers(root, path, cells[:, :-1])
-    column = dict(zip(_HEADER, values.T, strict=False))
-    good = column['M1_CURRENT_FEEDRATE'] != 50
-    good &= column['X1_ActualPosition'] != 198
-    x = np.stack([column[name] for name in CHANNELS], 1).astype(np.float32)
-    process = np.char.lower(cells[:, -1])
-    for stage in np.unique(process[good]):
-      part = x[good & (process == stage)]
-      stages[int(feed), str(stage)][str(tool)].append(part)
   entities = []
-  for (feed, stage), parts in sorted(stages.items()):
+  for (feed, stage), parts in sorted(_stages(root).items()):
     unworn, worn = parts['unworn'], parts['worn']
     if apart:
       pools, scored = unworn[:-1], unworn[-1:]
@@ -131,6 +108,29 @@ def load(
       )
     )
   return entities
+
+
+def _stages(root):
+  """{(feed rate, stage): {worn: [rows of one experiment, ...]}}."""
+  stages: dict = collections.defaultdict(lambda: {'worn': [], 'unworn': []})
+  for number, _, feed, _, tool, *_ in public_files.cells(
+    root, 'train.csv', header=_TRAIN
+  ):
+    if tool not in ('worn', 'unworn') or not (number + feed).isdecimal():
+      why = f'experiment {number!r}: {feed!r} {tool!r}'
+      raise public_files.broken(root, 'train.csv', why)
+    path = f'experiment_{int(number):02d}.csv'
+    cells = public_files.cells(root, path, header=_HEADER)
+    values = public_files.numbers(root, path, cells[:, :-1])
+    column = dict(zip(_HEADER, values.T, strict=False))
+    good = column['M1_CURRENT_FEEDRATE'] != 50
+    good &= column['X1_ActualPosition'] != 198
+    x = np.stack([column[name] for name in CHANNELS], 1).astype(np.float32)
+    process = np.char.lower(cells[:, -1])
+    for stage in np.unique(process[good]):
+      part = x[good & (process == stage)]
+      stages[int(feed), str(stage)][str(tool)].append(part)
+  return stages
 
 
 SOURCE = Source(

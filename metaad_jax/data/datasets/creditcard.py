@@ -30,15 +30,11 @@ def load(
     data_dir: holds creditcard/creditcard_sample.csv or the whole
       creditcard/creditcard.csv.
     hours: length of a span.
-    max_rows: the normals are thinned evenly to so many.
-    max_queries: so is the query, see `series.choose`.
+    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
 
   Returns:
     Entities 'hour 0', 'hour 2', ... with rows [N, 29]. Spans without a normal
     row for the support, or with less than both kinds to score, are left out.
-
-  Raises:
-    DataError: for a missing or broken file and for options out of range.
   """
   rows.check_limits('creditcard', max_rows, max_queries)
   if not 0 < hours <= 48:
@@ -48,9 +44,7 @@ def load(
   table = public_files.table(root, path, header=_HEADER)
   time, fraud = table[:, 0], table[:, -1]
   if not np.isin(fraud, (0, 1)).all() or not np.isfinite(time).all():
-    raise public_files.broken(
-      root, public_files.find(root, path), 'no time, or Class not 0/1'
-    )
+    raise public_files.broken(root, path, 'no time, or Class not 0/1')
   order = np.argsort(time, kind='stable')
   x = table[order, 1:-1].astype(np.float32)
   kept = rows.distinct(x)

@@ -52,16 +52,14 @@ def read(root: pathlib.Path, path: str, *, lowpass: bool = True) -> np.ndarray:
   if len(bad):
     raise public_files.broken(
       root,
-      public_files.find(root, path),
+      path,
       f'DE[{bad[0]}] is {recording[bad[0]]}',
     )
   from scipy import signal  # late: the detector starts without
 
   taps = signal.firwin(129, _CUTOFF, fs=RATE)
   if len(recording) < 8 * _GAP:
-    raise public_files.broken(
-      root, public_files.find(root, path), f'{len(recording)} samples only'
-    )
+    raise public_files.broken(root, path, f'{len(recording)} samples only')
   if path == _NORMAL:
     recording = signal.decimate(recording, 4, ftype='fir')
   return signal.filtfilt(taps, 1.0, recording) if lowpass else recording
@@ -82,41 +80,26 @@ def load(
 ) -> list[Entity]:
   """Two entities per fault recording: `<name>/train`, and `<name>` for test.
 
-  All recordings are cut in time: what the training side sees is from their
-  first halves, test from their second halves. Within a half, the normals of the
-  query come after those of the supports. A gap of a window or more is left at
-  each cut. There are as many fault windows as normal windows in a query, spread
-  evenly over the half recording.
+  Recordings are cut in time, with gaps of at least a window: first halves are
+  for training, second halves for test; within a half, the query's normals come
+  after those of the supports. A query has as many fault windows as normal ones.
 
   Args:
     data_dir: holds cwru/.
     window: samples per window.
-    stride: samples between windows of the training side, which may overlap;
-      test windows do not.
-    snr_db: power of the window over that of the white noise added to it, in dB.
-    clean: no noise at all (and no copies).
-    zscore: every window is standardized before the noise is added.
-    lowpass: what lies above 4 kHz is removed first. Without it normal windows
-      are weaker below 4 kHz, a fact about the recordings and not the bearing.
+    stride: samples between training windows.
+    snr_db: power of the window over that of the white noise added to it.
+    clean: no noise, and no copies.
+    zscore: windows are standardized, then the noise is added.
+    lowpass: remove what lies above 4 kHz, where recordings differ.
     copies: training windows appear so many times, with independent noise.
-    load: '0', or 'all' for the faults under 1 to 3 HP too; these have no
-      normals of their own and are set against those of 0 HP.
-    seed: of the noise, which differs between entities.
+    load: '0', or 'all': also faults under 1 to 3 HP, beside normals of 0 HP.
+    seed: of the noise.
 
   Returns:
-    Entities with windows [N, window, 1]; kind and group are the fault, such as
-    'IR_14', whatever the load; fold is 'ball', 'inner' or 'outer'.
-
-  Raises:
-    DataError: for missing or broken files and for options out of range.
+    Windows [N, window, 1]; kind and group such as 'IR_14'; fold such as 'ball'.
   """
-  if str(load) not in ('0', 'all'):
-    raise DataError(f"cwru: load={load!r}: choose '0' or 'all'")
-  if window < 8 or stride < 1 or copies < 1 or not np.isfinite(snr_db):
-    raise DataError(
-      f'cwru: window={window}, stride={stride}, copies={copies}, '
-      f'snr_db={snr_db}: choose window >= 8, the others >= 1, a finite snr_db'
-    )
+  _check(window, stride, copies, snr_db, load)
   root = public_files.folder(data_dir, 'cwru')
   gap = max(window, _GAP)
   normals = _halves(read(root, _NORMAL, lowpass=lowpass), gap)
@@ -130,37 +113,41 @@ def load(
     for side, normal, fault in zip(
       ('train', 'test'), normals, faults, strict=True
     ):
+      parts = [*_halves(normal, gap), fault]
       step = stride if side == 'train' else window
-      parts = [
-        _windows(part, window, step, path) for part in _halves(normal, gap)
-      ]
-      parts.append(_windows(fault, window, step, path, limit=len(parts[1])))
       rng = np.random.default_rng(
         [seed, zlib.crc32(name.encode()), side == 'test']
       )
-      times = copies if side == 'train' and not clean else 1
-      pool, later, faulty = (
-        _noisy(
-          np.tile(part, (times, 1)),
-          np.inf if clean else snr_db,
-          zscore,
-          rng,
-        )
-        for part in parts
-      )
-      entities.append(
-        Entity(
-          name=name + ('/train' if side == 'train' else ''),
-          normal=pool,
-          query=np.concatenate([later, faulty]),
-          labels=np.repeat([0, 1], [len(later), len(faulty)]).astype(np.int32),
-          kinds=('',) * len(later) + (match[2],) * len(faulty),
-          group=match[2],
-          fold=_FOLDS[match[3]],
-          side=side,
-        )
-      )
+      pool, later, faulty = _noisy_windows(
+        parts, window, step, path, zscore,
+        np.inf if clean else snr_db,
+        copies if side == 'train' and not clean else 1, rng,
+      )  # fmt: skip
+      entities.append(_entity(name, match, side, pool, later, faulty))
   return entities
+
+
+def _entity(name, match, side, pool, later, faulty):
+  return Entity(
+    name=name + ('/train' if side == 'train' else ''),
+    normal=pool,
+    query=np.concatenate([later, faulty]),
+    labels=np.repeat([0, 1], [len(later), len(faulty)]).astype(np.int32),
+    kinds=('',) * len(later) + (match[2],) * len(faulty),
+    group=match[2],
+    fold=_FOLDS[match[3]],
+    side=side,
+  )
+
+
+def _check(window, stride, copies, snr_db, load):
+  if str(load) not in ('0', 'all'):
+    raise DataError(f"cwru: load={load!r}: choose '0' or 'all'")
+  if window < 8 or stride < 1 or copies < 1 or not np.isfinite(snr_db):
+    raise DataError(
+      f'cwru: window={window}, stride={stride}, copies={copies}, '
+      f'snr_db={snr_db}: choose window >= 8, the others >= 1, a finite snr_db'
+    )
 
 
 def _halves(recording, gap):
@@ -177,6 +164,16 @@ def _windows(recording, window, stride, path, limit=2**31):
     )
   index = series.thin(first, limit)
   return recording[index[:, None] + np.arange(window)]
+
+
+def _noisy_windows(parts, window, step, path, zscore, snr_db, times, rng):
+  """Windows of two parts of the normal recording and of the faulty one."""
+  pool, later = (_windows(part, window, step, path) for part in parts[:2])
+  faulty = _windows(parts[2], window, step, path, limit=len(later))
+  return [
+    _noisy(np.tile(part, (times, 1)), snr_db, zscore, rng)
+    for part in (pool, later, faulty)
+  ]
 
 
 def _noisy(windows, snr_db, zscore, rng):

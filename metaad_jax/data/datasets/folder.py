@@ -50,17 +50,13 @@ def load_tables(
     data_dir: the folder, where `path` is not given.
     path: the folder.
     share: of the normal rows, for supports.
-    max_rows: the normals are thinned evenly to so many.
-    max_queries: so is the query, see `series.choose`.
+    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
     label: the column of labels, see `user_files.read`.
     anomaly_label: the word of an anomaly, see `user_files.read`.
     ids: columns that count the rows or tell the time are features.
 
   Returns:
     Entities with rows [N, F], named after their files.
-
-  Raises:
-    DataError: for missing or broken files and for options out of range.
   """
   entities = []
   options = _Options(
@@ -114,18 +110,12 @@ def load_series(
     window: rows per window; 1 = rows.
     stride: rows between windows; 0 = `window`.
     share: of the file, its beginning, for supports.
-    max_rows: the normals are thinned evenly to so many.
-    max_queries: so is the query, see `series.choose`.
-    label: the column of labels, see `user_files.read`.
-    anomaly_label: the word of an anomaly, see `user_files.read`.
-    ids: columns that count the rows or tell the time are features.
+    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
+    label, anomaly_label, ids: as for `load_tables`.
 
   Returns:
     Entities with rows [N, C], or windows [N, window, C], which are anomalous
     where any of their rows is; named after their files.
-
-  Raises:
-    DataError: for missing or broken files and for options out of range.
   """
   entities = []
   options = _Options(
@@ -135,31 +125,34 @@ def load_series(
   for name, x, labels, columns in _read('folder_series', options, alike=True):
     if x.ndim > 2 and window != 1:
       raise DataError(f'{name} holds windows already: leave out window')
-    end = round(share * len(x))
-    pool = series.starts(0, end, window, stride, name)
-    later = series.starts(end + window - 1, len(x), window, stride, name)
-    inside = lambda first, y=labels: y[first[:, None] + np.arange(window)].max(
-      1
-    )
-    pool = pool[inside(pool) == 0]
-    if not len(pool) or not len(later):
-      raise DataError(
-        f'{name}: window={window}, share={share} leave no normal window for '
-        f'supports, or none to score, of {len(x)} rows: change them'
-      )
-    later = later[series.choose(inside(later) == 1, max_queries)]
-    anomalous = inside(later)
     entities.append(
-      Entity(
-        name=name,
-        normal=series.gather(x, series.thin(pool, max_rows), window),
-        query=series.gather(x, later, window),
-        labels=anomalous,
-        kinds=tuple('anomaly' if y else '' for y in anomalous),
-        columns=columns,
-      )
+      _recording(name, x, labels, columns, window, stride, options)
     )
   return entities
+
+
+def _recording(name, x, labels, columns, window, stride, options):
+  """One file: its beginning for supports, the rest to score."""
+  end = round(options.share * len(x))
+  pool = series.starts(0, end, window, stride, name)
+  later = series.starts(end + window - 1, len(x), window, stride, name)
+  inside = lambda first, y=labels: y[first[:, None] + np.arange(window)].max(1)
+  pool = pool[inside(pool) == 0]
+  if not len(pool) or not len(later):
+    raise DataError(
+      f'{name}: window={window}, share={options.share} leave no normal '
+      f'window for supports, or none to score, of {len(x)} rows: change them'
+    )
+  later = later[series.choose(inside(later) == 1, options.max_queries)]
+  anomalous = inside(later)
+  return Entity(
+    name=name,
+    normal=series.gather(x, series.thin(pool, options.max_rows), window),
+    query=series.gather(x, later, window),
+    labels=anomalous,
+    kinds=tuple('anomaly' if y else '' for y in anomalous),
+    columns=columns,
+  )
 
 
 def _read(source, options, alike=False):

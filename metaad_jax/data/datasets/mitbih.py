@@ -43,9 +43,6 @@ def load(
   Returns:
     Entities with windows [N, window, 1], in mV if not standardized; kinds are
     the symbols of the beats.
-
-  Raises:
-    DataError: for missing or broken files and for options out of range.
   """
   if not 8 <= window <= 7200 or lead not in (0, 1) or not 0 < minutes < 30:
     raise DataError(
@@ -61,36 +58,37 @@ def load(
     )
   entities = []
   for name in names:
-    signal, peaks, symbols = read(root, name)
-    first = peaks - 3 * window // 8
-    whole = (first >= 0) & (first + window <= len(signal))
-    beat = np.isin(symbols, BEATS) & whole
-    first, symbols = first[beat], symbols[beat]
-    known, counts = np.unique(symbols, return_counts=True)
-    if not len(known):
-      raise public_files.broken(
-        root, public_files.find(root, f'{name}.atr'), 'no beats'
-      )
-    usual = known[counts.argmax()]
-    end = int(minutes * 60 * RATE)
-    early = (first + window <= end) & (symbols == usual)
-    late = first >= end + window
-    beats = signal[first[:, None] + np.arange(window), lead]
-    if zscore:
-      centred = beats - beats.mean(1, keepdims=True)
-      beats = centred / np.maximum(centred.std(1, keepdims=True), 1e-6)
-    beats = beats[:, :, None].astype(np.float32)
-    kinds = np.where(symbols == usual, '', symbols)[late]
-    entities.append(
-      Entity(
-        name=name,
-        normal=beats[early],
-        query=beats[late],
-        labels=(kinds != '').astype(np.int32),
-        kinds=tuple(map(str, kinds)),
-      )
-    )
+    entities.append(_entity(root, name, window, lead, minutes, zscore))
   return entities
+
+
+def _entity(root, name, window, lead, minutes, zscore):
+  """The beats of one record."""
+  signal, peaks, symbols = read(root, name)
+  first = peaks - 3 * window // 8
+  whole = (first >= 0) & (first + window <= len(signal))
+  beat = np.isin(symbols, BEATS) & whole
+  first, symbols = first[beat], symbols[beat]
+  known, counts = np.unique(symbols, return_counts=True)
+  if not len(known):
+    raise public_files.broken(root, f'{name}.atr', 'no beats')
+  usual = known[counts.argmax()]
+  end = int(minutes * 60 * RATE)
+  early = (first + window <= end) & (symbols == usual)
+  late = first >= end + window
+  beats = signal[first[:, None] + np.arange(window), lead]
+  if zscore:
+    centred = beats - beats.mean(1, keepdims=True)
+    beats = centred / np.maximum(centred.std(1, keepdims=True), 1e-6)
+  beats = beats[:, :, None].astype(np.float32)
+  kinds = np.where(symbols == usual, '', symbols)[late]
+  return Entity(
+    name=name,
+    normal=beats[early],
+    query=beats[late],
+    labels=(kinds != '').astype(np.int32),
+    kinds=tuple(map(str, kinds)),
+  )
 
 
 def read(
@@ -132,25 +130,23 @@ def read(
   ):
     raise public_files.broken(
       root,
-      public_files.find(root, f'{name}.hea'),
+      f'{name}.hea',
       f'not 2 signals at {RATE} Hz as long as {name}.dat',
     )
   with tempfile.TemporaryDirectory() as folder:
     for suffix, content in parts.items():
       pathlib.Path(folder, f'{name}.{suffix}').write_bytes(content)
     path = str(pathlib.Path(folder, name))
-    with public_files.reading(root, public_files.find(root, f'{name}.hea')):
+    with public_files.reading(root, f'{name}.hea'):
       signal = wfdb.rdrecord(path).p_signal
-    with public_files.reading(root, public_files.find(root, f'{name}.atr')):
+    with public_files.reading(root, f'{name}.atr'):
       notes = wfdb.rdann(path, 'atr')
       peaks, symbols = np.asarray(notes.sample), np.array(notes.symbol)
   if not np.isfinite(signal).all() or len(signal) != length:
-    raise public_files.broken(
-      root, public_files.find(root, f'{name}.dat'), 'samples are missing'
-    )
+    raise public_files.broken(root, f'{name}.dat', 'samples are missing')
   if len(peaks) and not 0 <= peaks.min() <= peaks.max() <= length:
     why = f'an annotation is not within {name}.dat'
-    raise public_files.broken(root, public_files.find(root, f'{name}.atr'), why)
+    raise public_files.broken(root, f'{name}.atr', why)
   return signal, peaks, symbols
 
 

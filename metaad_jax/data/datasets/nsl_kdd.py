@@ -55,15 +55,11 @@ def load(
       sorted list, or 'onehot', a column each.
     min_rows: anomalies that an entity must have, and by service also normals
       of either file.
-    max_rows: the normals are thinned evenly to so many.
-    max_queries: so is the query, see `series.choose`.
+    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
 
   Returns:
     Entities with rows [N, 41], or [N, 119] one-hot; kinds are the types of
     attack.
-
-  Raises:
-    DataError: for missing or broken files and for options out of range.
   """
   if by not in ('attack', 'service') or categories not in ('codes', 'onehot'):
     raise DataError(
@@ -72,18 +68,7 @@ def load(
     )
   rows.check_limits('nsl_kdd', max_rows, max_queries)
   root = public_files.folder(data_dir, 'nsl_kdd')
-  # The last column is a difficulty: how many of 21 classifiers got it right.
-  tables = [
-    public_files.cells(root, path, width=len(COLUMNS) + 2)
-    for path in (TRAIN, TEST)
-  ]
-  kinds = [np.where(t[:, -2] == 'normal', '', t[:, -2]) for t in tables]
-  values, columns = _encode(root, tables, categories)
-  services = [table[:, _CATEGORIES['service']] for table in tables]
-  kept = [rows.distinct(x) for x in values]
-  kept[1] = kept[1][rows.unseen(values[1][kept[1]], values[0])]
-  take = lambda parts: [part[i] for part, i in zip(parts, kept, strict=True)]
-  x, kind, service = take(values), take(kinds), take(services)
+  x, kind, service, columns = _rows(root, categories)
   cut = _by_attack if by == 'attack' else _by_service
   entities = []
   for name, side, part, pool, other, query in cut(kind, service, min_rows):
@@ -100,6 +85,22 @@ def load(
       )
     )
   return entities
+
+
+def _rows(root, categories):
+  """Features, kinds and services of both files, repetitions left out."""
+  # The last column is a difficulty: how many of 21 classifiers got it right.
+  tables = [
+    public_files.cells(root, path, width=len(COLUMNS) + 2)
+    for path in (TRAIN, TEST)
+  ]
+  kinds = [np.where(t[:, -2] == 'normal', '', t[:, -2]) for t in tables]
+  values, columns = _encode(root, tables, categories)
+  services = [table[:, _CATEGORIES['service']] for table in tables]
+  kept = [rows.distinct(x) for x in values]
+  kept[1] = kept[1][rows.unseen(values[1][kept[1]], values[0])]
+  take = lambda parts: [part[i] for part, i in zip(parts, kept, strict=True)]
+  return take(values), take(kinds), take(services), columns
 
 
 def _encode(root, tables, categories):

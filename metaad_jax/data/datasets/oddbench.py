@@ -68,27 +68,17 @@ def load(
 ) -> list[Entity]:
   """One entity per table: supports from its `train`, query from its `test`.
 
-  Infinities count as missing: they come from divisions by zero in the tables'
-  making, and one of them in 200,000 rows is no reason to do without the table.
-  Rows of the query that equal a normal row stay, as most tables are of few
-  distinct values.
+  Infinities count as missing. Query rows that equal a normal row stay.
 
   Args:
     data_dir: holds oddbench/*.npz.
-    scenario: 'all', or 'finance', 'industry', 'medicine' or 'network': tables
-      that belong there by `scenarios`.
-    overlap: False leaves out the tables known to be in adbench as well
-      (`IN_ADBENCH`): for training what is to be scored there.
-    max_rows: the normals are thinned evenly to so many.
-    max_queries: so is the query, see `series.choose`.
+    scenario: 'all', or one of `SCENARIOS`: tables that belong there.
+    overlap: False leaves out the tables that adbench has too (`IN_ADBENCH`).
+    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
 
   Returns:
-    Entities of different width, by name. Near-duplicates share a group, see
-    `near_duplicates`. The fold, part0 to part4, is a hash of the group's name:
-    a table stays where it is when others come and go. Kinds name the indicator.
-
-  Raises:
-    DataError: for missing or broken files and for options out of range.
+    Entities of different width, by name. `near_duplicates` share a group, whose
+    hash is the fold, part0 to part4. Kinds name the indicator.
   """
   if scenario not in ('all', *SCENARIOS):
     raise DataError(
@@ -100,7 +90,7 @@ def load(
   names = sorted(p.removesuffix('.npz') for p in paths if p.endswith('.npz'))
   if not names:
     raise DataError(f'{root} holds no .npz: {SOURCE.note}')
-  found: list[dict[str, Any]] = []
+  tables: list[dict[str, Any]] = []
   for name in names:
     if name in IN_ADBENCH and not overlap:
       continue
@@ -108,28 +98,25 @@ def load(
     if scenario == 'all' or scenario in scenarios(
       _text(told, 'origin'), _words(told, 'tags'), _words(told, 'llm_keywords')
     ):
-      found.append(_read(root, name, told, max_rows, max_queries))
+      tables.append(_read(root, name, told, max_rows, max_queries))
   groups = near_duplicates(
-    [one['columns'] for one in found],
-    # Both are NASA's shuttle data; scaled rows and other names hide it.
-    [
-      'shuttle' if 'Shuttle' in one['name'] else one['repository']
-      for one in found
-    ],
-    [one['sketch'] for one in found],
+    [table['columns'] for table in tables],
+    [table['repository'] for table in tables],
+    [table['sketch'] for table in tables],
   )
+  names = [tables[group]['name'] for group in groups]
   return [
     Entity(
-      name=one['name'],
-      normal=one['normal'],
-      query=one['query'],
-      labels=one['labels'],
-      kinds=tuple(one['kind'] if label else '' for label in one['labels']),
-      group=found[group]['name'],
-      fold=f'part{zlib.crc32(found[group]["name"].encode()) % _PARTS}',
-      columns=one['columns'],
+      name=table['name'],
+      normal=table['normal'],
+      query=table['query'],
+      labels=table['labels'],
+      kinds=tuple(table['kind'] if label else '' for label in table['labels']),
+      group=name,
+      fold=f'part{zlib.crc32(name.encode()) % _PARTS}',
+      columns=table['columns'],
     )
-    for one, group in zip(found, groups, strict=True)
+    for table, name in zip(tables, names, strict=True)
   ]
 
 
@@ -155,6 +142,9 @@ def _read(root, name, told, max_rows, max_queries):
   columns = tuple(' '.join(c.split()) for c in _words(told, 'feature_names'))
   if len(columns) != train.shape[1]:
     columns = tuple(f'column {i}' for i in range(train.shape[1]))
+  repository = '/'.join(_text(told, 'github_link').split('/')[3:5])
+  if 'Shuttle' in name:  # all NASA's; scaled rows and other names hide it
+    repository = 'shuttle'
   return {
     'name': name,
     'normal': train[series.thin(np.arange(len(train)), max_rows)],
@@ -162,7 +152,7 @@ def _read(root, name, told, max_rows, max_queries):
     'labels': labels[chosen].astype(np.int32),
     'kind': _text(told, 'indicator_feature') or 'anomaly',
     'columns': columns,
-    'repository': '/'.join(_text(told, 'github_link').split('/')[3:5]),
+    'repository': repository,
     'sketch': np.unique(sketch)[:_SKETCH],
   }
 

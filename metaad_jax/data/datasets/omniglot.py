@@ -30,9 +30,6 @@ def load(
   Returns:
     Entities with windows [N, 28, 28], 1 = ink, 0 = paper; side 'train' from the
     background file, 'test' from the evaluation file. Kinds name the character.
-
-  Raises:
-    DataError: for missing or broken files and for options out of range.
   """
   root = public_files.folder(data_dir, 'omniglot')
   entities = []
@@ -41,7 +38,7 @@ def load(
     drawn = public_files.arrays(root, path, ('images',))['images']
     if drawn.dtype != bool or drawn.shape[1:] != (20, _DRAWN, _DRAWN):
       why = f'{drawn.dtype} {drawn.shape}, expected bool [N, 20, 105, 105]'
-      raise public_files.broken(root, public_files.find(root, path), why)
+      raise public_files.broken(root, path, why)
     ink = _shrink(drawn[: limit or None])
     del drawn
     if limit < 0 or not 1 <= anomalies < len(ink):

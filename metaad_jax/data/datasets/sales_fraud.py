@@ -39,15 +39,11 @@ def load(
     by: 'product' or 'salesperson'.
     min_normals: honest reports that an entity must have.
     min_anomalies: fraudulent reports that it must have.
-    max_rows: the normals are thinned evenly to so many.
-    max_queries: so is the query, see `series.choose`.
+    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
 
   Returns:
     Entities with rows [N, 5]. NaN: the quantity or value is not stated, or
     nothing uninspected tells the product's level.
-
-  Raises:
-    DataError: for a missing or broken file and for options out of range.
   """
   if by not in ('product', 'salesperson'):
     raise DataError(
@@ -58,21 +54,8 @@ def load(
   cells = public_files.cells(root, _FILE, header=_HEADER)
   verdict = cells[:, 4]
   if not np.isin(verdict, ('ok', 'fraud', 'unkn')).all():
-    raise public_files.broken(
-      root, public_files.find(root, _FILE), 'Insp is not ok, fraud or unkn'
-    )
-  quantity, value = public_files.numbers(
-    root, _FILE, cells[:, 2:4], missing='NA'
-  ).T
-  with np.errstate(divide='ignore', invalid='ignore'):
-    price = value / quantity
-    price[~np.isfinite(price)] = np.nan
-    logs = np.log(np.stack([price, quantity]))
-    logs[~np.isfinite(logs)] = np.nan
-  product = np.unique(cells[:, 1], return_inverse=True)[1]
-  level = _medians(logs, product, verdict == 'unkn')
-  x = np.stack([quantity, value, price, *(logs - level[:, product])], 1)
-  x = x.astype(np.float32)
+    raise public_files.broken(root, _FILE, 'Insp is not ok, fraud or unkn')
+  x = _features(root, cells, verdict == 'unkn')
   owner = cells[:, 1 if by == 'product' else 0]
   inspected = np.flatnonzero(verdict != 'unkn')
   names, of = np.unique(owner[inspected], return_inverse=True)
@@ -96,6 +79,22 @@ def load(
       )
     )
   return entities
+
+
+def _features(root, cells, uninspected):
+  """The five columns, [N, 5]."""
+  quantity, value = public_files.numbers(
+    root, _FILE, cells[:, 2:4], missing='NA'
+  ).T
+  with np.errstate(divide='ignore', invalid='ignore'):
+    price = value / quantity
+    price[~np.isfinite(price)] = np.nan
+    logs = np.log(np.stack([price, quantity]))
+    logs[~np.isfinite(logs)] = np.nan
+  product = np.unique(cells[:, 1], return_inverse=True)[1]
+  level = _medians(logs, product, uninspected)
+  x = np.stack([quantity, value, price, *(logs - level[:, product])], 1)
+  return x.astype(np.float32)
 
 
 def _medians(values, product, known):

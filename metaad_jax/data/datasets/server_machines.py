@@ -32,19 +32,13 @@ def _load(
     data_dir: holds smd/ or asd/.
     window: rows per window; 1 = rows.
     stride: rows between windows; 0 = `window`.
-    max_rows: the normals are thinned evenly to so many.
-    max_queries: so are the query's normals and its anomalies, in proportion,
-      save that anomalies keep a tenth of the places while there are enough.
+    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
 
   Returns:
     Entities with rows [N, metrics], or windows [N, window, metrics], which are
     anomalous where any of their rows is. Constant metrics stay. The fold is
-    the group of services (smd), such as 'group1': a bare number would be taken
-    for one of `folds`. Kinds are 'metrics 1 9 12' (smd: those that explain the
-    segment) or the type of the segment (asd).
-
-  Raises:
-    DataError: for missing or broken files and for options out of range.
+    the group of services (smd), such as 'group1'. Kinds are 'metrics 1 9 12'
+    (smd: those that explain the segment) or the type of the segment (asd).
   """
   rows.check_limits(source, max_rows, max_queries)
   root = public_files.folder(data_dir, source)
@@ -63,51 +57,32 @@ def _load(
   order = lambda name: [int(n) for n in re.findall(r'\d+', name)]
   entities = []
   for name in sorted(names, key=order):
-    read = lambda part, name=name: public_files.table(
-      root, f'{top}{part}/{name}.txt'
-    )
-    train, test, labels = read('train'), read('test'), read('test_label')
-    for part, table in (('train', train), ('test', test)):
-      if table.shape[1] != metrics:
-        raise DataError(
-          f'{public_files.find(root, f"{top}{part}/{name}.txt")} has '
-          f'{table.shape[1]} columns, expected {metrics}: '
-          f'{public_files.fetching(root)}'
-        )
-    if labels.shape != (len(test), 1) or not np.isin(labels, (0, 1)).all():
-      path = public_files.find(root, f'{top}test_label/{name}.txt')
-      raise public_files.broken(
-        root, path, f'not one label, 0 or 1, for each of {len(test)} rows'
-      )
-    segments = _segments(root, top, name, source)
-    kinds = np.where(labels[:, 0] == 1, 'anomaly', '').astype(object)
-    for first, last, kind in segments:
+    read = lambda part, width, name=name: _table(root, top, part, name, width)
+    train, test = read('train', metrics), read('test', metrics)
+    labels = read('test_label', 1)[:, 0]
+    if len(labels) != len(test) or not np.isin(labels, (0, 1)).all():
+      why = f'not one label, 0 or 1, for each of {len(test)} rows'
+      raise public_files.broken(root, f'{top}test_label/{name}.txt', why)
+    kinds = np.where(labels == 1, 'anomaly', '').astype(object)
+    for first, last, kind in _segments(root, top, name, source):
       spanned = np.arange(first, min(last + 1, len(test)))
-      kinds[spanned[labels[spanned, 0] == 1]] = kind
-    pool = series.starts(0, len(train), window, stride, source)
-    scored = series.starts(0, len(test), window, stride, source)
-    if not len(pool) or not len(scored):
-      raise DataError(
-        f'{source}: window={window} is longer than a series of {name} '
-        f'({len(train)} and {len(test)} rows): choose a shorter window'
-      )
-    spans = scored[:, None] + np.arange(window)
-    chosen = series.choose(labels[spans, 0].max(1) == 1, max_queries)
-    spans = spans[chosen]
-    anomalous = labels[spans, 0].max(1).astype(np.int32)
-    worst = spans[np.arange(len(spans)), labels[spans, 0].argmax(1)]
-    entities.append(
-      Entity(
-        name=name,
-        normal=series.gather(train, series.thin(pool, max_rows), window),
-        query=series.gather(test, scored[chosen], window),
-        labels=anomalous,
-        kinds=tuple(kinds[worst]),
-        group=name,
-        fold=f'group{order(name)[0]}' if source == 'smd' else '',
-      )
-    )
+      kinds[spanned[labels[spanned] == 1]] = kind
+    parts = series.windows(
+      f'{source} {name}', train, test, kinds, window=window, stride=stride,
+      max_rows=max_rows, max_queries=max_queries,
+    )  # fmt: skip
+    fold = f'group{order(name)[0]}' if source == 'smd' else ''
+    entities.append(Entity(name=name, group=name, fold=fold, **parts))
   return entities
+
+
+def _table(root, top, part, name, width):
+  path = f'{top}{part}/{name}.txt'
+  table = public_files.table(root, path)
+  if table.shape[1] != width:
+    why = f'{table.shape[1]} columns, expected {width}'
+    raise public_files.broken(root, path, why)
+  return table
 
 
 def _segments(
@@ -128,9 +103,7 @@ def _segments(
       kind = f'metrics {kind}' if source == 'smd' else kind
       found.append((int(match[1]), int(match[2]), kind))
     elif source == 'smd' and line.strip():
-      raise public_files.broken(
-        root, public_files.find(root, path), f'line {number} is {line[:40]!r}'
-      )
+      raise public_files.broken(root, path, f'line {number} is {line[:40]!r}')
   return found
 
 

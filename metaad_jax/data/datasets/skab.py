@@ -72,9 +72,6 @@ def load(
   Returns:
     Entities with rows [N, 8], or windows [N, window, 8], which are anomalous
     where any of their rows is; the fold is the folder (valve1, valve2, other).
-
-  Raises:
-    DataError: for missing or broken files and for options out of range.
   """
   root = public_files.folder(data_dir, 'skab')
   entities = []
@@ -88,9 +85,7 @@ def load(
     )
     sensors, anomalous = rows[:, : len(CHANNELS)], rows[:, len(CHANNELS)]
     if not np.isin(anomalous, (0, 1)).all() or not anomalous.any():
-      raise public_files.broken(
-        root, public_files.find(root, path), 'labels are not 0 and 1, both'
-      )
+      raise public_files.broken(root, path, 'labels are not 0 and 1, both')
     half = int(np.argmax(anomalous)) // 2
     pool = series.starts(0, half, window, stride, 'skab')
     later = series.starts(half + window, len(rows), window, stride, 'skab')

@@ -12,6 +12,7 @@ import numpy as np
 from metaad_jax.base import DataError, Entity, Source
 from metaad_jax.data import public_files, rows, series
 
+_PARTS = ('train', 'test')
 _WIDTHS = {'SMAP': 25, 'MSL': 55}
 # Telemetry that correlates by .98, or is the same in three rows of four.
 _GROUPS = {
@@ -41,16 +42,12 @@ def load(
     spacecraft: 'SMAP' or 'MSL'.
     window: rows per window; 1 = rows.
     stride: rows between windows; 0 = `window`.
-    max_rows: the normals are thinned evenly to so many.
-    max_queries: so is the query, see `series.choose`.
+    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
 
   Returns:
     Entities with rows [N, 25] (SMAP) or [N, 55] (MSL), or windows
     [N, window, ...], which are anomalous where any of their rows is. Kinds are
     'point' or 'contextual'.
-
-  Raises:
-    DataError: for missing or broken files and for options out of range.
   """
   if spacecraft not in _WIDTHS:
     raise DataError(
@@ -69,42 +66,28 @@ def load(
   for name in sorted(spans, key=lambda n: (n[0], int(n.split('-')[1]))):
     if not any((root / 'train').glob(f'{name}.npy*')):
       continue
-    parts = []
-    for part in ('train', 'test'):
-      path = f'{part}/{name}.npy'
-      x = public_files.arrays(root, path)['array']
-      if x.dtype.kind not in 'fiu' or x.shape[1:] != (_WIDTHS[spacecraft],):
-        why = f'{x.dtype} {x.shape}, expected {_WIDTHS[spacecraft]} columns'
-        raise public_files.broken(root, public_files.find(root, path), why)
-      parts.append(x)
-    train, test = parts
+    train, test = (_series(root, name, part, spacecraft) for part in _PARTS)
     kinds = np.full(len(test), '', object)
     for first, last, kind in spans[name]:
       if not 0 <= first <= last < len(test):
         why = f'{name}: anomaly {first}..{last} of {len(test)} rows'
-        raise public_files.broken(root, public_files.find(root, _LABELS), why)
+        raise public_files.broken(root, _LABELS, why)
       kinds[first : last + 1] = kind
-    pool = series.starts(0, len(train), window, stride, 'smap_msl')
-    scored = series.starts(0, len(test), window, stride, 'smap_msl')
-    if not len(pool) or not len(scored):
-      raise DataError(
-        f'smap_msl: window={window} is longer than a series of {name} '
-        f'({len(train)} and {len(test)} rows): choose a shorter window'
-      )
-    inside = kinds[scored[:, None] + np.arange(window)] != ''
-    chosen = series.choose(inside.any(1), max_queries)
-    scored, inside = scored[chosen], inside[chosen]
-    entities.append(
-      Entity(
-        name=name,
-        normal=series.gather(train, series.thin(pool, max_rows), window),
-        query=series.gather(test, scored, window),
-        labels=inside.any(1).astype(np.int32),
-        kinds=tuple(kinds[scored + inside.argmax(1)]),
-        group=_GROUPS.get(name, name),
-      )
-    )
+    parts = series.windows(
+      f'smap_msl {name}', train, test, kinds, window=window, stride=stride,
+      max_rows=max_rows, max_queries=max_queries,
+    )  # fmt: skip
+    entities.append(Entity(name=name, group=_GROUPS.get(name, name), **parts))
   return entities
+
+
+def _series(root, name, part, spacecraft):
+  path = f'{part}/{name}.npy'
+  x = public_files.arrays(root, path)['array']
+  if x.dtype.kind not in 'fiu' or x.shape[1:] != (_WIDTHS[spacecraft],):
+    why = f'{x.dtype} {x.shape}, expected {_WIDTHS[spacecraft]} columns'
+    raise public_files.broken(root, path, why)
+  return x
 
 
 def _spans(root, sequences, classes):
@@ -114,9 +97,7 @@ def _spans(root, sequences, classes):
     kinds = re.findall(r'\w+', classes)
     return [(*p, kind) for p, kind in zip(pairs, kinds, strict=True)]
   except (ValueError, TypeError, RecursionError) as error:
-    raise public_files.broken(
-      root, public_files.find(root, _LABELS), error
-    ) from error
+    raise public_files.broken(root, _LABELS, error) from error
 
 
 SOURCE = Source(

@@ -136,8 +136,7 @@ def load(
 
   Args:
     data_dir: not used.
-    machines: how many serve for training.
-    test_machines: how many more serve for testing.
+    machines, test_machines: how many serve for training, and for testing.
     windows: normal windows of each machine, for its supports.
     queries: windows of each machine to be scored, half of them anomalous.
     seed: of the fleet.
@@ -145,9 +144,6 @@ def load(
 
   Returns:
     One entity a machine, with windows [.., length, 1].
-
-  Raises:
-    DataError: if an option is out of range.
   """
   del data_dir
   style = Options(**options)
