@@ -142,8 +142,7 @@ def test_registry_is_consistent():
   for name, source in registry.REGISTRY.items():
     assert source.name == name
     assert source.licence and source.citation and source.units
-    simulated = bool(source.generate or source.sample)
-    assert simulated or source.files or source.note
+    assert source.generate or source.files or source.note
     for file in source.files:
       assert file.url.startswith('https://') and ' ' not in file.url
       assert not pathlib.PurePosixPath(file.path).is_absolute()
