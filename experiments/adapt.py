@@ -26,10 +26,11 @@ import sys
 import threading
 
 from absl import flags
+import pandas as pd
 
 from experiments import cli
 from metaad_jax.base import DataError
-from metaad_jax.data import user_frames
+from metaad_jax.data import roles, user_files
 from metaad_jax.detector import estimator, follow, judge
 from metaad_jax.reports import judged_page
 from metaad_jax.training import runs
@@ -58,13 +59,17 @@ _LABEL = flags.DEFINE_string(
   'column of labels; label, labels, y or anomaly if not given; none = none',
   flag_values=FLAGS,
 )  # fmt: skip
+_ANOMALY_LABEL = flags.DEFINE_string(
+  'anomaly_label', '', 'the word that marks an anomaly in the column of labels',
+  flag_values=FLAGS,
+)  # fmt: skip
+_FEATURES = flags.DEFINE_list(
+  'features', [], 'columns to look at though they look like ids or times',
+  flag_values=FLAGS,
+)  # fmt: skip
 _IGNORE = flags.DEFINE_list(
   'ignore', [], 'columns to leave out, such as id,time', flag_values=FLAGS
 )
-_FEATURES = flags.DEFINE_list(
-  'features', [], 'columns to use though they look like ids or times; * = all',
-  flag_values=FLAGS,
-)  # fmt: skip
 _WINDOW = flags.DEFINE_integer(
   'window', 0, 'samples of a window; 0 = rows are not cut', flag_values=FLAGS
 )
@@ -96,12 +101,14 @@ def main() -> int | None:
     return _follow(run_dir, path, str(_QUERY.value))
   query_path = str(_QUERY.value)
   support = _read(path)
-  frame = isinstance(support.rows, user_frames.Frame)
+  frame = isinstance(support.rows, pd.DataFrame)
   query = _read(query_path, support.rows if frame else None)
-  _check_ignored({*support.header, *query.header})
+  _check_names({*support.header, *query.header})
   columns, missing = judge.common(support, query, (path, query_path))
   _warn(missing)
-  _warn_of_identifiers(support.rows, columns)
+  _warn_of_identifiers(
+    support.rows if columns is None else support.rows[list(columns)]
+  )
   by = judge.adapt(run_dir, path, support, rate=_RATE.value, columns=columns)
   judged = judge.judge(by, query_path, query)
   image = judged_page.picture(judged)
@@ -118,19 +125,28 @@ def main() -> int | None:
 
 
 def _read(path, like=None):
-  samples = user_frames.read(
-    path, label=_LABEL.value, ignore=tuple(_IGNORE.value), like=like,
-    window=_WINDOW.value, features=tuple(_FEATURES.value),
+  samples = user_files.read(
+    path, label=_LABEL.value, anomaly_label=_ANOMALY_LABEL.value,
+    ignore=_IGNORE.value, features=_FEATURES.value, like=like,
+    window=_WINDOW.value,
   )  # fmt: skip
   for note in samples.notes:
     _warn(f'{path}: {note}')
   return samples
 
 
-def _check_ignored(names):
-  wrong = [name for name in _IGNORE.value if names and name not in names]
-  if wrong:
-    raise DataError(f'--ignore: there is no column {wrong[0]!r}')
+def _check_names(header):
+  """Refuses names of columns that no file has."""
+  label = [] if _LABEL.value in ('', 'none') else [_LABEL.value]
+  for flag, names in (
+    (_IGNORE, _IGNORE.value), (_FEATURES, _FEATURES.value), (_LABEL, label)
+  ):  # fmt: skip
+    for name in names:
+      if header and name not in header:
+        raise DataError(
+          f'--{flag.name}: there is no column {name!r}'
+          f'{roles.nearest(name, list(header))}'
+        )
 
 
 def _warn(line):
@@ -138,8 +154,8 @@ def _warn(line):
     print(f'note: {line}', file=sys.stderr)
 
 
-def _warn_of_identifiers(rows, columns):
-  if names := judge.identifiers(rows, columns):
+def _warn_of_identifiers(rows):
+  if names := judge.identifiers(rows):
     _warn(
       f'{", ".join(names)}: every known row has another word there; if that is '
       f'no property of a row, --ignore={",".join(names)}'
@@ -185,10 +201,10 @@ def _opened(path: str) -> Iterator[int]:
 def _follow(run_dir, path, query_path) -> int:
   """Judges rows as they come; 128 + number of the signal that ended it."""
   support = _read(path)
-  if not isinstance(support.rows, user_frames.Frame):
+  if not isinstance(support.rows, pd.DataFrame):
     raise DataError(f'{path} holds windows: only rows can be followed')
-  _check_ignored(support.header)
-  _warn_of_identifiers(support.rows, None)
+  _check_names(support.header)
+  _warn_of_identifiers(support.rows)
   by = judge.adapt(run_dir, path, support, rate=_RATE.value)
   limit = _MAX_ROWS.value or sys.maxsize
   with _signals() as came, _opened(query_path) as descriptor:

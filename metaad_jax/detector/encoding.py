@@ -7,15 +7,15 @@ of the frame they came from.
 
 from collections.abc import Mapping, Sequence
 import functools
-import numbers
 from typing import Any, NamedTuple, Self
 import warnings
 
 import numpy as np
+import pandas as pd
 
 from metaad_jax import features
 from metaad_jax.base import DataError
-from metaad_jax.data import episodes
+from metaad_jax.data import cells, episodes
 from metaad_jax.training import runs
 
 _LARGE = 1e15  # float32 holds more, but not the squares of more
@@ -103,70 +103,35 @@ def frame(rows: Any, known: Columns | None) -> Encoded:
     )
   encoded, levels, texts = [], {}, {}
   for name in wanted:
-    before = None if known is None else known.levels.get(name)
-    column = _column(name, rows[places[name]], before, known is None)
-    encoded.append(column.codes)
-    if column.levels is not None:
-      levels[name], texts[name] = column.levels, column.texts
+    before = None if known is None else known.levels.get(name, ())
+    column = _typed(name, rows[places[name]], before)
+    if cells.kind_of(column) == 'number':
+      encoded.append(cells.codes(column))
+      continue
+    levels[name] = before or list(column.cat.categories)
+    texts[name] = column.astype(object).where(column.notna(), None).to_numpy()
+    codes = {cells.key(level): code for code, level in enumerate(levels[name])}
+    new = [codes.get(cells.key(t), len(codes)) for t in column.cat.categories]
+    places_of = column.cat.codes.to_numpy()  # -1 = missing
+    encoded.append(np.array([*new, np.nan], np.float64)[places_of])
   columns = known or Columns((len(wanted),), wanted, levels)
   return Encoded(np.column_stack(encoded), columns, texts)
 
 
-class _Column(NamedTuple):
-  """One column: [n] float64, and if it holds text, its levels and [n] texts."""
-
-  codes: np.ndarray
-  levels: Sequence[str] | None = None
-  texts: Any = None
-
-
-def _column(name, column, levels, fitting):
-  values = column.to_numpy() if hasattr(column, 'to_numpy') else column
-  values = np.asarray(values)
-  if values.ndim != 1:
-    raise DataError(f'X: column {name!r} holds {values.shape[1:]} per row')
-  if values.dtype.kind in 'mM':
-    unit = 'datetime64[us]' if values.dtype.kind == 'M' else 'timedelta64[us]'
-    seconds = values.astype(unit).astype(np.int64) / 1e6
-    return _Column(np.where(np.isnat(values), np.nan, seconds))
-  if levels is None and values.dtype.kind in 'biuf':
-    return _Column(values.astype(np.float64))
-  cells = [None if _missing(cell) else cell for cell in values.tolist()]
-  if levels is None:
-    if all(cell is None or isinstance(cell, numbers.Real) for cell in cells):
-      try:
-        return _Column(
-          np.array([np.nan if cell is None else float(cell) for cell in cells])
-        )
-      except OverflowError as error:
-        raise DataError(f'X: column {name!r}: {error}') from error
-    if not fitting:
-      raise DataError(
-        f'X: column {name!r} held numbers in fit, and now holds text'
-      )
-  for cell in cells:
-    if not isinstance(cell, str | numbers.Real | None):
-      raise DataError(
-        f'X: column {name!r} holds a {type(cell).__name__}: give numbers or '
-        'text'
-      )
-  texts = np.array([c if c is None else str(c) for c in cells], object)
-  if levels is None:
-    levels = sorted({text for text in texts if text is not None})
-  codes = {level: float(code) for code, level in enumerate(levels)}
-  codes[None] = np.nan
-  unseen = float(len(levels))
-  coded = np.array([codes.get(text, unseen) for text in texts], np.float64)
-  return _Column(coded, levels, texts)
-
-
-def _missing(cell):
-  if cell is None:
-    return True
+def _typed(name, column, levels):
+  """A column of numbers or categories, as in `fit` if there are levels."""
+  if isinstance(column, pd.Series):  # of `user_files`: typed already
+    if column.dtype == np.float64 and not levels:
+      return column
+    if cells.kind_of(column) == 'category' and levels != ():
+      return column
+  like = None
+  if levels is not None:
+    like = pd.Series(pd.Categorical(levels[:1], levels) if levels else [0.0])
   try:
-    return bool(cell != cell)  # NaN, NaT
-  except (TypeError, ValueError):  # pandas.NA
-    return True
+    return cells.from_values(name, column, like=like).values
+  except DataError as error:
+    raise DataError(f'X: {error}') from error
 
 
 def check(x: np.ndarray, shape: tuple[int, ...] | None, missing: bool) -> None:

@@ -7,9 +7,10 @@ import select
 import sys
 from typing import Any
 
+from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.data import cells as cells_lib
-from metaad_jax.data import user_frames
+from metaad_jax.data import text_files, user_files
 from metaad_jax.detector import judge, reasons
 
 _WAIT = 0.1  # seconds between looks at `stopped`
@@ -73,7 +74,7 @@ def follow(
   for place, line in enumerate(lines, 1):
     try:
       text = line.decode('utf-8-sig').strip('\r')
-      cells = [cell.strip() for cell in user_frames.split(text)]
+      cells = _cells(by, names, text) if text.strip() else []
       if not any(cells):
         continue  # an empty line
       if _is_header(by, cells):
@@ -85,8 +86,9 @@ def follow(
       if isinstance(error, _Lacking) and not names and not count:
         raise
       malformed += 1
-      reason = ' '.join(str(error).split())[:200]
-      tell(f'line {place} skipped ({malformed} so far): {reason}')
+      tell(
+        f'line {place} skipped ({malformed} so far): {storage.reason(error)}'
+      )
       continue
     alarms += row.get('decision') == 'abnormal'
     yield {'row': count, **row}
@@ -100,8 +102,22 @@ class _Lacking(DataError):
   """A line of names without a column of the support."""
 
 
+def _orders(by, names):
+  """The names that a line may have the values of."""
+  return (names,) if names else (by.support.header, by.columns)
+
+
+def _cells(by, names, text):
+  """Parts a line as the support's file is parted, or else as it looks."""
+  dialect = by.support.dialect or text_files.sniff([text])
+  cells = text_files.split(text, dialect)
+  if len(cells) in map(len, _orders(by, names)):
+    return cells
+  return text_files.split(text, text_files.sniff([text]))
+
+
 def _is_header(by, cells):
-  known = {*by.columns, *by.header}
+  known = {*by.columns, *by.support.header}
   return not any(map(cells_lib.is_number, cells)) and any(
     cell in known for cell in cells
   )
@@ -117,16 +133,19 @@ def _check_names(by, names):
 
 
 def _by_name(by, names, cells):
-  if not names:
-    orders = (by.header, by.columns)
-    names = next((o for o in orders if len(o) == len(cells)), by.columns)
+  orders = _orders(by, names)
+  names = next((o for o in orders if len(o) == len(cells)), orders[-1])
   if len(cells) != len(names):
     raise DataError(f'{len(cells)} values where {len(names)} were expected')
   return dict(zip(names, cells, strict=True))
 
 
 def _row(by, cells):
-  encoded = by.encode(judge.frame_of(by, cells), 'the row')
+  dialect = by.support.dialect
+  frame = user_files.row(
+    cells, by.support.rows, dialect.decimal if dialect else '.'
+  )
+  encoded = by.encode(frame, 'the row')
   judged = by.detector.judge(encoded)
   row: dict[str, Any] = {'score': float(judged.scores[0])}
   if by.threshold is None:

@@ -4,19 +4,19 @@
 the findings for spreadsheets and for programs.
 """
 
-import csv
-import io
+from collections.abc import Sequence
 import json
 import math
 import os
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from metaad_jax import storage
 from metaad_jax.base import DataError
-from metaad_jax.data import user_frames
-from metaad_jax.data.user_frames import Frame, Samples
+from metaad_jax.data import cells
+from metaad_jax.data.user_files import Samples
 from metaad_jax.detector import encoding, estimator, explanations, fitted
 from metaad_jax.detector import reasons as reasons_lib
 from metaad_jax.scores import metrics
@@ -30,19 +30,20 @@ class Judge(NamedTuple):
 
   Attributes:
     path: the file of known rows.
+    support: what it holds; of a table, the columns that are looked at.
     labels: [K] 0 = normal, 1 = anomaly, -1 = unlabelled.
-    columns: names of the columns that are looked at; () for windows.
-    words: those of them that hold words.
-    header: all names in the file.
     detector: fitted.
   """
 
   path: str
+  support: Samples
   labels: np.ndarray
-  columns: tuple[str, ...]
-  words: frozenset[str]
-  header: tuple[str, ...]
   detector: estimator.MetaAnomalyDetector
+
+  @property
+  def columns(self) -> tuple[str, ...]:
+    """That are looked at; () for windows."""
+    return tuple(getattr(self.support.rows, 'columns', ()))
 
   @property
   def run_dir(self) -> str:
@@ -58,20 +59,20 @@ class Judge(NamedTuple):
     """[K] scores of the known rows, the normals each without itself."""
     return self.detector.decision_scores_
 
+  @property
+  def threshold(self) -> float | None:
+    """A score above is abnormal; None of a run that is not calibrated."""
+    return self.detector.threshold_ if self.detector.calibrated else None
+
   def encode(self, rows: Any, path: str) -> encoding.Encoded:
     """Rows of a file as the detector takes them.
 
     Raises:
       DataError: if they make no sense, in one line.
     """
-    if isinstance(rows, Frame):
-      rows = rows.select(self.columns)
+    if isinstance(rows, pd.DataFrame):
+      rows = rows[list(self.columns)]
     return self.detector.encode(_shaped(rows, self.run_dir, path))
-
-  @property
-  def threshold(self) -> float | None:
-    """A score above is abnormal; None of a run that is not calibrated."""
-    return self.detector.threshold_ if self.detector.calibrated else None
 
 
 class Judged(NamedTuple):
@@ -80,19 +81,19 @@ class Judged(NamedTuple):
   Attributes:
     judge: by which.
     path: the file.
-    scores, p_values, outliers: see `estimator.Judgement`.
+    query: what it holds.
+    scores, p_values, outliers: see `fitted.Judgement`.
     explanations: row -> why, for all alarms and the most abnormal others, up to
       50.
-    labels: [n] as `Judge.labels`, if the file has them.
   """
 
   judge: Judge
   path: str
+  query: Samples
   scores: np.ndarray
   p_values: np.ndarray
   outliers: np.ndarray
   explanations: dict[int, explanations.Explanation]
-  labels: np.ndarray | None
 
   def order(self) -> np.ndarray:
     """[n] numbers of the rows, the most abnormal first."""
@@ -105,12 +106,12 @@ def adapt(
   support: Samples,
   *,
   rate: float,
-  columns: tuple[str, ...] | None = None,
+  columns: Sequence[str] | None = None,
 ) -> Judge:
   """Adapts a run to the rows of a file.
 
   Args:
-    run_dir: see `detector.MetaAnomalyDetector`.
+    run_dir: see `estimator.MetaAnomalyDetector`.
     path: of the file, for messages.
     support: what it holds; without labels all rows are normal.
     rate: the share of normal rows that may be called abnormal.
@@ -122,24 +123,22 @@ def adapt(
   Raises:
     DataError: for rows that make no sense, in one line.
   """
-  labels, rows = support.labels, support.rows
+  labels = support.labels
   if labels is None:
-    labels = np.zeros(len(rows), np.int64)
+    labels = np.zeros(len(support.rows), np.int64)
   if not (labels != 1).any():
     raise DataError(f'{path} has no normal row (label 0): give at least one')
-  words, names = frozenset[str](), tuple[str, ...]()
-  if isinstance(rows, Frame):
-    rows = rows if columns is None else rows.select(columns)
-    words, names = rows.words(), rows.columns
-  rows = _shaped(rows, run_dir, path)
+  if columns is not None:
+    support = support._replace(rows=support.rows[list(columns)])
   detector = estimator.MetaAnomalyDetector(
     run_dir, false_alarm_rate=rate, rate=support.rate
   )
+  rows = _shaped(support.rows, run_dir, path)
   try:
     detector.fit(rows, labels)
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
-  return Judge(path, labels, names, words, support.header, detector)
+  return Judge(path, support, labels, detector)
 
 
 def _shaped(rows, run_dir, path):
@@ -147,15 +146,15 @@ def _shaped(rows, run_dir, path):
   shape: Any = fitted.load_run(run_dir).layout.shape
   if not shape:
     return rows
-  x = rows
-  if isinstance(rows, Frame):
-    if rows.words():
-      raise DataError(
-        f'{path}: column {sorted(rows.words())[0]!r} holds words, the run '
-        'takes numbers: --ignore it'
-      )
-    x = np.column_stack([rows[name] for name in rows.columns])
-  given = x.shape[1:]
+  if isinstance(rows, pd.DataFrame):
+    for name in rows.columns:
+      if cells.kind_of(rows[name]) == 'category':
+        raise DataError(
+          f'{path}: column {name!r} holds words, the run takes numbers: '
+          '--ignore it'
+        )
+    rows = rows.to_numpy(np.float64)
+  given = rows.shape[1:]
   if math.prod(given) != math.prod(shape) or (
     len(given) > 1 and given != tuple(shape)
   ):
@@ -163,7 +162,7 @@ def _shaped(rows, run_dir, path):
       f'{path}: a row is {" x ".join(map(str, given))}, the run was trained on '
       f'rows of {" x ".join(map(str, shape))}: cut the signal into such windows'
     )
-  return x.reshape(len(x), *shape)
+  return rows.reshape(len(rows), *shape)
 
 
 def common(
@@ -182,42 +181,37 @@ def common(
   Raises:
     DataError: if there is no common column, or one file holds windows.
   """
-  known, new = support.rows, query.rows
-  if isinstance(known, Frame) != isinstance(new, Frame):
+  frames = [isinstance(s.rows, pd.DataFrame) for s in (support, query)]
+  if frames[0] != frames[1]:
     raise DataError(f'{paths[0]} and {paths[1]}: one holds windows, one rows')
-  if not isinstance(known, Frame):
+  if not frames[0]:
     if support.rate != query.rate:
+      rates = [f'{s.rate:g} Hz' if s.rate else 'none' for s in (support, query)]
       raise DataError(
-        f'{paths[0]} has {support.rate:g} Hz, {paths[1]} {query.rate:g} Hz: '
-        'resample one'
-        if support.rate and query.rate
-        else f'{paths[0]} and {paths[1]}: give both as .wav, or none'
+        f'{paths[0]} has a sampling rate of {rates[0]}, {paths[1]} of '
+        f'{rates[1]}: resample one, or give both as .wav'
       )
     return None, ''
-  both = tuple(name for name in known.columns if name in new.columns)
+  known, new = list(support.rows.columns), list(query.rows.columns)
+  both = tuple(name for name in known if name in new)
   unnamed = [
-    all(name.startswith('column ') for name in frame.columns)
-    for frame in (known, new)
+    all(name.startswith('column ') for name in names) for names in (known, new)
   ]
   if unnamed[0] != unnamed[1] or not both:
     raise DataError(
-      f'{paths[0]} has columns {_listed(known.columns)}, {paths[1]} has '
-      f'{_listed(new.columns)}: name them alike'
+      f'{paths[0]} has columns {_listed(known)}, {paths[1]} has '
+      f'{_listed(new)}: name them alike'
     )
-  told = []
-  for path, frame in zip(paths, (known, new), strict=True):
-    missing = [
-      n for f in (known, new) for n in f.columns if n not in frame.columns
-    ]
-    if missing and unnamed[0]:
-      raise DataError(
-        f'{paths[0]}: a row has {len(known.columns)} columns, {paths[1]}: '
-        f'{len(new.columns)}'
-      )
-    if missing:
-      told.append(f'{path} lacks {_listed(missing)}')
-  line = f'{"; ".join(told)}: left out' if told else ''
-  return both, line
+  if unnamed[0] and len(known) != len(new):
+    raise DataError(
+      f'{paths[0]}: a row has {len(known)} columns, {paths[1]}: {len(new)}'
+    )
+  lacking = [
+    f'{path} lacks {_listed([n for n in others if n not in both])}'
+    for path, others in zip(paths, (new, known), strict=True)
+    if len(others) > len(both)
+  ]
+  return both, f'{"; ".join(lacking)}: left out' if lacking else ''
 
 
 def _listed(names, most=5):
@@ -225,15 +219,14 @@ def _listed(names, most=5):
   return ', '.join(map(repr, names[:most])) + more
 
 
-def identifiers(rows: Any, columns: tuple[str, ...] | None) -> list[str]:
+def identifiers(rows: Any) -> list[str]:
   """Columns of words that never come twice: nothing can be learned of them."""
-  if not isinstance(rows, Frame) or len(rows) < 3:
+  if not isinstance(rows, pd.DataFrame) or len(rows) < 3:
     return []
   return [
     name
-    for name in sorted(rows.words())
-    if (columns is None or name in columns)
-    and len(set(rows[name])) == len(rows)
+    for name, column in rows.items()
+    if cells.kind_of(column) == 'category' and column.is_unique
   ]
 
 
@@ -252,16 +245,16 @@ def judge(by: Judge, path: str, query: Samples) -> Judged:
     DataError: for rows that make no sense, in one line.
   """
   try:
-    encoded = by.encode(query.rows, path)
-    judgement = by.detector.judge(encoded)
+    rows = by.encode(query.rows, path)
+    judgement = by.detector.judge(rows)
     order = np.argsort(-judgement.scores, kind='stable')
     count = max(_AT_LEAST, int(judgement.outliers.sum()))
     worst = order[: min(count, _EXPLAINED)]
-    why = by.detector.explain(encoded.take(worst), judgement.take(worst))
+    why = by.detector.explain(rows.take(worst), judgement.take(worst))
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
   explained = dict(zip(map(int, worst), why, strict=True))
-  return Judged(by, path, *judgement, explained, query.labels)
+  return Judged(by, path, query, *judgement, explained)
 
 
 def reasons(explanation: explanations.Explanation) -> list[dict[str, Any]]:
@@ -283,11 +276,11 @@ def decision(outlier: bool) -> str:
 
 def summary(judged: Judged) -> str:
   """One or two lines for the terminal."""
-  by, labels = judged.judge, judged.judge.labels
+  by = judged.judge
   worst = ', '.join(str(row) for row in judged.order()[:5])
   line = (
-    f'{len(judged.scores)} rows scored from {int((labels == 0).sum())} normals '
-    f'and {int((labels == 1).sum())} anomalies; the most abnormal rows: {worst}'
+    f'{len(judged.scores)} rows scored from {(by.labels == 0).sum()} normals '
+    f'and {(by.labels == 1).sum()} anomalies; the most abnormal rows: {worst}'
   )
   if by.threshold is None:
     return (
@@ -295,21 +288,21 @@ def summary(judged: Judged) -> str:
       f'see python -m experiments.calibrate --help'
     )
   line += (
-    f'; {int(judged.outliers.sum())} are called abnormal at a false-alarm rate '
-    f'of {by.rate:g}'
+    f'; {judged.outliers.sum()} are called abnormal at a false-alarm rate of '
+    f'{by.rate:g}'
   )
-  return f'{line}\n{told}' if (told := against_labels(judged)) else line
+  against = _against_labels(judged)
+  return f'{line}\n{against}' if against else line
 
 
-def against_labels(judged: Judged) -> str:
+def _against_labels(judged):
   """What the query's own labels say of the decisions; '' without both kinds."""
-  if judged.labels is None or judged.judge.threshold is None:
+  labels = judged.query.labels
+  if labels is None or not {0, 1} <= set(labels):
     return ''
-  normal, bad = judged.labels == 0, judged.labels == 1
-  if not normal.any() or not bad.any():
-    return ''
+  normal, bad = labels == 0, labels == 1
   known = normal | bad
-  auroc = float(metrics.auroc(judged.labels[known], judged.scores[known]))
+  auroc = float(metrics.auroc(labels[known], judged.scores[known]))
   return (
     f'against the labels in {judged.path}: AUROC {auroc:.3f}, '
     f'{judged.outliers[bad].mean():.0%} of {bad.sum()} anomalies found, '
@@ -319,22 +312,26 @@ def against_labels(judged: Judged) -> str:
 
 
 def to_csv(judged: Judged) -> str:
-  """row, score, rank, p_value, decision, reasons; a line for each row."""
-  held = io.StringIO()
-  writer = csv.writer(held, lineterminator='\n')
-  writer.writerow(['row', 'score', 'rank', 'p_value', 'decision', 'reasons'])
-  rank = np.empty(len(judged.scores), int)
-  rank[judged.order()] = np.arange(1, len(rank) + 1)
-  for i, score in enumerate(judged.scores):
-    p = verdict = why = ''
-    if judged.judge.threshold is not None:
-      p, verdict = f'{judged.p_values[i]:.4g}', decision(judged.outliers[i])
-    if i in judged.explanations:
-      why = '; '.join(
-        reason.text for reason in reasons_lib.reasons(judged.explanations[i])
-      )
-    writer.writerow([i, f'{score:.6g}', rank[i], p, verdict, why])
-  return held.getvalue()
+  """A line for each row: ids and times, score, rank, p-value, reasons."""
+  count, promised = len(judged.scores), judged.judge.threshold is not None
+  rank = np.empty(count, int)
+  rank[judged.order()] = np.arange(1, count + 1)
+  why = {
+    row: '; '.join(reason.text for reason in reasons_lib.reasons(explanation))
+    for row, explanation in judged.explanations.items()
+  }
+  columns = {
+    'row': np.arange(count),
+    'score': [f'{score:.6g}' for score in judged.scores],
+    'rank': rank,
+    'p_value': [f'{p:.4g}' if promised else '' for p in judged.p_values],
+    'decision': [decision(o) if promised else '' for o in judged.outliers],
+    'reasons': [why.get(row, '') for row in range(count)],
+  }
+  keys = judged.query.keys
+  extra = {name: keys[name] for name in keys.columns if name not in columns}
+  table = pd.DataFrame(columns | (extra if len(keys) == count else {}))
+  return table.to_csv(index=False, lineterminator='\n')
 
 
 def to_json(judged: Judged) -> dict[str, Any]:
@@ -366,6 +363,15 @@ def to_json(judged: Judged) -> dict[str, Any]:
   }
 
 
+def files(judged: Judged) -> dict[str, bytes]:
+  """scores.csv and scores.json, to be saved."""
+  content = json.dumps(to_json(judged), indent=1, allow_nan=False)
+  return {
+    'scores.csv': to_csv(judged).encode(),
+    'scores.json': content.encode(),
+  }
+
+
 def save(folder: str, files: dict[str, bytes]) -> list[str]:
   """Writes files, each whole or not at all; a new folder goes with a failure.
 
@@ -380,46 +386,16 @@ def save(folder: str, files: dict[str, bytes]) -> list[str]:
     DataError: if one cannot be written.
   """
   new = not os.path.isdir(folder)
-  done: list[str] = []
+  written: list[str] = []
   try:
     for name, content in files.items():
-      path = os.path.join(folder, name)
-      storage.write_bytes(path, content)
-      done.append(path)
+      storage.write_bytes(os.path.join(folder, name), content)
+      written.append(os.path.join(folder, name))
   except DataError:
     if new:
-      for path in done:
+      for path in written:
         os.unlink(path)
       if os.path.isdir(folder):
         os.rmdir(folder)
     raise
-  return done
-
-
-def files(judged: Judged) -> dict[str, bytes]:
-  """scores.csv and scores.json, to be saved."""
-  content = json.dumps(to_json(judged), indent=1, allow_nan=False)
-  return {
-    'scores.csv': to_csv(judged).encode(),
-    'scores.json': content.encode(),
-  }
-
-
-def frame_of(by: Judge, cells: dict[str, str]) -> Frame:
-  """One row of text as a frame of the judge's columns.
-
-  Raises:
-    DataError: if a cell is no number where the support had numbers.
-  """
-  data: dict[str, np.ndarray] = {}
-  for name in by.columns:
-    cell = cells[name].strip()
-    lost = user_frames.is_missing(cell)
-    if name in by.words:
-      data[name] = np.array([None if lost else cell], object)
-      continue
-    try:
-      data[name] = np.array([np.nan if lost else float(cell)])
-    except ValueError as error:
-      raise DataError(f'{name!r} is {cell[:40]!r}, no number') from error
-  return Frame(data)
+  return written

@@ -292,8 +292,12 @@ def test_frames_with_categories(run_dir):
     assert detector.score_samples(other).mean() < scores.mean()
     turned = frame[['on', 'heat', 'mode']]
     np.testing.assert_array_equal(detector.score_samples(turned), scores)
+    np.testing.assert_array_equal(
+      detector.encode(frame).x[:3, 1:], [[1, 1], [0, 1], [np.nan, 1]]
+    )
     # Rows encoded once are the same rows, and so are some of them.
     rows = detector.encode(other)
+    assert (rows.x[:, 1] == 2).all()  # a code of its own
     some = rows.take(np.array([4, 1]))
     np.testing.assert_array_equal(
       detector.score_samples(some), detector.score_samples(other)[[4, 1]]
@@ -305,7 +309,7 @@ def test_frames_with_categories(run_dir):
     with pytest.raises(DataError, match="lacks column 'mode'"):
       detector.predict(frame[['on', 'heat']])
     words = library.DataFrame(cells | {'heat': ['hot'] * 30})
-    with pytest.raises(DataError, match="'heat' held numbers in fit"):
+    with pytest.raises(DataError, match="'heat' held numbers"):
       detector.predict(words)
   np.testing.assert_array_equal(found[0], found[1])
 
@@ -318,7 +322,8 @@ def test_dates_in_frames_keep_their_seconds(run_dir):
   detector = MetaAnomalyDetector(run_dir).fit(frame(near))
   scores = -detector.score_samples(frame([*late, near[0], pandas.NaT]))
   assert scores[0] > scores[2] + 1
-  assert np.isnan(detector.encode(frame([pandas.NaT])).x[0, 0])
+  seconds = detector.encode(frame([pandas.NaT, start, late[0]])).x[:, 0]
+  np.testing.assert_array_equal(seconds, [np.nan, 1767225600, 1767312000])
 
 
 def test_saved_and_loaded(run_dir, rows, tmp_path):

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 import nearest_run
 import numpy as np
+import pandas
 import pytest
 
 from metaad_jax import storage
 from metaad_jax.base import DataError
-from metaad_jax.data import user_frames
+from metaad_jax.data import user_files
 from metaad_jax.detector import follow, judge
 from metaad_jax.detector.estimator import MetaAnomalyDetector
 
@@ -108,8 +109,8 @@ def judged(data):
         f'{head}\n{rows}', errors='surrogatepass'
       )
     try:
-      support = user_frames.read(paths[0])
-      query = user_frames.read(paths[1], like=support.rows)
+      support = user_files.read(paths[0])
+      query = user_files.read(paths[1], like=support.rows)
       columns, _ = judge.common(support, query, tuple(paths))
       by = judge.adapt(
         nearest_run.shared(), paths[0], support, rate=0.1, columns=columns
@@ -186,10 +187,10 @@ def streams(data):
 @functools.cache
 def _judge():
   x = np.random.default_rng(0).normal(size=(8, 2))
-  frame = user_frames.Frame({
-    'a': x[:, 0], 'b': x[:, 1], 'c': np.array(['on', 'off'] * 4, object),
+  frame = pandas.DataFrame({
+    'a': x[:, 0], 'b': x[:, 1], 'c': pandas.Categorical(['on', 'off'] * 4),
   })  # fmt: skip
-  support = user_frames.Samples(frame, None, None, ('id', 'a', 'b', 'c'))
+  support = user_files.Samples(frame, None, None, ('id', 'a', 'b', 'c'))
   return judge.adapt(nearest_run.shared(), 's.csv', support, rate=0.05)
 
 

@@ -11,13 +11,14 @@ import sys
 from binaries import call, fail, files, succeed
 import nearest_run
 import numpy as np
+import pandas
 import pytest
 import scipy.io.wavfile
 
 from experiments import adapt
 from metaad_jax import storage
 from metaad_jax.base import DataError
-from metaad_jax.data import user_frames
+from metaad_jax.data import user_files
 from metaad_jax.detector import estimator, follow
 from metaad_jax.detector import judge as judging
 from metaad_jax.training import runs
@@ -89,9 +90,8 @@ def test_tables_with_all_that_is_normal_life(run_dir, tmp_path):
   content, scores = scores_of()
   assert content['support']['columns'] == ['valve', *'abcd']
   # The same as the detector says of the same rows, whatever their order.
-  frame = lambda x, words: user_frames.Frame(
-    {'valve': np.array(words, object)}
-    | {name: x[:, i] for i, name in enumerate('abcd')}
+  frame = lambda x, words: pandas.DataFrame(
+    {'valve': words} | {name: x[:, i] for i, name in enumerate('abcd')}
   )
   new[5, 2] = np.nan
   direct = estimator.MetaAnomalyDetector(run_dir).fit(
@@ -192,8 +192,8 @@ def test_a_run_without_calibration_ranks_and_gives_reasons(run_dir):
 
 BAD = [
   ('a,b\n1,2\n', 'c,d\n1,2\n', 'name them alike'),
-  ('a,b\n1,2\n', '1,2\n', 'name them alike'),
-  ('1,2\n', '1,2,3\n', '3'),
+  ('a,b\n1,2\n', '1.5,2\n3,4\n', 'name them alike'),
+  ('1.5,2\n3,4\n', '1.5,2,3\n3,4,5\n', '3'),
   ('a,label\n1,1\n', 'a\n1\n', 'no normal row'),
   ('a,b\n1,inf\n', 'a,b\n1,2\n', 's.csv'),
   ('a,b\n1,2\n', 'a,b\n1,inf\n', 'q.csv'),
@@ -231,7 +231,7 @@ def judge(run_dir, tmp_path_factory):
   path = str(tmp_path_factory.mktemp('known') / 's.csv')
   known, _, _ = numbers()
   write_csv(path, known, extra={'id': range(20)})
-  support = user_frames.read(path, ignore=('id',))
+  support = user_files.read(path, ignore=('id',))
   return judging.adapt(run_dir, path, support, rate=0.05)
 
 
@@ -248,7 +248,7 @@ def text(row):
 
 def test_rows_one_by_one_are_judged_as_in_a_file(judge):
   _, new, _ = numbers()
-  found = judge.detector.judge(user_frames.Frame(
+  found = judge.detector.judge(pandas.DataFrame(
     {name: new[:, i] for i, name in enumerate('abcd')}
   ))  # fmt: skip
   lines = [b'id,a,b,c,d', *[b'7,' + text(r) for r in new]]
