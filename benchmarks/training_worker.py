@@ -136,11 +136,10 @@ def start(job: serving.Job):
   )
   state = state._replace(params=copy(), average=copy(), best=copy())
   devices = jax.devices()[: job.devices] if job.devices else None
-  scan = loop.make_scan(
-    made, adam, example, state.params,
-    seed=0, steps=2**30, tasks=job.tasks, length=length,
-    at_once=job.at_once or None, devices=devices,
-  )  # fmt: skip
+  settings = loop.Settings(
+    2**30, job.tasks, at_once=job.at_once or None, devices=devices
+  )
+  scan = loop.make_scan(made, adam, example, state.params, settings, length)
   mesh = devices_lib.mesh(job.tasks, devices)
   state, sample = devices_lib.replicate((state, sample), mesh)
   compiled, info = jax_serving.compile_steps(scan, length, state, sample)

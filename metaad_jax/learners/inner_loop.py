@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import jax
-from jax.extend import core
 import jax.numpy as jnp
 import optax
 
@@ -82,42 +81,23 @@ def _mixed_gradient(
   everything differentiable that the loss closes over, so that the mixed second
   derivatives are kept.
   """
-  traced = jax.make_jaxpr(loss)(example)
-
-  def total(params, constants):
-    whole = core.ClosedJaxpr(traced.jaxpr, constants)
-    return core.jaxpr_as_fun(whole)(*jax.tree.leaves(params))[0]
-
-  def smooth(constants):
-    return [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in constants]
+  total, constants = jax.closure_convert(loss, example)
 
   @jax.custom_vjp
-  def gradient(params, constants):
-    return jax.grad(total)(params, constants)
+  def gradient(params, *constants):
+    return jax.grad(total)(params, *constants)
 
-  def forward(params, constants):
-    return gradient(params, constants), (params, constants)
+  def forward(*arguments):
+    return gradient(*arguments), arguments
 
-  def backward(residuals, cotangent):
-    params, constants = residuals
-    kept = smooth(constants)
-    moving = [c for c, k in zip(constants, kept, strict=True) if k]
-
-    def both(params, moving):
-      left = iter(moving)
-      merged = [
-        next(left) if k else c for c, k in zip(constants, kept, strict=True)
-      ]
-      return total(params, merged)
-
-    second = jax.jvp(
-      lambda p: jax.grad(both, (0, 1))(p, moving), (params,), (cotangent,)
-    )[1]
-    left = iter(second[1])
-    return second[0], [next(left) if k else None for k in kept]
+  def backward(arguments, cotangent):
+    params, *constants = arguments
+    both = jax.grad(total, range(len(arguments)))
+    along = lambda params: both(params, *constants)
+    return jax.jvp(along, (params,), (cotangent,))[1]
 
   gradient.defvjp(forward, backward)
-  return lambda params: gradient(params, list(traced.consts))
+  return lambda params: gradient(params, *constants)
 
 
 def descend(

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,41 @@ from metaad_jax import storage
 from metaad_jax.base import DataError, MetaLearner, Params, Task, Terminated
 from metaad_jax.training.checkpoints import Checkpoints
 
+# (scores [N], y [N], mask [N]) -> scalar, higher = better.
 Quality = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class Settings(NamedTuple):
+  """How long to train, on how much at once, and what is kept.
+
+  Attributes:
+    steps: meta-steps in all.
+    tasks: tasks per meta-step.
+    seed: of everything random. The key of a step is `fold_in(key(seed), step)`:
+      a resumed run draws what the uninterrupted one would have drawn.
+    average: weight of the past in the running mean of the meta-parameters
+      (Polyak and Juditsky, 1992); less in the first steps, 0 = no mean.
+    keep: 'best' keeps the meta-parameters with the best validation score,
+      'last' those of the last validation.
+    report_every: meta-steps per call to the device, and per line of metrics.
+    validate_every: meta-steps between validations; a multiple of the former.
+    checkpoint_every: likewise.
+    skip_limit: stop after this many updates in a row were not finite.
+    at_once: tasks worked on at once; None = chosen, see `devices.most`.
+    devices: that share the tasks; None = as many of all as divide them evenly.
+  """
+
+  steps: int
+  tasks: int
+  seed: int = 0
+  average: float = 0.0
+  keep: str = 'best'
+  report_every: int = 100
+  validate_every: int = 500
+  checkpoint_every: int = 500
+  skip_limit: int = 100
+  at_once: int | None = None
+  devices: Sequence[jax.Device] | None = None
 
 
 class State(NamedTuple):
@@ -61,7 +95,7 @@ def meta_gradient(
     key: split into one for each task.
     params: meta-parameters.
     batch: Task with a leading axis.
-    at_once: see `parallel.mean_over_tasks`.
+    at_once: see `devices.mean_over_tasks`.
   """
   keys = jax.random.split(key, batch.features.shape[0])
   return devices_lib.mean_over_tasks(
@@ -107,64 +141,68 @@ def make_scan(
   optimizer: optax.GradientTransformation,
   example: Task,
   params: Params,
-  *,
-  seed: int,
-  steps: int,
-  tasks: int,
+  settings: Settings,
   length: int,
-  average: float = 0.0,
-  at_once: int | None = None,
-  devices: Sequence[jax.Device] | None = None,
 ) -> Callable[[State, Callable], tuple[State, dict[str, jax.Array]]]:
   """Compiles `length` meta-steps into one call; steps past the last do nothing.
-
-  The key of a step is `fold_in(key(seed), step)`: a resumed run draws what the
-  uninterrupted one would have drawn.
 
   Args:
     learner: see `MetaLearner`.
     optimizer: any optax transformation.
     example: a task; its shapes, and those of
     params: the meta-parameters, say how much a task computes.
-    seed: of everything random.
-    steps: the last step.
-    tasks: tasks per step.
+    settings: see `Settings`.
     length: steps per call.
-    average: weight of the past in the running mean of the meta-parameters
-      (Polyak and Juditsky, 1992); less in the first steps, 0 = no mean.
-    at_once: tasks worked on at once; None = chosen, see `parallel.most`.
-    devices: that share the tasks; None = as many of all as divide them evenly.
 
   Returns:
     (state, sample) -> (state, metrics [length]); `state` is donated. `sample`
     is a pytree, so that the data it draws from is an argument and no constant.
-    Both are to be on all the devices: see `parallel.replicate`.
+    Both are to be on all the devices: see `devices.replicate`.
   """
-  outer = guarded(optimizer)
-  root = jax.random.key(seed)
+  root = jax.random.key(settings.seed)
   meta_grad = jax.jit(learner.meta_grad, inline=True)  # traced once
   fit = devices_lib.most(
     devices_lib.footprint(meta_grad, root, params, example)
   )
-  at_once = at_once or fit
-  mesh = devices_lib.mesh(tasks, devices)
+  mesh = devices_lib.mesh(settings.tasks, settings.devices)
 
   def mean_gradient(key, params, sample):
     draw, adapt = jax.random.split(key)
-    keys = jax.random.split(draw, tasks), jax.random.split(adapt, tasks)
+    split = lambda key: jax.random.split(key, settings.tasks)
 
     def one(draw, adapt):
       return meta_grad(adapt, params, sample(draw))
 
-    mine = devices_lib.share(keys, mesh)
-    found = devices_lib.mean_over_tasks(one, mine, at_once)
-    return devices_lib.mean(found, mesh)
+    mine = devices_lib.share((split(draw), split(adapt)), mesh)
+    means = devices_lib.mean_over_tasks(one, mine, settings.at_once or fit)
+    return devices_lib.mean(means, mesh)
+
+  advance = _step(guarded(optimizer), mean_gradient, root, settings.average)
+
+  def chunk(state, sample):
+    def body(state, _):
+      _, shapes = jax.eval_shape(advance, state, sample)
+      none = jax.tree.map(lambda m: jnp.full(m.shape, jnp.nan, m.dtype), shapes)
+      return jax.lax.cond(
+        state.step < settings.steps,
+        lambda state: advance(state, sample),
+        lambda state: (state, none),
+        state,
+      )
+
+    return jax.lax.scan(body, state, length=length)
+
+  return devices_lib.jit(chunk, mesh, small=fit > 1, donate_argnums=0)
+
+
+def _step(optimizer, mean_gradient, root, average):
+  """One meta-step: (state, sample) -> (state, metrics)."""
 
   @functools.partial(jax.jit, inline=True)  # traced once
   def advance(state, sample):
     key = jax.random.fold_in(root, state.step + 1)
     grads, metrics = mean_gradient(key, state.params, sample)
-    updates, optimizer_state = outer.update(
+    updates, optimizer_state = optimizer.update(
       grads, state.optimizer, state.params
     )
     params = optax.apply_updates(state.params, updates)
@@ -182,20 +220,7 @@ def make_scan(
     )
     return state, metrics
 
-  def chunk(state, sample):
-    def body(state, _):
-      idle = jax.eval_shape(lambda s: advance(s, sample)[1], state)
-      rest = lambda s: (
-        s,
-        jax.tree.map(lambda m: jnp.full(m.shape, jnp.nan, m.dtype), idle),
-      )
-      return jax.lax.cond(
-        state.step < steps, lambda s: advance(s, sample), rest, state
-      )
-
-    return jax.lax.scan(body, state, length=length)
-
-  return devices_lib.jit(chunk, mesh, small=fit > 1, donate_argnums=0)
+  return advance
 
 
 def scores_of(
@@ -212,83 +237,9 @@ def _adapted_score(learner, key, params, task):
   return learner.score(adapted, task.query.x)
 
 
-def train(
-  learner: MetaLearner,
-  sample: Callable[[jax.Array], Task],
-  validation: Task,
-  quality: Quality,
-  *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  tasks: int,
-  params: Params | None = None,
-  seed: int = 0,
-  average: float = 0.0,
-  keep: str = 'best',
-  report_every: int = 100,
-  validate_every: int = 500,
-  checkpoint_every: int = 500,
-  run_dir: str | None = None,
-  label: str = 'meta-train',
-  quiet: bool = False,
-  skip_limit: int = 100,
-  at_once: int | None = None,
-  devices: Sequence[jax.Device] | None = None,
-) -> State:
-  """Meta-trains; resumes where a checkpoint in `run_dir` left off.
-
-  The tasks of a step are shared among devices, those of other processes too;
-  all processes call this alike, and the first one writes.
-
-  Args:
-    learner: see `MetaLearner`.
-    sample: key -> Task, a `jax.tree_util.Partial` over its data.
-    validation: a batch of tasks of meta-validation entities.
-    quality: (scores [N], y [N], mask [N]) -> scalar, higher = better; its mean
-      over `validation` selects the meta-parameters.
-    optimizer: any optax transformation.
-    steps: meta-steps in all.
-    tasks: tasks per meta-step.
-    params: meta-parameters to start from; None = the learner's own.
-    seed: of everything random.
-    average: see `make_scan`.
-    keep: 'best' keeps the meta-parameters with the best validation score,
-      'last' those of the last validation.
-    report_every: meta-steps per call to the device, and per line of metrics.
-    validate_every: meta-steps between validations; a multiple of the former.
-    checkpoint_every: likewise.
-    run_dir: gets `metrics.jsonl` and `checkpoints/`; None = nothing is kept.
-    label: of the progress bar.
-    quiet: no progress bar.
-    skip_limit: stop after this many updates in a row were not finite.
-    at_once: tasks worked on at once; None = chosen, see `parallel`.
-    devices: that share the tasks; None = as many of all as divide them evenly.
-
-  Returns:
-    The final state, on one device; `best` holds the meta-parameters to use.
-
-  Raises:
-    DataError: if training diverges, or a checkpoint cannot be saved.
-    Terminated: if SIGTERM came; with a `run_dir` it is heard at the next
-      report, and a checkpoint is saved then. A second one kills.
-  """
-  skip_limit = min(skip_limit, steps)
-  example = jax.tree.map(lambda leaf: leaf[0], validation)
-  state = initial_state(learner, example, optimizer, seed, params)
-  scan = make_scan(
-    learner,
-    optimizer,
-    example,
-    state.params,
-    seed=seed,
-    steps=steps,
-    tasks=tasks,
-    length=min(report_every, steps),
-    average=average,
-    at_once=at_once,
-    devices=devices,
-  )
-  mesh = devices_lib.mesh(tasks, devices)
+def _make_validate(learner, quality, seed, mesh):
+  """Compiles (params, validation tasks) -> mean quality, a scalar."""
+  alone = jax.sharding.Mesh(mesh.devices[:1], mesh.axis_names)
 
   def validate(params, validation):
     size = len(validation.features)
@@ -303,82 +254,176 @@ def train(
     mine = devices_lib.share((keys, validation), shared)
     return devices_lib.mean(jax.vmap(one)(*mine).mean(), shared)
 
-  alone = jax.sharding.Mesh(mesh.devices[:1], mesh.axis_names)
-  validate = devices_lib.jit(validate, mesh)
-  sample, validation = devices_lib.replicate((sample, validation), mesh)
-  state = devices_lib.replicate(state, mesh)
-  checkpoints = log = None
-  writes = devices_lib.first_process()
-  if run_dir is not None:
-    checkpoints = Checkpoints(os.path.join(run_dir, 'checkpoints'))
-    found = checkpoints.restore(state)
-    if found is not None:
-      state = devices_lib.replicate(jax.tree.map(jnp.copy, found[1]), mesh)
-      checkpoints.forget_after(found[0])
-    if writes:
-      log = _open_log(os.path.join(run_dir, 'metrics.jsonl'), int(state.step))
-  bar = tqdm.tqdm(
-    total=steps,
-    initial=int(state.step),
-    desc=label,
-    disable=quiet or not writes,
+  return devices_lib.jit(validate, mesh)
+
+
+def train(
+  learner: MetaLearner,
+  sample: Callable[[jax.Array], Task],
+  validation: Task,
+  quality: Quality,
+  optimizer: optax.GradientTransformation,
+  settings: Settings,
+  *,
+  params: Params | None = None,
+  run_dir: str | None = None,
+  label: str = 'meta-train',
+  quiet: bool = False,
+) -> State:
+  """Meta-trains; resumes where a checkpoint in `run_dir` left off.
+
+  The tasks of a step are shared among devices, those of other processes too;
+  all processes call this alike, and the first one writes.
+
+  Args:
+    learner: see `MetaLearner`.
+    sample: key -> Task, a `jax.tree_util.Partial` over its data.
+    validation: a batch of tasks of meta-validation entities.
+    quality: its mean over `validation` selects the meta-parameters.
+    optimizer: any optax transformation.
+    settings: see `Settings`.
+    params: meta-parameters to start from; None = the learner's own.
+    run_dir: gets `metrics.jsonl` and `checkpoints/`; None = nothing is kept.
+    label: of the progress bar.
+    quiet: no progress bar.
+
+  Returns:
+    The final state, on one device; `best` holds the meta-parameters to use.
+
+  Raises:
+    DataError: if training diverges, or a checkpoint cannot be saved.
+    Terminated: if SIGTERM came; with a `run_dir` it is heard at the next
+      report, and a checkpoint is saved then. A second one kills.
+  """
+  example = jax.tree.map(lambda leaf: leaf[0], validation)
+  state = initial_state(learner, example, optimizer, settings.seed, params)
+  length = min(settings.report_every, settings.steps)
+  scan = make_scan(learner, optimizer, example, state.params, settings, length)
+  mesh = devices_lib.mesh(settings.tasks, settings.devices)
+  validate = _make_validate(learner, quality, settings.seed, mesh)
+  state, sample, validation = devices_lib.replicate(
+    (state, sample, validation), mesh
   )
-  ending = contextlib.ExitStack()
-  came = ending.enter_context(_terminations()) if checkpoints else []
-  try:
-    while (before := int(state.step)) < steps:
-      started = time.perf_counter()
-      state, metrics = scan(state, sample)
-      step = int(state.step)
-      seconds = time.perf_counter() - started
-      done = step - before
-      line = {
-        'step': step,
-        **{k: float(v[:done].mean()) for k, v in metrics.items()},
-        'tasks_per_second': round(done * tasks / seconds, 1),
-        'skipped': int(state.optimizer.total_notfinite),
-      }
-      last = step >= steps
-      if last or _due(before, step, validate_every):
-        score = validate(state.average, validation)
-        line['validation'] = float(score)
-        if keep == 'last' or score > state.best_score:
-          state = state._replace(
-            best=jax.tree.map(jnp.copy, state.average),
-            best_score=score,
-            best_step=jnp.copy(state.step),
-          )
-      bar.update(done)
-      bar.set_postfix_str(
-        f'loss {line["loss"]:.4f}, {line["tasks_per_second"]:.0f} tasks/s, '
-        f'best validation {float(state.best_score):.4f}'
-      )
-      if log is not None:
-        _write(log, json.dumps(_strict(line)) + '\n')
-      if (bad := int(state.optimizer.notfinite_count)) >= skip_limit:
-        raise DataError(
-          f'meta-training diverged: the last {bad} updates before step {step} '
-          'were not finite; lower the inner or the outer rate'
-        )
-      stop = devices_lib.any_process(bool(came)) and not last
-      if checkpoints is not None and (
-        stop or last or _due(before, step, checkpoint_every)
-      ):
-        checkpoints.save(step, state)
-      if stop:
-        raise Terminated(
-          f'terminated; step {step} of {steps} is saved in {run_dir}, and the '
-          'same command goes on from there'
-        )
-  finally:
-    ending.close()
-    bar.close()
-    if log is not None:
-      with contextlib.suppress(OSError):  # told where it was written
-        log.close()
-    if checkpoints is not None:
-      checkpoints.close()
+  score = lambda state: validate(state.average, validation)
+  with contextlib.ExitStack() as ending:
+    state, folder = _resume(run_dir, state, mesh, ending)
+    bar = tqdm.tqdm(
+      total=settings.steps,
+      initial=int(state.step),
+      desc=label,
+      disable=quiet or not devices_lib.first_process(),
+    )
+    ending.callback(bar.close)
+    while (before := int(state.step)) < settings.steps:
+      state, line = _report(scan, score, state, sample, settings)
+      bar.update(line['step'] - before)
+      bar.set_postfix_str(_shown(line, state))
+      folder.write(line)
+      _check_finite(state, settings)
+      folder.save(before, state, settings)
   return devices_lib.local(state)
+
+
+def _report(scan, score, state, sample, settings):
+  """One call to the device: the state after it, and its line of metrics."""
+  before, started = int(state.step), time.perf_counter()
+  state, metrics = scan(state, sample)
+  step = int(state.step)
+  seconds = time.perf_counter() - started
+  done = step - before
+  line = {
+    'step': step,
+    **{k: float(v[:done].mean()) for k, v in metrics.items()},
+    'tasks_per_second': round(done * settings.tasks / seconds, 1),
+    'skipped': int(state.optimizer.total_notfinite),
+  }
+  if step < settings.steps and not _due(before, step, settings.validate_every):
+    return state, line
+  quality = score(state)
+  if settings.keep == 'last' or quality > state.best_score:
+    state = state._replace(
+      best=jax.tree.map(jnp.copy, state.average),
+      best_score=quality,
+      best_step=jnp.copy(state.step),
+    )
+  return state, line | {'validation': float(quality)}
+
+
+def _shown(line, state):
+  return (
+    f'loss {line["loss"]:.4f}, {line["tasks_per_second"]:.0f} tasks/s, '
+    f'best validation {float(state.best_score):.4f}'
+  )
+
+
+def _check_finite(state, settings):
+  bad = int(state.optimizer.notfinite_count)
+  if bad >= min(settings.skip_limit, settings.steps):
+    raise DataError(
+      f'meta-training diverged: the last {bad} updates before step '
+      f'{int(state.step)} were not finite; lower the inner or the outer rate'
+    )
+
+
+class _Folder(NamedTuple):
+  """What is written while training: nothing, if there is no run folder."""
+
+  path: str | None = None
+  checkpoints: Checkpoints | None = None
+  lines: TextIO | None = None
+  signals: Sequence[int] = ()
+
+  def write(self, line):
+    """Appends a line of metrics."""
+    if self.lines is None:
+      return
+    strict = {k: v if math.isfinite(v) else None for k, v in line.items()}
+    try:
+      self.lines.write(json.dumps(strict) + '\n')
+      self.lines.flush()
+    except OSError as error:
+      raise DataError(
+        f'cannot write {self.lines.name} ({error.strerror}): make room, and '
+        'give the same command again; it goes on from the newest checkpoint'
+      ) from error
+
+  def save(self, before, state, settings):
+    """Saves a checkpoint when one is due, or the process is to end."""
+    step = int(state.step)
+    last = step >= settings.steps
+    stop = devices_lib.any_process(bool(self.signals)) and not last
+    due = last or _due(before, step, settings.checkpoint_every)
+    if self.checkpoints is not None and (stop or due):
+      self.checkpoints.save(step, state)
+    if stop:
+      raise Terminated(
+        f'terminated; step {step} of {settings.steps} is saved in {self.path}, '
+        'and the same command goes on from there'
+      )
+
+
+def _resume(run_dir, state, mesh, ending):
+  """The newest state in a run folder, and the folder, open until `ending`."""
+  if run_dir is None:
+    return state, _Folder()
+  checkpoints = Checkpoints(os.path.join(run_dir, 'checkpoints'))
+  ending.callback(checkpoints.close)
+  newest = checkpoints.restore(state)
+  if newest is not None:
+    step, restored = newest
+    state = devices_lib.replicate(jax.tree.map(jnp.copy, restored), mesh)
+    checkpoints.forget_after(step)
+  lines = None
+  if devices_lib.first_process():
+    lines = _open_log(os.path.join(run_dir, 'metrics.jsonl'), int(state.step))
+    ending.callback(_close, lines)
+  signals = ending.enter_context(_terminations())
+  return state, _Folder(run_dir, checkpoints, lines, signals)
+
+
+def _close(lines):
+  with contextlib.suppress(OSError):  # `write` has said so
+    lines.close()
 
 
 @contextlib.contextmanager
@@ -403,21 +448,6 @@ def _terminations() -> Iterator[list[int]]:
 
 def _due(before, step, every):
   return step // every > before // every
-
-
-def _write(log, text):
-  try:
-    log.write(text)
-    log.flush()
-  except OSError as error:
-    raise DataError(
-      f'cannot write {log.name} ({error.strerror}): make room, and give the '
-      'same command again; it goes on from the newest checkpoint'
-    ) from error
-
-
-def _strict(line):
-  return {k: v if math.isfinite(v) else None for k, v in line.items()}
 
 
 def _open_log(path, step):

@@ -17,6 +17,9 @@ from metaad_jax.scores import metrics
 from metaad_jax.training import loop
 from metaad_jax.training.checkpoints import Checkpoints
 
+SETTINGS = loop.Settings(
+  25, 3, seed=7, report_every=5, validate_every=10, checkpoint_every=10
+)
 EPISODE = episodes.Episode((3,), (0,), (0.0,), 4, 4)
 
 
@@ -97,15 +100,11 @@ def validation(sample):
 
 
 def train(sample, validation, run_dir=None, learner=None, **changes):
-  options = {
-    'optimizer': optax.adam(0.05), 'steps': 25, 'tasks': 3, 'seed': 7,
-    'report_every': 5, 'validate_every': 10, 'checkpoint_every': 10,
-    'quiet': True,
-  }  # fmt: skip
+  optimizer = changes.pop('optimizer', optax.adam(0.05))
   run_dir = None if run_dir is None else str(run_dir)
   return loop.train(
     learner or prototype(), sample, validation, metrics.masked_auroc,
-    run_dir=run_dir, **options | changes,
+    optimizer, SETTINGS._replace(**changes), run_dir=run_dir, quiet=True,
   )  # fmt: skip
 
 
@@ -301,14 +300,7 @@ def test_a_call_moves_nothing_between_host_and_device(sample, validation):
   example = jax.tree.map(lambda leaf: leaf[0], validation)
   state = loop.initial_state(learner, example, optimizer, 0)
   scan = loop.make_scan(
-    learner,
-    optimizer,
-    example,
-    state.params,
-    seed=0,
-    steps=12,
-    tasks=2,
-    length=4,
+    learner, optimizer, example, state.params, loop.Settings(12, 2), 4
   )
   state, sample = devices.replicate((state, sample), devices.mesh(2))
   state, _ = scan(state, sample)
@@ -323,9 +315,8 @@ def test_steps_past_the_last_do_nothing(sample, validation):
   example = jax.tree.map(lambda leaf: leaf[0], validation)
   start = lambda: loop.initial_state(learner, example, optimizer, 0)
   make = lambda length: loop.make_scan(
-    learner, optimizer, example, start().params,
-    seed=0, steps=3, tasks=2, length=length,
-  )  # fmt: skip
+    learner, optimizer, example, start().params, loop.Settings(3, 2), length
+  )
   exact, _ = make(3)(start(), sample)
   beyond, found = make(5)(start(), sample)
   same_bits(beyond, exact)
