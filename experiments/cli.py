@@ -28,6 +28,7 @@ from absl import flags, logging
 
 from metaad_jax import devices, storage
 from metaad_jax.base import DataError, Terminated
+from metaad_jax.training import plugins
 
 
 class UsageError(ValueError):
@@ -77,6 +78,7 @@ def run(
     SystemExit: always, unless main fails in a way it should not.
   """
   argv = list(sys.argv if argv is None else argv)
+  _define_plugin(flag_values)
   try:
     if {'--help', '-help', '-h'} & set(argv[1:]):
       print(help_text(main, flag_values))
@@ -96,6 +98,9 @@ def run(
           processes=flag_values['processes'].value,
           process=flag_values['process'].value,
         )
+    with usage():
+      plugins.load_installed()
+      plugins.load(flag_values['plugin'].value or ())
     code = main()
     sys.stdout.flush()
     sys.exit(code)
@@ -107,6 +112,16 @@ def run(
     _fail('interrupted', 130)
   except Terminated as error:
     _fail(error, 143)
+
+
+def _define_plugin(to):
+  """Every program knows --plugin; a program may run twice in one process."""
+  if 'plugin' not in to:
+    flags.DEFINE_multi_string(
+      'plugin', None, 'module that adds algorithms, models, sources or '
+      'features of your own to the registries (docs/extending.md)',
+      flag_values=to,
+    )  # fmt: skip
 
 
 def help_text(

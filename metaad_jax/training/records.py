@@ -17,6 +17,7 @@ import jax
 
 from metaad_jax import __version__, storage
 from metaad_jax.base import DataError, Params
+from metaad_jax.training import plugins
 from metaad_jax.training.setup import Config, Layout, Setup
 
 SCHEMA = 1
@@ -78,6 +79,7 @@ def open_run(run_dir: str, setup: Setup, seen: Sequence[str]) -> None:
     'config': wanted,
     'layout': setup.layout._asdict(),
     'seen': list(seen),
+    'plugins': plugins.loaded(),
     'versions': versions(),
     'code': code_version(),
     'devices': [str(device) for device in jax.devices()],
@@ -180,32 +182,20 @@ def curves(run_dir: str) -> dict[str, list[float]]:
   return found
 
 
-def settings(content: dict[str, Any], path: str) -> tuple[Config, Layout]:
+def settings(content: dict[str, Any]) -> tuple[Config, Layout]:
   """The configuration and the layout in a config.json or a model file.
 
-  Args:
-    content: what was read.
-    path: where, for a message.
-
   Raises:
-    DataError: if it is damaged or of another version.
+    KeyError, TypeError, ValueError, AttributeError: if it is damaged.
   """
-  try:
-    fields: dict[str, Any] = {
-      key: tuple(value) if isinstance(value, list) else value
-      for key, value in content['config'].items()
-    }
-    layout = content['layout']
-    if not isinstance(content.get('step', 0), int):
-      raise DataError(f'{path}: step {content["step"]!r} is no number')
-    # Earlier versions wrote [null] where rows have any width.
-    shape = tuple(size for size in layout['shape'] if size is not None)
-    return Config(**fields), Layout(
-      shape, layout['rate'], tuple(layout['channels'])
-    )
-  except (KeyError, TypeError, AttributeError, ValueError) as error:
-    if isinstance(error, DataError):
-      raise
-    raise DataError(
-      f'{path} is damaged or of another version: {error!r}'
-    ) from error
+  fields: dict[str, Any] = {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in content['config'].items()
+  }
+  layout = content['layout']
+  if not isinstance(content.get('step', 0), int):
+    raise DataError(f'step {content["step"]!r} is no number')
+  # Earlier versions wrote [null] where rows have any width.
+  shape = tuple(size for size in layout['shape'] if size is not None)
+  channels = tuple(layout['channels'])
+  return Config(**fields), Layout(shape, layout['rate'], channels)

@@ -19,7 +19,7 @@ from metaad_jax.data import audits, episodes, splitting, synthetic_tables
 from metaad_jax.learners import standardized
 from metaad_jax.scores import conformal, metrics
 from metaad_jax.scores.conformal import Calibration
-from metaad_jax.training import checkpoints, loop, records
+from metaad_jax.training import checkpoints, loop, plugins, records
 from metaad_jax.training import setup as setup_lib
 from metaad_jax.training.setup import Config, Layout, Setup, resolve
 
@@ -273,11 +273,16 @@ def restore(run_dir: str, **overrides: Any) -> Run:
 
 def _resolved(content, path, overrides):
   """The setup of what a config.json or a model file holds."""
-  config, layout = records.settings(content, path)
+  missing = plugins.missing(content.get('plugins', ()))
   try:
+    config, layout = records.settings(content)
     return resolve(config, **overrides).at(layout)
   except DataError as error:
-    raise DataError(f'{path}: {error}') from error
+    raise DataError('; '.join([f'{path}: {error}', *missing])) from error
+  except (KeyError, TypeError, AttributeError, ValueError) as error:
+    raise DataError(
+      f'{path} is damaged or of another version: {error!r}'
+    ) from error
 
 
 def _shapes(setup):
@@ -359,6 +364,7 @@ def pack(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     'step': run.step,
     'trained_on': run.config.source,
     'seen': sorted(run.seen),
+    'plugins': plugins.loaded(),
     'versions': records.versions(),
     'code': records.code_version(),
   }

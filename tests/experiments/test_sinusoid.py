@@ -48,9 +48,10 @@ def test_a_task_is_a_function_of_its_key():
 def test_a_short_run_adapts_better_than_its_initialisation(tmp_path):
   succeed(
     sinusoid, '--learner=maml:steps=1,rate=0.01', '--steps=500',
-    '--test_tasks=300', '--test_steps=1,5', f'--run_dir={tmp_path}',
+    '--test_shots=10', '--test_tasks=300', '--test_steps=1,5',
+    f'--run_dir={tmp_path}',
   )  # fmt: skip
   table = json.loads((tmp_path / 'mse.json').read_text())
   assert [row['steps'] for row in table] == [1, 5]
-  assert table[1]['mse'] < table[0]['mse'] < 4.5  # variance of a sinusoid: 4.5
+  assert max(row['mse'] for row in table) < 3.6  # of a constant: 4.2
   assert all(row['low'] < row['mse'] < row['high'] for row in table)
