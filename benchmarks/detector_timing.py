@@ -17,6 +17,8 @@ from pyod.models import ecod
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import LocalOutlierFactor
 
+from benchmarks import rows as rows_lib
+from benchmarks import turns as turns_lib
 from metaad_jax.detector import adaptation, estimator
 
 OURS = 'metaad_jax'
@@ -56,6 +58,22 @@ class Measured(NamedTuple):
   rows: int
   columns: int
   seconds: dict[str, list[float]]
+
+
+def rows(run_dir: str, **options: int) -> Iterator[dict[str, Any]]:
+  """The rows of benchmark.json; arguments as of `measure`."""
+  for measured in measure(run_dir, **options):
+    timed = {
+      name: turns_lib.Timed([[second] for second in seconds])
+      for name, seconds in measured.seconds.items()
+    }
+    for name, one in timed.items():
+      yield {
+        **rows_lib.row('detector', name, one, timed[OURS]),
+        'what': measured.what,
+        'rows': measured.rows,
+        'columns': measured.columns,
+      }
 
 
 def measure(

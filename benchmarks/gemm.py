@@ -42,11 +42,7 @@ def start(job: serving.Job):
 
 def make(job: serving.Job) -> serving.Contender:
   """See `serving.Contender`; there is no gradient."""
-
-  def gradient(job, batch):
-    raise NotImplementedError
-
-  return jax_serving.contender(job, gradient, start)
+  return jax_serving.contender(job, None, start)
 
 
 if __name__ == '__main__':

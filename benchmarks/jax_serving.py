@@ -12,13 +12,13 @@ from benchmarks import flops, serving, workloads
 
 
 def contender(
-  job: serving.Job, gradient: Callable, start: Callable
+  job: serving.Job, gradient: Callable | None, start: Callable
 ) -> serving.Contender:
   """Sets JAX up as the job has it, before its first use.
 
   Args:
     job: see `serving.Job`.
-    gradient: (job, batch) -> layers.
+    gradient: (job, batch) -> layers; None = has none.
     start: job -> (step, info).
 
   Returns:
@@ -28,7 +28,7 @@ def contender(
   if job.platform == 'cpu':
     jax.config.update('jax_platforms', 'cpu')
   return serving.Contender(
-    functools.partial(gradient, job),
+    gradient and functools.partial(gradient, job),
     functools.partial(start, job),
     None if job.platform == 'cpu' else _device_peak,
     _profile,

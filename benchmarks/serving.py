@@ -62,7 +62,8 @@ class Contender(NamedTuple):
   """One library on one job.
 
   Attributes:
-    gradient: batch -> meta-gradient, as `workloads.parameters` are.
+    gradient: batch -> meta-gradient, as `workloads.parameters` are; None = it
+      has none.
     start: () -> (step, info). `step()` runs meta-steps to their end, a full
       one each: gradient and Adam. `info` may hold `steps_per_call` (1),
       `compile_seconds`, `temp_mib`, `gflop`, `xla_gflop`.
@@ -70,7 +71,7 @@ class Contender(NamedTuple):
     profile: (folder) -> None, traces a step; None = cannot.
   """
 
-  gradient: Callable[[workloads.Batch], workloads.Parameters]
+  gradient: Callable[[workloads.Batch], workloads.Parameters] | None
   start: Callable[[], tuple[Callable[[], Any], dict[str, Any]]]
   device_peak: Callable[[], float] | None = None
   profile: Callable[[str, Callable[[], Any]], None] | None = None
@@ -103,7 +104,7 @@ def serve(make: Callable[[Job], Contender]) -> None:
 
   job = Job(**json.loads(sys.argv[1]))
   contender = make(job)
-  if job.gradient:
+  if job.gradient and contender.gradient is not None:
     first = workloads.batch(job.sized, job.tasks, job.dtype)
     np.save(job.gradient, workloads.flat(contender.gradient(first)))
     say({})

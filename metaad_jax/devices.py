@@ -1,25 +1,69 @@
-"""Where the tasks of a batch are worked on: how many at once, on which devices.
+"""Devices, processes and compiling: how the tasks of a batch are shared out.
 
-Learners are written for one task and never see any of this.
+Learners are written for one task and see nothing of this. What is fastest on
+which backend is listed in `TUNING`, and nowhere else.
 """
 
 from collections.abc import Callable, Sequence
 import functools
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
 from jax.extend import core
-import jax.numpy as jnp
 import numpy as np
+import optax
 
 from metaad_jax.base import DataError
 
 TASKS = 'tasks'  # the axis of a mesh of devices
-# Bytes that the tasks at work may compute on a core of a CPU, one value after
-# the other; what lives at a time, in its cache, is about a tenth of it.
-_CACHE = 8 << 20
+
+
+class Tuning(NamedTuple):
+  """What is fastest on a backend; results differ by rounding at most.
+
+  Attributes:
+    tasks_bytes: that the tasks under one `vmap` may compute in all, one value
+      after the other; None = half of the device's memory. On a CPU about a
+      tenth of them live at a time, and should fit into a core's cache.
+    unroll_bytes: an inner loop that computes less becomes a program without a
+      loop.
+    keep_bytes: an inner loop that computes more is recomputed on the way back.
+    gather_channels: convolutions of fewer input channels multiply gathered
+      taps; others are XLA's own.
+    block_elements: of gathered taps at a time.
+    score_rows: that the detector scores at once within a call.
+    options: of the compiler that halve the memory and the time of compiling.
+      XLA's newer emitters of fused operations, which these turn off, make
+      programs of many small operations run up to a fifth faster, and no others.
+  """
+
+  tasks_bytes: int | None = None
+  unroll_bytes: int = 1 << 18
+  keep_bytes: int = 1 << 30
+  gather_channels: int = 8
+  block_elements: int = 1 << 62
+  score_rows: int = 1 << 10
+  options: tuple[tuple[str, Any], ...] = ()
+
+
+TUNING = {
+  'cpu': Tuning(
+    tasks_bytes=8 << 20,
+    block_elements=1 << 20,
+    score_rows=128,  # ten times as fast as 10,000
+    options=(('xla_cpu_use_fusion_emitters', False),),
+  ),
+  # Not measured: no blocks and rounds, since these run one after the other.
+  'gpu': Tuning(),
+  'tpu': Tuning(),
+}
+
+
+def tuning() -> Tuning:
+  """What is fastest on the default backend."""
+  return TUNING.get(jax.default_backend(), TUNING['gpu'])
 
 
 def start(
@@ -37,15 +81,20 @@ def start(
   Args:
     devices: CPU devices of this process; 0 = one for every core it may use.
     coordinator: 'host:port' of process 0; 'auto' finds it, and the numbers of
-      the processes, where Slurm, a TPU pod, Kubernetes or MPI tell; None = this
-      process works alone.
+      the processes, where Slurm, a TPU pod, Kubernetes or MPI provide them;
+      None = this process works alone.
     processes: how many there are.
     process: which one this is, from 0.
 
   Raises:
-    DataError: if the others cannot be reached, cannot be found for want of a
-      coordinator, or other devices have been made.
+    DataError: if there are fewer cores than devices, the other processes cannot
+      be reached or have no coordinator, or other devices have been made.
   """
+  if devices > cores():
+    raise DataError(
+      f'cannot make {devices} CPU devices of {cores()} cores: choose 1 to '
+      f'{cores()}, or 0 for all'
+    )
   if coordinator is None and (processes, process) != (None, None):
     raise DataError(
       'processes that train together need --coordinator=host:port of process '
@@ -142,16 +191,9 @@ def local(tree: Any) -> Any:
 
 
 @functools.cache
-def quick() -> dict[str, bool]:
-  """Compiler options that halve the memory of compiling, and save its time.
-
-  On a CPU they turn XLA's newer emitters of fused operations off. These make
-  programs of many small operations run up to a fifth faster, and others not;
-  they also compile some maxima wrongly (see `models.convolution.max_pool`).
-  """
-  options = {'xla_cpu_use_fusion_emitters': False}
-  if jax.default_backend() != 'cpu':
-    return {}
+def quick() -> dict[str, Any]:
+  """Compiler options that halve the memory and the time of compiling."""
+  options = dict(tuning().options)
   try:
     jax.jit(lambda: 0, compiler_options=options).lower().compile()
   except jax.errors.JaxRuntimeError:  # another version of XLA
@@ -225,27 +267,25 @@ def mean_over_tasks(
   """
   tasks = len(jax.tree.leaves(arguments)[0])
   function = jax.jit(function, inline=True)  # traced once for all that follows
+  first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
   if at_once is None:
-    one = jax.tree.map(lambda leaf: leaf[0], arguments)
-    at_once = most(footprint(function, *one))
+    at_once = most(footprint(function, *first(arguments)))
   size = max(n for n in range(1, tasks + 1) if tasks % n == 0 and n <= at_once)
-  average = lambda tree: jax.tree.map(lambda leaf: leaf.mean(0), tree)
+
+  def average(*chunk):
+    if size == 1 < tasks:
+      return function(*first(chunk))
+    values = jax.vmap(function)(*chunk)
+    return jax.tree.map(lambda leaf: leaf.mean(0), values)
+
   if size == tasks:
-    return average(jax.vmap(function)(*arguments))
-  chunks = jax.tree.map(
-    lambda leaf: leaf.reshape(tasks // size, size, *leaf.shape[1:]), arguments
-  )
-
-  def add(total, chunk):
-    if size == 1:
-      found = function(*jax.tree.map(lambda leaf: leaf[0], chunk))
-    else:
-      found = average(jax.vmap(function)(*chunk))
-    return jax.tree.map(lambda a, b: a + b * (size / tasks), total, found), None
-
-  shapes = jax.eval_shape(function, *jax.tree.map(lambda a: a[0], arguments))
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  return jax.lax.scan(add, zeros, chunks)[0]
+    return average(*arguments)
+  return optax.microbatching.microbatch(
+    average,
+    range(len(arguments)),
+    size,
+    optax.microbatching.AccumulationType.MEAN,
+  )(*arguments)
 
 
 def footprint(function: Callable[..., Any], *arguments: Any) -> int:
@@ -258,8 +298,8 @@ def _bytes(jaxpr):
   for equation in jaxpr.eqns:
     inner = [_bytes(sub) for sub in core.jaxprs_in_params(equation.params)]
     out = [v.aval for v in equation.outvars if hasattr(v.aval, 'shape')]
-    own = sum(a.size * a.dtype.itemsize for a in out)
-    total += max(sum(inner), own)
+    outputs = sum(a.size * a.dtype.itemsize for a in out)
+    total += max(sum(inner), outputs)
   return total
 
 
@@ -269,20 +309,20 @@ def most(size: int) -> int:
   As many as fit into the cache of a core, or into half of a device's memory;
   at least one.
   """
-  device = jax.local_devices()[0]
-  if device.platform == 'cpu':
-    return max(1, _CACHE // max(size, 1))
-  memory = (device.memory_stats() or {}).get('bytes_limit', 8 << 30)
-  return max(1, int(0.5 * memory) // max(size, 1))
+  room = tuning().tasks_bytes
+  if room is None:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    room = stats.get('bytes_limit', 8 << 30) // 2
+  return max(1, room // max(size, 1))
 
 
 def persist() -> None:
   """Keeps what is compiled below the user's cache folder, for later processes.
 
-  The folder is `$XDG_CACHE_HOME/metaad_jax` or `~/.cache/metaad_jax`. Whoever
-  has chosen another (`JAX_COMPILATION_CACHE_DIR`, or `jax.config`) or has
-  turned the cache off (`JAX_ENABLE_COMPILATION_CACHE=0`) keeps that; where the
-  folder cannot be written to, nothing is kept.
+  The folder is `$XDG_CACHE_HOME/metaad_jax` or `~/.cache/metaad_jax`. Another
+  folder (`JAX_COMPILATION_CACHE_DIR`, or `jax.config`) and a cache that is off
+  (`JAX_ENABLE_COMPILATION_CACHE=0`) stay as they are; where the folder cannot
+  be written to, nothing is kept.
   """
   if jax.config.values.get('jax_compilation_cache_dir') is not None:
     return

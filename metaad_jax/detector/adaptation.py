@@ -18,7 +18,6 @@ from metaad_jax.training import runs
 _SINGLY, _PARTS = 8, 4  # up to 8 normals are left out singly, more in 4 parts
 _FEW, _SOME, _MANY = 8, 64, 1024  # rows that are scored at once
 _ELEMENTS = 1 << 23  # of queries x support x columns: 32 MB in float32
-_CACHED = 128  # rows at once within a call: they stay in the cache
 
 
 class Adapted(NamedTuple):
@@ -50,11 +49,12 @@ class _Compiled(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def _compiled(learner: MetaLearner):
+  rows = devices.tuning().score_rows
 
   def score(state, x):
-    if len(x) <= _CACHED or len(x) % _CACHED:
+    if len(x) <= rows or len(x) % rows:
       return learner.score(state, x)
-    parts = x.reshape(-1, _CACHED, *x.shape[1:])
+    parts = x.reshape(-1, rows, *x.shape[1:])
     return jax.lax.map(lambda part: learner.score(state, part), parts).ravel()
 
   def cross_fit(key, params, support, features, parts):

@@ -21,17 +21,13 @@ from metaad_jax.features import feature
 
 Array = jax.Array | np.ndarray
 
-MODES = (
-  'zero',
-  'constant',
-  'symmetric',
-  'reflect',
-  'periodic',
-  'smooth',
-  'antisymmetric',
-  'antireflect',
-  'periodization',
-)
+# How a signal continues past its ends: PyWavelets' names, and NumPy's.
+MODES = {
+  'zero': 'constant',
+  'symmetric': 'symmetric',
+  'reflect': 'reflect',
+  'periodization': 'wrap',
+}
 
 
 def dwt(
@@ -277,59 +273,16 @@ def _extend(x: Array, taps: int, mode: str) -> Array:
   """Continues [..., L] so that `_split` gives what PyWavelets gives."""
   _check_mode(mode)
   length = x.shape[-1]
+  left, outputs, pad = taps - 2, (length + taps - 1) // 2, _numpy(x).pad
   if mode == 'periodization':
     left, outputs = taps // 2 - 1, (length + 1) // 2
-  else:
-    left, outputs = taps - 2, (length + taps - 1) // 2
-  right = 2 * (outputs - 1) + taps - left - length
-
-  def continuation(positions: np.ndarray) -> Array:
-    terms = _terms(length, positions, mode)
-    return functools.reduce(
-      operator.add, (x[..., i] * weight.astype(x.dtype) for i, weight in terms)
-    )
-
-  before = continuation(np.arange(-left, 0))
-  after = continuation(np.arange(length, length + right))
-  return _numpy(x).concatenate([before, x, after], axis=-1)
-
-
-def _terms(
-  n: int, p: np.ndarray, mode: str
-) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Writes the sample at position p, outside 0 ... n - 1, by those inside.
-
-  Returns:
-    Pairs of index and weight: x[p] = sum of weight * x[index].
-  """
-  one, first, last = np.ones(p.size), np.zeros_like(p), np.full_like(p, n - 1)
-  if mode == 'zero':
-    return [(first, 0.0 * one)]
-  if mode == 'periodic':
-    return [(p % n, one)]
-  if mode == 'periodization':  # an odd length repeats its last sample first
-    return [(np.minimum(p % (n + n % 2), n - 1), one)]
-  if mode in ('symmetric', 'antisymmetric'):
-    q = p % (2 * n)
-    sign = one if mode == 'symmetric' else np.where(q < n, 1.0, -1.0)
-    return [(np.minimum(q, 2 * n - 1 - q), sign)]
-  if mode == 'constant' or n == 1:
-    return [(np.clip(p, 0, n - 1), one)]
-  if mode == 'smooth':
-    end = np.where(p < 0, first, last)
-    inner = np.where(p < 0, first + 1, last - 1)
-    distance = np.abs(p - end)
-    return [(end, 1.0 + distance), (inner, -1.0 * distance)]
-  turns, q = np.divmod(p, 2 * (n - 1))
-  folded = np.minimum(q, 2 * (n - 1) - q)
-  if mode == 'reflect':
-    return [(folded, one)]
-  back = q >= n  # antireflect: reflected at the end points, not only in time
-  return [
-    (folded, np.where(back, -1.0, 1.0)),
-    (first, -2.0 * turns),
-    (last, 2.0 * turns + 2.0 * back),
-  ]
+    if length % 2:  # an odd length repeats its last sample first
+      x = pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)], mode='edge')
+  right = 2 * (outputs - 1) + taps - left - x.shape[-1]
+  if right < 0:
+    x, right = x[..., :right], 0
+  around = [(0, 0)] * (x.ndim - 1) + [(left, right)]
+  return pad(x, around, mode=MODES[mode])
 
 
 def _split(x: Array, bank: np.ndarray) -> tuple[Array, Array]:

@@ -12,10 +12,6 @@ from metaad_jax import base, devices
 
 MODES = ('auto', 'reverse', 'remat', 'mixed', 'first_order')
 
-# Bytes that the steps of one task may compute before 'auto' recomputes them.
-_KEPT = 1 << 30
-# Below this there is more to gain by a program without a loop.
-_SMALL = 1 << 18
 # Steps from which on recomputing keeps the parameters of every root of them
 # only: what is kept grows with the root, and a step costs a quarter more.
 _MANY = 64
@@ -137,10 +133,10 @@ def descend(
   gradient = jax.jit(jax.grad(loss), inline=True)  # traced once
   unroll = False
   if mode in ('auto', 'reverse', 'first_order'):
-    size = steps * devices.footprint(gradient, params)
+    size, tuning = steps * devices.footprint(gradient, params), devices.tuning()
     if mode == 'auto':
-      mode = 'reverse' if size <= _KEPT else 'remat'
-    unroll = size <= _SMALL
+      mode = 'reverse' if size <= tuning.keep_bytes else 'remat'
+    unroll = size <= tuning.unroll_bytes
   if mode == 'mixed':
     gradient = _mixed_gradient(loss, params)
 

@@ -3,8 +3,6 @@
 A model is made for a number of outputs by the learner that needs it:
 `make('mlp:width=64')(1)` has one logit. A registry entry takes options and
 returns (outputs) -> a Linen module called with (x, features), or a `Model`.
-`conv4`, the network of the benchmarks, is not in the registry: its batch
-normalisation looks at all the rows at once, padded ones too.
 """
 
 from collections.abc import Callable

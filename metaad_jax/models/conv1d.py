@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from metaad_jax import base
-from metaad_jax.models import convolution
+from metaad_jax.models import per_task_ops
 
 
 class Conv1D(nn.Module):
@@ -32,7 +32,7 @@ class Conv1D(nn.Module):
       )
     x = jnp.where(features > 0, x, 0)
     for _ in range(self.layers):
-      layer = convolution.Conv(self.channels, (self.taps,), self.stride)
+      layer = per_task_ops.Conv(self.channels, (self.taps,), self.stride)
       x = nn.relu(layer(x))
     pooled = mean = x.mean(1)
     if self.spread:

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from metaad_jax import base
-from metaad_jax.models.dense import Dense
+from metaad_jax.models.per_task_ops import Dense
 
 
 class MLP(nn.Module):

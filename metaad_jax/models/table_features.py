@@ -1,21 +1,20 @@
-"""What can be said of a row of any table, from a few rows and without learning.
+"""Rows of any table described by a few support rows, without learning.
 
-Tables differ in their columns, so nothing here depends on which columns there
-are or how many: every cell is described by where it lies among the support's
-values of its column, every row by its distances to the support's rows. All of
-it is unchanged, to rounding, when a column is multiplied by a positive number
-(not when one is added to it: what is zero, and which sign a value has, tells
-something in most tables). Rows of the support are described without
-themselves, so that a new row can be compared with how the support's rows look
-among one another.
+Nothing here depends on which columns a table has or how many: a cell is
+described by where it lies among the support's values of its column (`CELLS`), a
+row by its distances to the support's normals (`DISTANCES`) and to its labelled
+anomalies (`LABELS`). Multiplying a column by
+a positive number changes nothing, to rounding; adding a number does, since in
+most tables zero and the sign of a value mean something. Rows of the support are
+described without themselves, in the units of the whole support, so that a new
+row can be compared with how the support's rows look among one another.
 
-NaN is a missing value, and so is infinity; in a distance it counts as the mean
-of its column. In a column that is constant in the support there are no
-deviations to count in: a row differs there or not, and by a share of the value.
-A column whose deviation is below 1e-5 of its mean is marked as constant, and
-distances count it in ten-thousandths of the mean, so that it hardly matters: of
-a float32 number 1e-7 is rounding, and a hundred steps at most would be left to
-tell rows apart by. Whoever has 1e6 +- 1 subtracts the million.
+NaN and infinity are missing values; in a distance they count as the mean of
+their column. A column that is constant in the support has no deviations: a row
+differs there or not, and by a share of the value. So does a column whose
+deviation is below 1e-5 of its mean: a float32 holds seven digits, so a hundred
+steps at most would tell its rows apart. Distances count it in ten-thousandths
+of the mean, so that it hardly matters; of 1e6 +- 1, subtract the million first.
 """
 
 from typing import NamedTuple
@@ -29,6 +28,35 @@ from metaad_jax.models import linear_algebra
 _BIG = 1e4
 _LARGEST = 1e33  # of a value: sums over a thousand rows must not overflow
 _SAME = 1e-5  # values nearer than this many deviations count as equal
+
+_AMONG_NORMALS = (
+  # in deviations from the normals' mean, and in distances to their values
+  'deviation', 'deviation_size', 'deviation_size_to_5', 'nearest_value_log',
+  'nearest_value', 'nearest_value_beyond', 'outside', 'equal_share',
+  'rank_size', 'density_narrow', 'density_wide', 'constant', 'differs',
+  # on the logarithmic level, which knows zero and signs
+  'step', 'step_size', 'zero', 'zero_share', 'zero_excess', 'level',
+  'level_mean', 'roughness', 'one_sign', 'other_sign',
+)  # fmt: skip
+_AMONG_ANOMALIES = (
+  'nearest_anomaly', 'equal_share_anomalies', 'any_anomaly',
+  'likelihood', 'anomaly_mean', 'anomaly_mean_in_deviations', 'anomaly_rank',
+  'rank_agreement', 'anomaly_sign', 'deviation_to_anomalies',
+  'way_to_anomalies',
+)  # fmt: skip
+CELLS = (
+  *_AMONG_NORMALS, 'missing', *_AMONG_ANOMALIES,
+  'residual', 'residual_size', 'conditional', 'conditional_size',
+)  # fmt: skip
+DISTANCES = (
+  'root_mean_square_nearest', 'root_mean_square_mean', 'root_mean_square_soft',
+  'logarithmic_nearest', 'logarithmic_mean', 'logarithmic_soft',
+  'unequal_nearest', 'unequal_mean', 'mahalanobis',
+)  # fmt: skip
+LABELS = (
+  'nearest_anomaly', 'any_anomaly', 'likelihood', 'rank_agreement',
+  'strongest_agreement', 'discriminant',
+)  # fmt: skip
 
 
 class Columns(NamedTuple):
@@ -178,46 +206,50 @@ def view(columns: Columns, x: jax.Array) -> View:
 
 
 def _cell(row, known, weights, columns):
-  """Where the cells of one row lie among the known values: [F, 24], ranks [F].
+  """Where one row's cells lie among known values: `_AMONG_NORMALS`, missing.
 
   Args:
     row: `View` of one row, [F] each.
     known: `View` of the support.
     weights: [K] 1 = a row to compare with.
     columns: of the support.
+
+  Returns:
+    [F, 24], and the ranks [F], -1 to 1.
   """
   there = weights[:, None] * (1 - known.missing)
   count = jnp.maximum(there.sum(0), 1)
   mean = lambda v: (there * v).sum(0) / count
-  centre = mean(known.z)
-  deviation = jnp.sqrt(mean((known.z - centre) ** 2))
+  near, rank = _deviations(row.z, known.z, there, mean)
+  features = [*near, *_levels(row, known, mean, columns)]
+  cells = jnp.stack([f.astype(row.z.dtype) for f in features], -1)
+  cells = cells * (1 - row.missing)[:, None]
+  return jnp.concatenate([cells, row.missing[:, None]], -1), rank
+
+
+def _deviations(z, known, there, mean):
+  """The features in deviations, 13 of [F], and the ranks [F]."""
+  centre = mean(known)
+  deviation = jnp.sqrt(mean((known - centre) ** 2))
   constant = deviation < 10 * _SAME
   unit = jnp.where(constant, 1, deviation)
-  z = (row.z - centre) / unit
+  gap = (z - known) / unit
+  z = (z - centre) / unit
   differs = jnp.sign(z) * (jnp.abs(z) > 1e-3)
   z = jnp.where(constant, 100 * differs, jnp.clip(z, -_BIG, _BIG))
-  gap = (row.z - known.z) / unit
   same = jnp.abs(gap) * unit < _SAME
   least = lambda good, v: jnp.where((there > 0) & good, v, jnp.inf).min(0)
   below, above = least((gap >= 0) | same, gap), least((gap <= 0) | same, -gap)
   inside = jnp.isfinite(below) & jnp.isfinite(above)
   bounded = lambda v: jnp.clip(jnp.where(jnp.isfinite(v), v, _BIG), 0, _BIG)
-  near, far = (
-    bounded(jnp.minimum(below, above)),
-    bounded(jnp.maximum(below, above)),
+  near, far = map(
+    bounded, (jnp.minimum(below, above), jnp.maximum(below, above))
   )
-  equal = mean(same)
   rank = mean(jnp.where(same, 0, jnp.sign(gap)))
   density = lambda width: jnp.log(
     mean(jnp.exp(-jnp.minimum(jnp.abs(gap) / width, 30))) + 1e-4
   )
-  level = mean(known.level)
-  roughness = jnp.sqrt(mean((known.level - level) ** 2))
-  step = (row.level - level) / jnp.maximum(roughness, 1e-3)
-  step = jnp.clip(step, -100, 100)
-  zeros = mean(known.zero)
-  turned = (row.level * jnp.sign(level) < -1e-6) * columns.one_sign
-  found = [
+  features = [
     compress(z),
     jnp.log1p(jnp.abs(z)),
     jnp.minimum(jnp.abs(z), 5),
@@ -225,12 +257,23 @@ def _cell(row, known, weights, columns):
     jnp.log1p(near),
     jnp.log1p(far),
     ~inside,
-    equal,
+    mean(same),
     jnp.abs(rank),
     density(0.1),
     density(0.5),
     constant,
     constant * jnp.abs(differs),
+  ]
+  return features, rank
+
+
+def _levels(row, known, mean, columns):
+  """The features on the logarithmic level, 10 of [F]."""
+  level, zeros = mean(known.level), mean(known.zero)
+  roughness = jnp.sqrt(mean((known.level - level) ** 2))
+  step = (row.level - level) / jnp.maximum(roughness, 1e-3)
+  step = jnp.clip(step, -100, 100)
+  return [
     compress(step),
     jnp.log1p(jnp.abs(step)),
     row.zero,
@@ -240,15 +283,12 @@ def _cell(row, known, weights, columns):
     0.2 * level,
     0.3 * jnp.log(roughness + 1e-3),
     columns.one_sign,
-    turned,
+    (row.level * jnp.sign(level) < -1e-6) * columns.one_sign,
   ]
-  told = jnp.stack([f.astype(z.dtype) for f in found], -1)
-  told = told * (1 - row.missing)[:, None]
-  return jnp.concatenate([told, row.missing[:, None]], -1), rank
 
 
 def _labelled(row, rank, support, ranks, weights):
-  """On which side of the labelled anomalies a row is: [F, 11] and [3].
+  """Where a row lies among the anomalies: `_AMONG_ANOMALIES`, `LABELS[2:5]`.
 
   Args:
     row: `View` of one row.
@@ -256,6 +296,9 @@ def _labelled(row, rank, support, ranks, weights):
     support: see `Support`.
     ranks: [K, F] the support's ranks.
     weights: [K] 1 = an anomaly to compare with.
+
+  Returns:
+    [F, 11] and [3].
   """
   real = support.columns.real
   count = weights.sum()
@@ -295,13 +338,16 @@ def _labelled(row, rank, support, ranks, weights):
 
 
 def _distances(row, support, weights, labelled):
-  """How far one row is from the support's rows: [8], [2], and residuals [F].
+  """How far one row is from the support's rows: `DISTANCES` but the last.
 
   Args:
     row: `View` of one row.
     support: see `Support`.
     weights: [K] 1 = a normal to compare with.
     labelled: [K] 1 = an anomaly to compare with.
+
+  Returns:
+    [8]; `LABELS[:2]`; and [F] the row less its nearest normals.
   """
   real, known = support.columns.real, support.view.z
   width = jnp.maximum(real.sum(), 1)
@@ -310,23 +356,23 @@ def _distances(row, support, weights, labelled):
   squares = ((limit(row.z) - limit(known)) ** 2 * real).sum(-1) / width
   unequal = ((jnp.abs(row.z - known) > 1e-3) * real).sum(-1) / width
   total = jnp.maximum(weights.sum(), 1)
-  told = []
+  features = []
   for distance in (jnp.sqrt(squares + 1e-6), logs):
     masked = jnp.where(weights > 0, distance, 1e3)
     nearest = masked.min()
     pull = (masked - nearest) / (0.3 * nearest + 1e-3)
     pull = weights * jnp.exp(-jnp.minimum(pull, 30))
     pull = pull / jnp.maximum(pull.sum(), 1e-9)
-    told += [nearest, weights @ distance / total, pull @ distance]
-  told = [jnp.log(d + 1e-3) for d in told]
-  told += [
+    features += [nearest, weights @ distance / total, pull @ distance]
+  features = [jnp.log(d + 1e-3) for d in features]
+  features += [
     jnp.where(weights > 0, unequal, 1).min(),
     weights @ unequal / total,
   ]
   some = labelled.sum() > 0
   nearest = jnp.log(jnp.where(labelled > 0, logs, 1e3).min() + 1e-3)
   residual = jnp.clip(row.z - pull @ known, -_BIG, _BIG)
-  return jnp.stack(told), jnp.stack([nearest, 1.0]) * some, residual
+  return jnp.stack(features), jnp.stack([nearest, 1.0]) * some, residual
 
 
 def _joint(support, rows):
@@ -340,14 +386,17 @@ class Description(NamedTuple):
   """Rows, described.
 
   Attributes:
-    cells: [R, F, 39].
-    rows: [R, 9] distances to the normals.
-    labels: [R, 6] where the row lies with respect to labelled anomalies.
+    cells: [R, F, 39], see `CELLS`.
+    rows: [R, 9] distances to the normals, see `DISTANCES`.
+    labels: [R, 6] where the row lies among labelled anomalies, see `LABELS`.
+    itself: [R] which of the support's rows that were chosen each one is; None =
+      new rows.
   """
 
   cells: jax.Array
   rows: jax.Array
   labels: jax.Array
+  itself: jax.Array | None = None
 
 
 def describe_support(support: Support, chosen: jax.Array) -> Description:
@@ -362,26 +411,38 @@ def describe_support(support: Support, chosen: jax.Array) -> Description:
   """
   take = lambda tree: jax.tree.map(lambda leaf: leaf[chosen], tree)
   others = 1 - jax.nn.one_hot(chosen, len(support.normal))
-  solved, squared = _joint(support, _centred(support, take(support.view)))
+  rows = take(support.view)
+  solved, squared = _joint(support, _centred(support, rows))
   left = jnp.where(take(support.normal) > 0, jnp.maximum(1 - squared, 1e-2), 1)
-  return _describe(
-    support,
-    take(support.view),
-    others * support.normal,
-    others * support.anomaly,
-    (solved / left[:, None], squared / left),
-  )
+  joint = solved / left[:, None], squared / left
+  normal, anomaly = others * support.normal, others * support.anomaly
+  description = _describe(support, rows, normal, anomaly, joint)
+  return description._replace(itself=jnp.arange(len(chosen)))
 
 
 def describe(support: Support, x: jax.Array) -> Description:
   """Describes new rows [R, F] against a support."""
   rows = view(support.columns, x)
-  return _describe(
-    support,
-    rows,
-    support.normal,
-    support.anomaly,
-    _joint(support, _centred(support, rows)),
+  joint = _joint(support, _centred(support, rows))
+  return _describe(support, rows, support.normal, support.anomaly, joint)
+
+
+def blank(description: Description, *names: str) -> Description:
+  """Sets features to 0 by their names, those of cells and of rows alike.
+
+  Example:
+    blank(describe(support, x), 'rank_size', 'mahalanobis')
+
+  Raises:
+    ValueError: for a name that is in none of `CELLS`, `DISTANCES`, `LABELS`.
+  """
+  if unknown := {*names}.difference(CELLS, DISTANCES, LABELS):
+    raise ValueError(f'no features of these names: {", ".join(unknown)}')
+  keep = lambda among: jnp.array([name not in names for name in among], float)
+  return description._replace(
+    cells=description.cells * keep(CELLS),
+    rows=description.rows * keep(DISTANCES),
+    labels=description.labels * keep(LABELS),
   )
 
 
@@ -404,28 +465,32 @@ def _describe(support, rows, normal, anomaly, joint):
   far, near_anomaly, residual = jax.vmap(
     lambda r, w, a: _distances(r, support, w, a), (0, axis, axis)
   )(rows, normal, anomaly)
-  conditional = jnp.clip(
-    solved * jnp.sqrt(count / support.precision), -_BIG, _BIG
-  )
-  more = [
+  conditional = solved * jnp.sqrt(count / support.precision)
+  conditional = jnp.clip(conditional, -_BIG, _BIG)
+  columns = [
     compress(residual),
     jnp.log1p(jnp.abs(residual)),
     compress(conditional),
     jnp.log1p(jnp.abs(conditional)),
   ]
   mahalanobis = jnp.log(jnp.maximum(squared, 0) * count / width + 1e-3)
-  centred = _centred(support, rows)
-  towards = support.anomaly @ _centred(support, support.view)
-  towards = towards / jnp.maximum(support.anomaly.sum(), 1)
-  direction = _joint(support, towards[None])[0][0]
-  norm = jnp.sqrt(jnp.maximum(towards @ direction, 1e-6))
-  discriminant = compress(centred @ direction / norm * jnp.sqrt(count))
-  some = support.anomaly.sum() > 0
-  return Description(
-    jnp.concatenate([cells, sides, jnp.stack(more, -1)], -1),
-    jnp.concatenate([far, mahalanobis[:, None]], -1),
-    jnp.concatenate([near_anomaly, whole, (discriminant * some)[:, None]], -1),
+  discriminant = jax.vmap(lambda x, w: _discriminant(support, x, w), (0, axis))(
+    _centred(support, rows), anomaly
   )
+  discriminant = compress(discriminant * jnp.sqrt(count))
+  return Description(
+    jnp.concatenate([cells, sides, jnp.stack(columns, -1)], -1),
+    jnp.concatenate([far, mahalanobis[:, None]], -1),
+    jnp.concatenate([near_anomaly, whole, discriminant[:, None]], -1),
+  )
+
+
+def _discriminant(support, x, anomaly):
+  """How far x [F] lies towards the mean of the anomalies, [K] 1 = compared."""
+  towards = anomaly @ _centred(support, support.view)
+  towards = towards / jnp.maximum(anomaly.sum(), 1)
+  direction = _joint(support, towards[None])[0][0]
+  return x @ direction / jnp.sqrt(jnp.maximum(towards @ direction, 1e-6))
 
 
 def _ranks(support):

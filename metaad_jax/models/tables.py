@@ -19,6 +19,16 @@ from metaad_jax.models import table_features as tf
 _ROWS = 64  # of the support that are looked at one by one
 _ANOMALIES = 16  # of these, at most
 
+ROWS = (
+  *tf.DISTANCES,
+  *(f'{name}_unusual' for name in tf.DISTANCES),
+  *tf.LABELS,
+  'nearest_normal_less_anomaly',
+  'normals',
+  'anomalies',
+  'columns',
+)
+
 
 class Summary(NamedTuple):
   """A support as the encoder sees it; what scoring a row needs of it.
@@ -131,16 +141,16 @@ class Tables(nn.Module):
     """
     chosen = _choose(support)
     normal, anomaly = support.normal[chosen], support.anomaly[chosen]
-    told = tf.describe_support(support, chosen)
+    described = tf.describe_support(support, chosen)
     real = support.columns.real
     sizes = [support.normal.sum(), support.anomaly.sum()]
     counts = jnp.stack(
       [*map(jnp.log1p, sizes), jnp.log(jnp.maximum(real.sum(), 1))]
     )
-    centre = _mean(told.rows, normal)
-    spread = jnp.sqrt(_mean((told.rows - centre) ** 2, normal) + 1e-2)
-    whole = self._whole((centre, spread), counts, told)
-    cells, columns = self.cell(told.cells), []
+    centre = _mean(described.rows, normal)
+    spread = jnp.sqrt(_mean((described.rows - centre) ** 2, normal) + 1e-2)
+    whole = self._whole((centre, spread), counts, described)
+    cells, columns = self.cell(described.cells), []
     for column, block in zip(self.column, self.block, strict=True):
       columns.append(
         column(cells, normal, anomaly, support.columns.shape, real, counts)
@@ -150,46 +160,67 @@ class Tables(nn.Module):
     summary = Summary(
       real, counts, (centre, spread), tuple(columns), vectors, normal, anomaly
     )
-    return summary, told
+    return summary, described
 
-  def score(self, summary: Summary, told: tf.Description) -> jax.Array:
-    """Scores described rows: [R, outputs]."""
-    whole = self._whole(summary.rows, summary.counts, told)
-    cells = self.cell(told.cells)
+  def score(self, summary: Summary, described: tf.Description) -> jax.Array:
+    """Scores described rows: [R, outputs].
+
+    Rows of the support are compared with the others alone.
+    """
+    whole = self._whole(summary.rows, summary.counts, described)
+    cells = self.cell(described.cells)
     for block, column in zip(self.block, summary.columns, strict=True):
       cells = block(cells, whole, column, summary.real)
     z = self._vectors(cells, whole, summary.columns[-1], summary.real)
-    known, some = summary.vectors, summary.anomaly.sum() > 0
-    centre = _mean(known, summary.normal)
-    spread = jnp.sqrt(_mean((known - centre) ** 2, summary.normal) + 0.05)
-    rival = _mean(known, summary.anomaly)
-    distance = ((z[:, None] - known) ** 2).mean(-1)
-    nearest = lambda w: jnp.log(
-      jnp.where(w > 0, distance, 1e3).min(1, keepdims=True) + 1e-2
-    )
-    near, nearer = nearest(summary.normal), some * nearest(summary.anomaly)
-    parts = [
-      z, 0.3 * (z - centre) / spread, z - rival, (z - rival) ** 2, near,
-      nearer, some * near - nearer, whole,
-    ]  # fmt: skip
-    return self.head(jnp.concatenate(parts, -1))
+    normal, anomaly, axis = summary.normal, summary.anomaly, None
+    if described.itself is not None:
+      others = 1 - jax.nn.one_hot(described.itself, len(normal))
+      normal, anomaly, axis = others * normal, others * anomaly, 0
+    compare = jax.vmap(_compare, (0, None, axis, axis))
+    parts = compare(z, summary.vectors, normal, anomaly)
+    return self.head(jnp.concatenate([parts, whole], -1))
 
-  def _whole(self, usual, counts, told):
-    """Distances of rows, and how unusual they are for this support: [R, 28]."""
+  def _whole(self, usual, counts, described):
+    """Distances of rows, and how unusual they are for this support: `ROWS`."""
     centre, spread = usual
-    some = told.labels[:, 1:2]
+    distances, labels = described.rows, described.labels
+    some = labels[:, 1:2]
     parts = [
-      told.rows,
-      0.5 * (told.rows - centre) / spread,
-      told.labels,
-      told.rows[:, :1] * some - told.labels[:, :1],
-      jnp.broadcast_to(counts, (len(told.rows), len(counts))),
+      distances,
+      0.5 * (distances - centre) / spread,
+      labels,
+      distances[:, :1] * some - labels[:, :1],
+      jnp.broadcast_to(counts, (len(distances), len(counts))),
     ]
     return jnp.concatenate(parts, -1)
 
   def _vectors(self, cells, whole, column, real):
     pooled = _pool(cells, real, self.gate(jnp.tanh(cells + column)))
     return self.row(nn.relu(jnp.concatenate([pooled, whole], -1)))
+
+
+def _compare(z, vectors, normal, anomaly):
+  """One row's vector beside those of the support, [R, width]: [5 width + 3]."""
+  some = anomaly.sum() > 0
+  centre = _mean(vectors, normal)
+  spread = jnp.sqrt(_mean((vectors - centre) ** 2, normal) + 0.05)
+  rival = _mean(vectors, anomaly)
+  distance = ((z - vectors) ** 2).mean(-1)
+  nearest = lambda w: jnp.log(
+    jnp.where(w > 0, distance, 1e3).min(keepdims=True) + 1e-2
+  )
+  near, nearer = nearest(normal), some * nearest(anomaly)
+  return jnp.concatenate(
+    [
+      z,
+      0.3 * (z - centre) / spread,
+      z - rival,
+      (z - rival) ** 2,
+      near,
+      nearer,
+      some * near - nearer,
+    ]
+  )
 
 
 def _choose(support):

@@ -1,4 +1,4 @@
-"""Workers take turns; what disturbs a turn is seen; what dies is told."""
+"""Workers take turns; disturbed turns are repeated; workers that die go."""
 
 import os
 import sys
@@ -7,64 +7,51 @@ import pytest
 
 from benchmarks import turns
 
-# Says what it is, then takes `seconds` for every call it is asked for.
-FAKE = """
-import json, sys
-name, seconds = sys.argv[1], float(sys.argv[2])
-print(json.dumps({'name': name, 'steps_per_call': 2}), flush=True)
-for count, line in enumerate(sys.stdin):
-  if name == 'mortal' and count == 2:
-    sys.exit('out of luck')
-  calls = int(line.split()[1])
-  said = {'seconds': [seconds * (1 + count)] * calls, 'peak_rss_mib': count}
-  print(json.dumps(said), flush=True)
-"""
+
+class Fake:
+  """Takes `seconds` for a call, n times as long when asked for the n-th time.
+
+  A call is two steps. `lives`: how often it answers before it dies.
+  """
+
+  def __init__(self, seconds, lives=100):
+    self.second, self.lives, self.asked = seconds, lives, 0
+    self.info = {'steps_per_call': 2}
+
+  def run(self, calls):
+    self.asked += 1
+    if self.asked > self.lives:
+      raise turns.WorkerError('out of luck')
+    return {'seconds': [self.second * self.asked] * calls, 'peak': self.asked}
 
 
-def worker(name, seconds=0.5):
-  return turns.Worker([sys.executable, '-c', FAKE, name, str(seconds)], {})
-
-
-@pytest.fixture
-def start():
-  started = []
-
-  def one(*arguments):
-    started.append(worker(*arguments))
-    return started[-1]
-
-  yield one
-  for each in started:
-    each.close()
-
-
-def quiet(order):
-  """Measures nothing; remembers whose turn it was."""
+def take(workers, rounds, seconds, left=None, order=None, **options):
+  """Takes turns and measures nothing; remembers whose turn it was."""
 
   def measure(worker, turn):
-    order.append(worker.info['name'])
+    order.append(worker)
     return turn(), 0.0
 
-  return measure
+  def leave_out(name, why):
+    left.append((name, str(why)))
+
+  order = [] if order is None else order
+  options = {'measure': measure, **options}
+  return turns.take_turns(workers, rounds, seconds, leave_out, **options)
 
 
-def refuse(name, why):
-  raise AssertionError(f'{name}: {why}')
-
-
-def test_workers_take_turns_and_seconds_are_of_a_step(start):
-  order, told = [], []
-  found = turns.take_turns(
-    {'a': start('a', 0.5), 'b': start('b', 0.25)}, 3, 1.0, refuse,
-    lambda: told.append(1), quiet(order),
-  )  # fmt: skip
-  assert ''.join(order) == 'ababab' and len(told) == 6
-  # Two steps a call; the n-th answer of a worker takes n times as long, and
-  # the first is not counted. Two calls of `a` fill a second, four of `b`.
-  assert found['a'].rounds == [[0.5] * 2, [0.75] * 2, [1.0] * 2]
-  assert found['b'].rounds == [[0.25] * 4, [0.375] * 4, [0.5] * 4]
-  assert found['a'].said['peak_rss_mib'] == 3
-  assert turns.ratio(found['a'], found['b']) == (2, 2, 2)
+def test_workers_take_turns_and_seconds_are_of_a_step():
+  a, b = Fake(0.5), Fake(0.25)
+  order, progress = [], []
+  timed = take(
+    {'a': a, 'b': b}, 3, 1.0, order=order, progress=lambda: progress.append(1)
+  )
+  assert order == [a, b] * 3 and len(progress) == 6
+  # The first answer is not counted. Two calls of `a` fill a second, four of b.
+  assert timed['a'].rounds == [[0.5] * 2, [0.75] * 2, [1.0] * 2]
+  assert timed['b'].rounds == [[0.25] * 4, [0.375] * 4, [0.5] * 4]
+  assert timed['a'].said['peak'] == 4
+  assert turns.ratio(timed['a'], timed['b']) == (2, 2, 2)
 
 
 def test_ratio_is_taken_turn_by_turn():
@@ -72,41 +59,41 @@ def test_ratio_is_taken_turn_by_turn():
   assert turns.ratio(slow, fast) == (3, 2, 4)
 
 
-def test_slow_workers_get_few_rounds(start):
-  order = []
-  turns.take_turns(
-    {'a': start('a', 0.1), 'slow': start('slow', 3.0)}, 5, 0.1, refuse,
-    measure=quiet(order),
-  )  # fmt: skip
-  assert order.count('a') == 5 and order.count('slow') == 3
+def test_slow_workers_get_few_rounds():
+  fast, slow, order = Fake(0.1), Fake(3.0), []
+  take({'fast': fast, 'slow': slow}, 5, 0.1, order=order)
+  assert order.count(fast) == 5 and order.count(slow) == 3
 
 
-def test_a_disturbed_turn_is_taken_again_but_not_for_ever(start, monkeypatch):
+def test_a_disturbed_turn_is_taken_again_but_not_for_ever(monkeypatch):
   slept = []
   monkeypatch.setattr(turns.time, 'sleep', slept.append)
   others = iter([0.5, 0.5, 0.0] + [0.5] * 100)
-  found = turns.take_turns(
-    {'a': start('a', 0.01)}, 2, 0.02, refuse,
+  timed = take(
+    {'a': Fake(0.01)}, 2, 0.02,
     measure=lambda worker, turn: (turn(), next(others)),
   )  # fmt: skip
   # The first turn was undisturbed at the third try, the second never.
-  assert found['a'].disturbed == 1 and len(found['a'].rounds) == 2
+  assert timed['a'].disturbed == 1 and len(timed['a'].rounds) == 2
   assert 2 <= len(slept) <= 2 + 3
 
 
-def test_a_worker_that_dies_is_left_out_and_the_others_go_on(start):
+def test_a_worker_that_dies_is_left_out_and_the_others_go_on():
   left = []
-  found = turns.take_turns(
-    {'mortal': start('mortal'), 'a': start('a')}, 4, 0.5,
-    lambda name, why: left.append((name, str(why))), measure=quiet([]),
-  )  # fmt: skip
-  assert list(found) == ['a'] and len(found['a'].rounds) == 4
-  assert left == [('mortal', 'out of luck')]
+  workers = {'mortal': Fake(0.5, 2), 'born dead': Fake(0.5, 0), 'a': Fake(0.5)}
+  timed = take(workers, 4, 0.5, left)
+  assert list(timed) == ['a'] and len(timed['a'].rounds) == 4
+  assert left == [('born dead', 'out of luck'), ('mortal', 'out of luck')]
 
 
-def test_a_worker_that_cannot_start_says_why():
+def test_a_worker_that_cannot_start_or_dies_says_why():
   with pytest.raises(turns.WorkerError, match='no such thing'):
     turns.Worker([sys.executable, '-c', 'raise OSError("no such thing")'], {})
+  code = 'import sys; print("{}", flush=True); input(); sys.exit("too old")'
+  worker = turns.Worker([sys.executable, '-c', code], {})
+  with pytest.raises(turns.WorkerError, match='too old'):
+    worker.run(1)
+  worker.close()
 
 
 @pytest.mark.skipif(turns.busy() is None, reason='no /proc/stat here')
@@ -118,15 +105,13 @@ def test_the_processor_time_of_a_worker_is_its_own():
     '  while time.process_time() < end: pass\n'
     '  print("{}", flush=True)'
   )
-  busy = turns.Worker([sys.executable, '-c', code], {})
+  worker = turns.Worker([sys.executable, '-c', code], {})
   try:
-    before = busy.seconds(), turns.busy()
-    busy.ask('0.3')
-    used = busy.seconds() - before[0]
-    assert 0.25 < used < 0.6
-    assert turns.busy() - before[1] > 0.2
-    # Asked by nobody: all that is used now is foreign to it.
-    answer, others = turns.foreign(busy, lambda: busy.ask('0.2'))
+    before = worker.seconds(), turns.busy()
+    worker.ask('0.2')
+    assert 0.15 < worker.seconds() - before[0] < 0.5
+    assert turns.busy() - before[1] > 0.1
+    answer, others = turns.foreign(worker, lambda: worker.ask('0.1'))
     assert answer == {} and 0 <= others <= os.cpu_count()
   finally:
-    busy.close()
+    worker.close()

@@ -5,6 +5,7 @@ import functools
 import importlib
 import importlib.util
 
+import fast
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,10 +33,13 @@ EVERY = pytest.mark.parametrize('name', sorted(SMALL))
 
 @pytest.fixture
 def small(monkeypatch):
+  """Small workloads in float64, compiled without most optimisations."""
   for name, workload in SMALL.items():
     monkeypatch.setitem(workloads.WORKLOADS, name, workload)
+  jax.config.update('jax_disable_most_optimizations', True)
   with jax.enable_x64(True):
     yield
+  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def job_of(name, **options):
@@ -58,21 +62,24 @@ def agree(found, expected):
   assert error < 1e-12, error
 
 
-@EVERY
-def test_every_mode_gives_the_gradient_of_plain_jax(name, small):
+@pytest.mark.parametrize(
+  ('name', 'mode', 'at_once'),
+  [
+    ('W2', 'reverse', 1),
+    ('W2', 'remat', 2),
+    ('W3', 'mixed', 0),
+    ('W4', 'auto', 1),
+    ('W5', 'mixed,blocks=remat', 2),
+  ],
+)
+def test_every_mode_gives_the_gradient_of_plain_jax(name, mode, at_once, small):
   expected = reference(name)
   assert np.isfinite(expected).all() and np.linalg.norm(expected) > 1e-3
-  for mode, at_once in (('reverse', 1), ('remat', 2), ('mixed', 0)):
-    job = job_of(name, learner=f'maml:mode={mode}', at_once=at_once)
-    agree(gradient_of(training_worker.gradient, job), expected)
+  job = job_of(name, learner=f'maml:mode={mode}', at_once=at_once)
+  agree(gradient_of(training_worker.gradient, job), expected)
 
 
-@pytest.mark.parametrize('mode', ['reverse', 'remat', 'mixed'])
-def test_blocks_computed_anew_give_the_same_gradient(mode, small):
-  job = job_of('W5', learner=f'maml:mode={mode},blocks=remat')
-  agree(gradient_of(training_worker.gradient, job), reference('W5'))
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(
   jax.default_backend() != 'cpu', reason='what XLA plans differs by backend'
 )
@@ -85,11 +92,11 @@ def test_what_is_computed_anew_is_not_kept(monkeypatch):
 
   def planned(options):
     job = serving.Job('W5', inner_steps=3, tasks=1, learner=f'maml:{options}')
-    made = training_worker.learner(deep, job.learner, job.inner_steps)
+    learner = training_worker.learner(deep, job.learner, job.inner_steps)
     batch = training_worker.tasks(workloads.batch(deep, job.tasks))
     params = training_worker.to_network(deep, workloads.parameters(deep))
     lowered = jax.jit(loop.meta_gradient, static_argnums=0).lower(
-      made, jax.random.key(0), params, batch
+      learner, jax.random.key(0), params, batch
     )
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
@@ -102,7 +109,7 @@ def test_what_is_computed_anew_is_not_kept(monkeypatch):
   assert blocks < 0.9 * mixed
 
 
-@EVERY
+@pytest.mark.parametrize('name', ['W1', 'W4'])
 def test_plain_jax_is_the_derivative_of_its_loss(name, small):
   """Central differences along the gradient itself."""
   job = job_of(name)
@@ -110,7 +117,7 @@ def test_plain_jax_is_the_derivative_of_its_loss(name, small):
   layers = workloads.parameters(job.sized, job.dtype)
   grads = plain_jax.gradient(job, batch)
   size = np.linalg.norm(workloads.flat(grads))
-  loss = jax.jit(lambda layers: plain_jax.meta_loss(job, layers, batch))
+  loss = fast.jit(lambda layers: plain_jax.meta_loss(job, layers, batch))
   at = lambda h: float(
     loss(jax.tree.map(lambda p, g: p + h * g / size, layers, grads))
   )
@@ -118,12 +125,6 @@ def test_plain_jax_is_the_derivative_of_its_loss(name, small):
   np.testing.assert_allclose(
     (at(step) - at(-step)) / (2 * step), size, rtol=1e-5
   )
-
-
-def test_first_order_is_another_gradient(small):
-  exact = gradient_of(training_worker.gradient, job_of('W2'))
-  first = gradient_of(training_worker.gradient, job_of('W2', learner='fomaml'))
-  assert np.linalg.norm(first - exact) > 1e-2 * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +181,8 @@ def test_parameters_are_the_models_own():
   for name, workload in SMALL.items():
     batch = training_worker.tasks(workloads.batch(workload, 1))
     network = training_worker.network(workload)(1)
-    made = jax.eval_shape(
-      network.init, jax.random.key(0), batch.support.x[0], batch.features[0]
-    )
+    task = jax.tree.map(lambda leaf: leaf[0], batch)
+    made = jax.eval_shape(network.init, jax.random.key(0), task)
     layers = workloads.parameters(workload)
     own = training_worker.to_network(workload, layers)
     shapes = lambda tree: jax.tree.map(jnp.shape, tree)
@@ -193,7 +193,7 @@ def test_parameters_are_the_models_own():
     )
 
 
-def test_wider():
+def test_hidden_layers_get_wider():
   wide = workloads.WORKLOADS['W2'].wider(0.5)
   assert wide.sizes == (64, 64, 64, 1)
   assert wide.wider(1e-9).sizes == (64, 1, 1, 1)
@@ -231,8 +231,7 @@ def test_minimal_flops_of_the_workloads():
   assert gigaflops['W3'] / 450 == pytest.approx(0.054, rel=0.02)
 
 
-@pytest.mark.parametrize('steps', [1, 3])
-def test_what_plain_jax_computes_is_the_minimum(steps, monkeypatch):
+def test_what_plain_jax_computes_is_the_minimum(monkeypatch):
   """JAX keeps what it has computed: the products counted are the formula's.
 
   Two tasks of two rows and more in every dimension, so that no product is
@@ -242,11 +241,11 @@ def test_what_plain_jax_computes_is_the_minimum(steps, monkeypatch):
     'mlp', (3, 4, 5, 2), 2, 3, 4, 0.1, 'cross_entropy'
   )
   monkeypatch.setitem(workloads.WORKLOADS, 'tiny', workload)
-  job = serving.Job('tiny', inner_steps=steps, tasks=2)
+  job = serving.Job('tiny', inner_steps=3, tasks=2)
   batch = workloads.batch(dataclasses.replace(workload, loss='bce'), 2)
   lowered = jax.jit(jax.grad(lambda p: plain_jax.meta_loss(job, p, batch)))
   counted = flops.products(lowered.lower(workloads.parameters(workload)))
-  assert counted == workloads.minimal_flops(workload, 'maml', steps, 2)
+  assert counted == workloads.minimal_flops(workload, 'maml', 3, 2)
 
 
 def test_loops_branches_and_convolutions_are_multiplied_out():

@@ -16,7 +16,7 @@ SPECS = [
   *(name for name in features.REGISTRY if name != 'raw'),
   'logspec:bins=7,low=100,high=400,welch=3',
   'envelope:bins=6,high=200,band_low=100,band_high=300',
-  'wavelet:wavelet=bior2.2,level=1,mode=antireflect',
+  'wavelet:wavelet=bior2.2,level=1,mode=reflect',
   'wavelet_packet:wavelet=haar,level=1,mode=periodization',
 ]
 # outputs that a gain of g raises by 2 log g, by log g, or not at all

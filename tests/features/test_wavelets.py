@@ -1,3 +1,4 @@
+import fast
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,91 +9,59 @@ from metaad_jax import base, features
 from metaad_jax.features import wavelets
 
 DISCRETE = pywt.wavelist(kind='discrete')
-FAMILIES = sorted({name.rstrip('0123456789.') for name in DISCRETE})
 
 
 def noise(*shape, seed=0, dtype=np.float64):
   return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
-def size(x, wavelet, mode):
-  """The largest sample of the signal with its borders continued."""
-  return np.abs(pywt.pad(x, pywt.Wavelet(wavelet).dec_len, mode)).max()
-
-
-@pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('mode', wavelets.MODES)
-def test_dwt_equals_pywavelets_for_every_wavelet(family, mode):
-  # numpy arrays take the same path as jax arrays, without compilation
+def test_dwt_equals_pywavelets_for_every_wavelet(mode):
+  # NumPy arrays take the same path as JAX's, without compilation.
   for wavelet in DISCRETE:
-    if wavelet.rstrip('0123456789.') != family:
-      continue
-    for length in (2, 3, 7, 16, 33, 128):
+    for length in (2, 7, 16, 33, 128):
       x = noise(length)
-      want = pywt.dwt(x, wavelet, mode)
-      scale = size(x, wavelet, mode)
-      single = wavelets.dwt(x.astype(np.float32), wavelet, mode)
-      double = wavelets.dwt(x, wavelet, mode)
-      for i in (0, 1):
-        assert single[i].dtype == np.float32
-        note = f'{wavelet}, {length} samples'
+      want = np.array(pywt.dwt(x, wavelet, mode))
+      for dtype, rounding in ((np.float32, 1e-5), (np.float64, 1e-12)):
+        bands = wavelets.dwt(x.astype(dtype), wavelet, mode)
+        assert bands[0].dtype == bands[1].dtype == dtype
         np.testing.assert_allclose(
-          single[i], want[i], rtol=0, atol=1e-5 * scale, err_msg=note
-        )
-        np.testing.assert_allclose(
-          double[i], want[i], rtol=0, atol=1e-12 * scale, err_msg=note
-        )
+          bands, want, rtol=0, atol=rounding * max(1, np.abs(x).max()) * 3,
+          err_msg=f'{wavelet}, {length} samples',
+        )  # fmt: skip
 
 
-@pytest.mark.parametrize('wavelet', ['haar', 'bior3.1', 'db4'])
-def test_jitted_dwt_equals_pywavelets(wavelet):
-  short, long = noise(7, dtype=np.float32), noise(2, 50, dtype=np.float32)
+def test_jitted_transforms_equal_pywavelets():
+  x = noise(2, 51, dtype=np.float32)
+  modes = list(wavelets.MODES)
 
-  @jax.jit
-  def transform(short, long):
-    return [
-      [wavelets.dwt(x, wavelet, mode) for x in (short, long)]
-      for mode in wavelets.MODES
-    ]
+  @fast.jit
+  def transform(x):
+    return [wavelets.dwt(x, 'bior3.1', mode) for mode in modes]
 
-  for mode, found in zip(wavelets.MODES, transform(short, long), strict=True):
-    for x, pair in zip((short, long), found, strict=True):
-      scale = max(size(row, wavelet, mode) for row in np.atleast_2d(x))
-      for a, b in zip(pair, pywt.dwt(x, wavelet, mode, axis=-1), strict=True):
-        assert a.dtype == jnp.float32
-        np.testing.assert_allclose(a, b, atol=1e-5 * scale, err_msg=mode)
+  for mode, bands in zip(modes, transform(x), strict=True):
+    want = pywt.dwt(x, 'bior3.1', mode, axis=-1)
+    for a, b in zip(bands, want, strict=True):
+      assert a.dtype == jnp.float32
+      np.testing.assert_allclose(a, b, atol=1e-5, err_msg=mode)
 
 
-@pytest.mark.parametrize('wavelet', ['haar', 'db4', 'sym5', 'coif2', 'rbio2.4'])
+@pytest.mark.parametrize('wavelet', ['haar', 'db4', 'rbio2.4'])
 @pytest.mark.parametrize('mode', wavelets.MODES)
-@pytest.mark.parametrize('length', [128, 131])
-def test_wavedec_equals_pywavelets(wavelet, mode, length):
-  x = noise(length, dtype=np.float32)
-  for level in (0, 2, None):
-    found = wavelets.wavedec(x, wavelet, mode, level)
-    want = pywt.wavedec(x.astype(np.float64), wavelet, mode, level)
-    assert len(found) == len(want)
-    scale = max(np.abs(band).max() for band in want)
-    for a, b in zip(found, want, strict=True):
-      np.testing.assert_allclose(a, b, atol=1e-5 * scale)
-
-
-@pytest.mark.parametrize('wavelet', ['haar', 'db4', 'sym5', 'bior2.2'])
-@pytest.mark.parametrize('mode', wavelets.MODES)
-@pytest.mark.parametrize('length', [128, 131])
-def test_wavelet_packet_equals_pywavelets(wavelet, mode, length):
-  x = noise(length, dtype=np.float32)
-  for level in (0, 1, 3):
-    found = wavelets.wavelet_packet(x, wavelet, mode, level)
-    tree = pywt.WaveletPacket(x.astype(np.float64), wavelet, mode)
-    want = (
-      [x]
-      if level == 0
-      else [node.data for node in tree.get_level(level, order='freq')]
-    )
-    np.testing.assert_allclose(
-      found, want, atol=1e-5 * np.abs(np.array(want)).max()
-    )
+def test_levels_and_packets_equal_pywavelets(wavelet, mode):
+  for length in (128, 131):
+    x = noise(length)
+    for level in (0, 2, None):
+      bands = wavelets.wavedec(x, wavelet, mode, level)
+      want = pywt.wavedec(x, wavelet, mode, level)
+      for a, b in zip(bands, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-10)
+    assert wavelets.wavelet_packet(x, wavelet, mode, 0).shape == (1, length)
+    tree = pywt.WaveletPacket(x, wavelet, mode)
+    for level in (1, 3):
+      leaves = [leaf.data for leaf in tree.get_level(level, order='freq')]
+      found = wavelets.wavelet_packet(x, wavelet, mode, level)
+      np.testing.assert_allclose(found, leaves, atol=1e-10)
 
 
 @pytest.mark.parametrize('axis', [0, 1, -2])
@@ -156,7 +125,7 @@ def test_level_zero_goes_as_deep_as_possible():
   'call, message',
   [
     (lambda x: wavelets.dwt(x, 'morl'), "unknown wavelet 'morl'"),
-    (lambda x: wavelets.dwt(x, 'db4', 'wrap'), "mode 'wrap'.*periodic"),
+    (lambda x: wavelets.dwt(x, 'db4', 'wrap'), "mode 'wrap'.*symmetric"),
     (lambda x: wavelets.wavedec(x, 'db4', level=4), 'level=4.*0 to 3'),
     (lambda x: wavelets.wavedec(x, 'db4', level=-1), 'level=-1'),
     (lambda x: wavelets.wavelet_packet(x, 'db20', level=1), '0 to 0'),

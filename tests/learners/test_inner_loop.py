@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from metaad_jax import base
+from metaad_jax import base, devices
 from metaad_jax.learners import inner_loop
 
 EXACT = ('auto', 'reverse', 'remat', 'mixed')
@@ -193,7 +193,8 @@ def test_auto_recomputes_what_is_too_much_to_keep(monkeypatch):
 
   params = jnp.arange(1.0, 4.0)
   kept = str(jax.make_jaxpr(jax.grad(after))(params))
-  monkeypatch.setattr(inner_loop, '_KEPT', 3 * 3 * 4)
+  cpu = devices.TUNING['cpu']._replace(keep_bytes=3 * 3 * 4)
+  monkeypatch.setitem(devices.TUNING, 'cpu', cpu)
   anew = str(jax.make_jaxpr(jax.grad(after))(params))
   assert 'checkpoint' not in kept and 'remat' not in kept
   assert 'checkpoint' in anew or 'remat' in anew

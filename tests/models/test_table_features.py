@@ -10,6 +10,7 @@ import pytest
 
 from metaad_jax.base import Rows
 from metaad_jax.models import table_features as tf
+from metaad_jax.models import tables
 
 fit, describe = fast.jit(tf.fit), fast.jit(tf.describe)
 describe_support = fast.jit(tf.describe_support)
@@ -44,23 +45,88 @@ def close(found, expected, tolerance=1e-4):
 QUERY = make(1, 6, 0).x
 
 
+def of(cells, *names):
+  """The cells' features of these names."""
+  return np.asarray(cells)[..., [tf.CELLS.index(name) for name in names]]
+
+
 def test_cells_by_hand():
   """A column 0, 2, 4, 6 and the cells 3, 6, 9 and NaN."""
   x = np.array([[0.0], [2], [4], [6]], 'f4')
   support = Rows(x, np.zeros(4, 'f4'), np.ones(4, 'f4'))
   rows = np.array([[3.0], [6], [9], [np.nan]], 'f4')
   cells = np.asarray(told(support, rows).cells)[:, 0]
+  here = lambda name: of(cells[:3], name)[:, 0]
   deviation = np.sqrt(5.0)
-  z = np.array([0, 3, 6]) / deviation
-  np.testing.assert_allclose(cells[:3, 0], np.log1p(z), atol=1e-5)
-  near = np.array([1, 0, 3]) / deviation
-  np.testing.assert_allclose(cells[:3, 4], np.log1p(near), atol=1e-5)
-  np.testing.assert_array_equal(cells[:3, 6], [0, 0, 1])  # outside
-  np.testing.assert_allclose(cells[:3, 7], [0, 0.25, 0])  # equal
-  np.testing.assert_allclose(cells[:3, 8], [0, 0.75, 1])  # |rank|
-  np.testing.assert_array_equal(cells[:3, 21], 1)  # no value below 0
-  np.testing.assert_array_equal(cells[3, :23], 0)
-  np.testing.assert_array_equal(cells[:, 23], [0, 0, 0, 1])  # missing
+  z, near = np.array([0, 3, 6]) / deviation, np.array([1, 0, 3]) / deviation
+  np.testing.assert_allclose(here('deviation'), np.log1p(z), atol=1e-5)
+  np.testing.assert_allclose(here('nearest_value'), np.log1p(near), atol=1e-5)
+  np.testing.assert_array_equal(here('outside'), [0, 0, 1])
+  np.testing.assert_allclose(here('equal_share'), [0, 0.25, 0])
+  np.testing.assert_allclose(here('rank_size'), [0, 0.75, 1])
+  np.testing.assert_array_equal(here('one_sign'), 1)  # no value below 0
+  np.testing.assert_allclose(here('zero_share'), 0.25)
+  np.testing.assert_array_equal(cells[3, : tf.CELLS.index('missing')], 0)
+  np.testing.assert_array_equal(of(cells, 'missing')[:, 0], [0, 0, 0, 1])
+
+
+def test_every_feature_has_a_name():
+  support = make()
+  found = told(support, QUERY)
+  assert found.cells.shape[-1] == len(tf.CELLS) == len(set(tf.CELLS)) == 39
+  assert found.rows.shape[-1] == len(tf.DISTANCES) == 9
+  assert found.labels.shape[-1] == len(tf.LABELS) == 6
+  assert len(tables.ROWS) == len(set(tables.ROWS)) == 28
+
+
+def test_features_are_blanked_by_name():
+  found = told(make(), QUERY)
+  less = tf.blank(found, 'rank_size', 'mahalanobis', 'discriminant')
+  changed = lambda a, b, names: {
+    name for i, name in enumerate(names) if (a[..., i] != b[..., i]).any()
+  }
+  assert changed(found.cells, less.cells, tf.CELLS) == {'rank_size'}
+  assert changed(found.rows, less.rows, tf.DISTANCES) == {'mahalanobis'}
+  assert changed(found.labels, less.labels, tf.LABELS) == {'discriminant'}
+  assert not of(less.cells, 'rank_size').any()
+  with pytest.raises(ValueError, match='no_such'):
+    tf.blank(found, 'no_such')
+
+
+def test_a_missing_value_of_the_support_is_not_there():
+  """Its column is described as if the row were not in the support."""
+  support = make()
+  rows = support.x.copy()
+  rows[0, 3] = np.nan
+  less = support._replace(mask=support.mask.copy())
+  less.mask[0] = 0
+  names = (*tf._AMONG_NORMALS, 'missing')
+  found = told(support._replace(x=rows), QUERY).cells[:, 3]
+  expected = told(less, QUERY).cells[:, 3]
+  np.testing.assert_allclose(of(found, *names), of(expected, *names), atol=1e-4)
+
+
+def test_labelled_anomalies_by_hand():
+  """A column 0, 2 of normals, anomalies 4 and 7, the cell 3."""
+  x = np.array([[0.0], [2], [4], [7]], 'f4')
+  support = Rows(x, np.array([0, 0, 1, 1], 'f4'), np.ones(4, 'f4'))
+  found = told(support, np.array([[3.0]], 'f4'))
+  # In deviations: anomalies 3 and 6, mean 4.5, variance (2 * 2.25 + 2) / 4.
+  likelihood = (2 * 4.5 - 4.5**2 / 2) / (6.5 / 4)
+  expected = {
+    'nearest_anomaly': np.log(1.001), 'equal_share_anomalies': 0,
+    'any_anomaly': 1, 'likelihood': -np.log1p(-likelihood),
+    'anomaly_mean': np.log1p(4.5),
+    'anomaly_mean_in_deviations': np.log1p(4.5 / np.sqrt(6.5 / 4)),
+    'anomaly_rank': 1, 'rank_agreement': 1, 'anomaly_sign': 1,
+    'deviation_to_anomalies': np.log1p(2), 'way_to_anomalies': 2 / 4.5,
+  }  # fmt: skip
+  np.testing.assert_allclose(
+    of(found.cells[0, 0], *expected), list(expected.values()), rtol=1e-4
+  )
+  np.testing.assert_allclose(
+    found.labels[0, 2:5], [expected['likelihood'], 1, 1], rtol=1e-5
+  )
 
 
 def test_columns_by_hand():
@@ -112,6 +178,15 @@ def test_a_row_of_the_support_is_described_without_itself():
       found.cells[i, :, :24], alone.cells[0, :, :24], atol=1e-4
     )
     np.testing.assert_allclose(found.rows[i, :8], alone.rows[0, :8], atol=1e-4)
+    if support.y[i]:
+      np.testing.assert_allclose(found.labels[i], alone.labels[0], atol=1e-4)
+
+
+def test_an_only_anomaly_has_no_anomaly_to_be_compared_with():
+  support = make(anomalies=1)
+  found = describe_support(fit(support, jnp.ones(5)), jnp.arange(8))
+  np.testing.assert_array_equal(found.labels[7], 0)
+  assert (found.labels[:7, tf.LABELS.index('discriminant')] != 0).all()
 
 
 def test_mahalanobis_without_itself_is_the_refitted_one():
@@ -178,9 +253,10 @@ def test_a_missing_value_tells_only_that_it_is_missing():
   support = make()
   gone = QUERY.copy()
   gone[0, 0] = np.nan
+  missing = tf.CELLS.index('missing')
   found, plain = told(support, gone), told(support, QUERY)
-  np.testing.assert_array_equal(found.cells[0, 0, :23], 0)
-  assert found.cells[0, 0, 23] == 1 and plain.cells[0, 0, 23] == 0
+  np.testing.assert_array_equal(found.cells[0, 0, :missing], 0)
+  assert found.cells[0, 0, missing] == 1 and plain.cells[0, 0, missing] == 0
   np.testing.assert_array_equal(
     found.cells[0, 1:, :24], plain.cells[0, 1:, :24]
   )
@@ -193,8 +269,8 @@ def test_a_constant_column_has_no_deviations():
   rows = np.repeat(QUERY[:1], 3, 0)
   rows[:, 2] = 4.0, 4.1, 4e6
   cells = told(support, rows).cells[:, 2]
-  np.testing.assert_array_equal(cells[:, 11], 1)
-  np.testing.assert_array_equal(cells[:, 12], [0, 1, 1])
+  np.testing.assert_array_equal(of(cells, 'constant')[:, 0], 1)
+  np.testing.assert_array_equal(of(cells, 'differs')[:, 0], [0, 1, 1])
   np.testing.assert_array_equal(cells[1, :3], cells[2, :3])
   assert cells[0, 3] < cells[1, 3] < cells[2, 3]
 
@@ -215,21 +291,19 @@ def test_a_deviation_of_a_hundred_thousandth_hardly_counts(spread, constant):
   np.testing.assert_allclose(columns.scale[0], rows[:7, 0].std(), rtol=0.01)
 
 
-@pytest.mark.parametrize('value', [1e30, -1e30, 3e38, 1e-38, np.inf, np.nan])
 @pytest.mark.parametrize('place', ['support', 'query', 'column', 'row', 'both'])
-def test_any_value_gives_finite_descriptions(value, place):
-  support, x = make(), QUERY.copy()
-  rows = support.x.copy()
-  if place == 'support':
-    rows[0, 0] = value
-  elif place == 'query':
-    x[0, 0] = value
-  elif place == 'column':
-    rows[:, 0] = value
-  elif place == 'row':
-    rows[0] = x[0] = value
-  else:
-    rows[:], x[:] = value, value
-  read = fit(support._replace(x=rows), jnp.ones(5))
-  for found in (describe(read, x), describe_support(read, jnp.arange(9))):
-    assert all(np.isfinite(leaf).all() for leaf in found)
+def test_any_value_gives_finite_descriptions(place):
+  support = make()
+  for value in (1e30, -1e30, 3e38, 1e-38, np.inf, np.nan):
+    rows, x = support.x.copy(), QUERY.copy()
+    for array, where, places in (
+      (rows, (0, 0), 'support'), (x, (0, 0), 'query'),
+      (rows, (slice(None), 0), 'column'), (rows, 0, 'row'), (x, 0, 'row'),
+      (rows, slice(None), 'both'), (x, slice(None), 'both'),
+    ):  # fmt: skip
+      if place == places:
+        array[where] = value
+    read = fit(support._replace(x=rows), jnp.ones(5))
+    for found in (describe(read, x), describe_support(read, jnp.arange(9))):
+      finite = jax.tree.map(lambda leaf: np.isfinite(leaf).all(), found)
+      assert all(jax.tree.leaves(finite)), value

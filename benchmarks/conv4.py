@@ -1,4 +1,7 @@
-"""The network of few-shot image classification: four convolutions.
+"""The network of few-shot image classification, workload W4: four convolutions.
+
+It is not in `models.REGISTRY`: its batch normalisation looks at all the rows at
+once, padded ones too.
 
 Vinyals et al., "Matching Networks for One Shot Learning", NeurIPS 2016,
 arXiv 1606.04080; in MAML's form, arXiv 1703.03400.
@@ -10,12 +13,12 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from metaad_jax import base
-from metaad_jax.models import convolution
+from metaad_jax import base, devices
+from metaad_jax.models import per_task_ops
 
 _EPSILON = 1e-5
 _NARROW = 16  # inputs to a place up to which their moments are cheap
-_BLOCK = 1 << 18  # elements of the output before pooling, on the CPU
+_SHARE = 4  # of a block of gathered taps that outputs before pooling may take
 
 
 class Block(nn.Module):
@@ -38,11 +41,11 @@ class Block(nn.Module):
     offset = self.param('offset', zeros, (self.channels,))
     if 9 * x.shape[-1] <= _NARROW:
       return _narrow(x, kernel, bias, scale, offset)
-    x = convolution.convolve(x, kernel) + bias
+    x = per_task_ops.convolve(x, kernel) + bias
     mean = x.mean((0, 1, 2))
     variance = ((x - mean) ** 2).mean((0, 1, 2))
     factor = scale * jax.lax.rsqrt(variance + _EPSILON)
-    return nn.relu(convolution.max_pool((x - mean) * factor + offset))
+    return nn.relu(max_pool((x - mean) * factor + offset))
 
 
 def _narrow(x, kernel, bias, scale, offset):
@@ -52,7 +55,7 @@ def _narrow(x, kernel, bias, scale, offset):
   normalisation can go into the kernel, and the outputs, many times larger than
   the inputs, are pooled while they are in the cache.
   """
-  columns = convolution.gather(x, (3, 3), 1, ((1, 1), (1, 1)))
+  columns = per_task_ops.gather(x, (3, 3), 1, ((1, 1), (1, 1)))
   flat = columns.reshape(-1, columns.shape[-1])
   weights = kernel.reshape(-1, kernel.shape[-1])
   centre = flat.mean(0)
@@ -66,18 +69,44 @@ def _narrow(x, kernel, bias, scale, offset):
   def pooled(columns, weights, offset):
     flat = columns.reshape(-1, columns.shape[-1]) @ weights + offset
     y = flat.reshape(*columns.shape[:-1], -1)
-    return nn.relu(convolution.max_pool(y))
+    return nn.relu(max_pool(y))
 
-  rows = len(columns)
-  if jax.default_backend() == 'cpu':
-    size = columns[0, ..., 0].size * weights.shape[-1]
-    rows = convolution.divisor(rows, _BLOCK // size)
+  size = columns[0, ..., 0].size * weights.shape[-1]
+  block = devices.tuning().block_elements // _SHARE
+  rows = per_task_ops.divisor(len(columns), block // size)
   if rows == len(columns):
     return pooled(columns, weights, offset)
   pooled = jax.checkpoint(pooled)
   blocks = columns.reshape(-1, rows, *columns.shape[1:])
   y = jax.lax.map(lambda b: pooled(b, weights, offset), blocks)
   return y.reshape(-1, *y.shape[2:])
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+  """Maxima of pairs along every spatial axis: `nn.max_pool` of window 2.
+
+  A tie is shared evenly. Pairwise maxima are fast and right; `x.max` over the
+  window is not: behind a batch normalisation and a ReLU, XLA's CPU backend
+  (jaxlib 0.10) compiles its gradient wrongly, by 20 % to 70 % and differently
+  from one compilation to the next. The fault is in its fusion of the comparison
+  with the maximum: it is gone at `xla_backend_optimization_level=0` and with
+  `xla_cpu_use_fusion_emitters=false`.
+
+  Args:
+    x: [N, *S, C]; an odd last place of an axis is left out.
+
+  Returns:
+    [N, *(S // 2), C].
+  """
+  for axis in range(1, x.ndim - 1):
+    pairs = x.shape[axis] // 2
+    x = jax.lax.slice_in_dim(x, 0, 2 * pairs, axis=axis)
+    x = x.reshape(*x.shape[:axis], pairs, 2, *x.shape[axis + 1 :])
+    even, odd = (
+      jax.lax.index_in_dim(x, i, axis + 1, keepdims=False) for i in (0, 1)
+    )
+    x = jnp.maximum(even, odd)
+  return x
 
 
 class Conv4(nn.Module):

@@ -1,0 +1,413 @@
+"""Convolutions and dense layers, fast with weights of each task's own.
+
+After one inner step every task has its own weights. Under `vmap` XLA turns
+their convolution into a grouped one, which its CPU backend runs 16 to 60 times
+slower than matrix products, and it hands the gradient of a dense kernel, x' dy,
+to a slow library. Here both layers are made of primitives that are linear in
+each of their two operands and whose transposes are each other, so derivatives
+of any order, forward and reverse, run the same few products. How these are
+computed on which backend is chosen in `devices.TUNING`.
+"""
+
+import functools
+import itertools
+import math
+
+from flax import linen as nn
+import jax
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
+import jax.numpy as jnp
+
+from metaad_jax import devices
+
+_CPU = 'cpu'
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+  """The convolution of `nn.Conv` with padding 'SAME' and no bias.
+
+  Args:
+    x: [N, *S, C], one, two or three spatial axes.
+    kernel: [*T, C, O], as many axes of taps.
+    stride: along every spatial axis.
+
+  Returns:
+    [N, *ceil(S / stride), O].
+  """
+  pads = same(x.shape[1:-1], kernel.shape[:-2], stride)
+  return _conv_p.bind(x[None], kernel[None], stride=stride, pads=pads)[0]
+
+
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """x @ kernel: [N, inputs], [inputs, outputs] -> [N, outputs]."""
+  dtype = jnp.result_type(x, kernel)
+  return _dense_p.bind(x.astype(dtype), kernel.astype(dtype))
+
+
+class Conv(nn.Module):
+  """`nn.Conv` with padding 'SAME': the same numbers and parameters.
+
+  [N, *S, C] -> [N, *ceil(S / stride), channels]; the kernel is initialised as
+  in He et al., "Delving Deep into Rectifiers", 2015.
+  """
+
+  channels: int
+  taps: tuple[int, ...]
+  stride: int = 1
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (*self.taps, x.shape[-1], self.channels)
+    kernel = self.param('kernel', nn.initializers.he_normal(), shape)
+    bias = self.param('bias', nn.initializers.zeros, (self.channels,))
+    return convolve(x, kernel, self.stride) + bias
+
+
+class Dense(nn.Module):
+  """`nn.Dense` of rows: the same numbers and parameters.
+
+  [N, inputs] -> [N, outputs].
+  """
+
+  outputs: int
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (x.shape[-1], self.outputs)
+    kernel = self.param('kernel', self.kernel_init, shape)
+    bias = self.param('bias', nn.initializers.zeros, shape[1:])
+    return product(x, kernel) + bias
+
+
+def _primitive(name, shape, on_cpu, elsewhere, batch):
+  """A primitive of two arrays.
+
+  Args:
+    name: of the primitive.
+    shape: (shape of a, shape of b, **params) -> shape of the result.
+    on_cpu: what a CPU computes, (a, b, **params) -> result.
+    elsewhere: the same for other backends.
+    batch: (primitive, a, b, axis of a, axis of b, params) -> (result, axis).
+  """
+  primitive = core.Primitive(name)
+
+  def run(a, b, **params):
+    return jax.jit(functools.partial(primitive.bind, **params))(a, b)
+
+  def abstract(a, b, **params):
+    return jax.core.ShapedArray(shape(a.shape, b.shape, **params), a.dtype)
+
+  primitive.def_impl(run)
+  primitive.def_abstract_eval(abstract)
+  mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, False))
+  mlir.register_lowering(
+    primitive, mlir.lower_fun(on_cpu, False), platform=_CPU
+  )
+  batching.primitive_batchers[primitive] = lambda args, dims, **params: batch(
+    primitive, *args, *dims, params
+  )
+  return primitive
+
+
+def _both_mapped(a, b, first, second):
+  """Both arrays with the mapped axis, [size, ...], in front."""
+  size = b.shape[second] if first is None else a.shape[first]
+  return [
+    jnp.broadcast_to(array, (size, *array.shape))
+    if axis is None
+    else jnp.moveaxis(array, axis, 0)
+    for array, axis in ((a, first), (b, second))
+  ]
+
+
+# --- dense -------------------------------------------------------------------
+
+
+def _contract(a, b, left, right):
+  """Sums over axis `left` of a and `right` of b, both counted from the end."""
+  along = tuple(range(a.ndim - 2))
+  axes = ((a.ndim + left,), (b.ndim + right,))
+  return jax.lax.dot_general(a, b, (axes, (along, along)))
+
+
+def _dense(x, kernel):
+  return _contract(x, kernel, -1, -2)
+
+
+def _dense_input(g, kernel):
+  return _contract(g, kernel, -1, -1)
+
+
+def _dense_kernel(x, g):
+  return _contract(x, g, -2, -2)
+
+
+def _dense_kernel_on_cpu(x, g):
+  """Turns x first; the barrier keeps the compiler from turning it back.
+
+  With few rows that takes half the time of a product with its left side turned.
+  """
+  if min(x.shape[-1], g.shape[-1]) == 1:
+    return _dense_kernel(x, g)
+  return _contract(jax.lax.optimization_barrier(x.mT), g, -1, -2)
+
+
+def _dense_primitive(name, function, on_cpu, rows_first):
+  """A product of [*B, m, n] arrays that are alike in B.
+
+  Args:
+    name: of the primitive.
+    function: of both arrays.
+    on_cpu: the same, for CPUs.
+    rows_first: whether it treats every row of the first array alike, so that
+      tasks that share the second one are more rows.
+  """
+
+  def shape(a, b):
+    like = [jax.ShapeDtypeStruct(s, jnp.float32) for s in (a, b)]
+    return jax.eval_shape(function, *like).shape
+
+  def batch(primitive, a, b, first, second, params):
+    if not rows_first or second is not None:
+      return primitive.bind(*_both_mapped(a, b, first, second), **params), 0
+    a = jnp.moveaxis(a, first, -3)
+    rows = a.reshape(*a.shape[:-3], math.prod(a.shape[-3:-1]), a.shape[-1])
+    out = primitive.bind(rows, b, **params)
+    return out.reshape(*a.shape[:-1], out.shape[-1]), out.ndim - 2
+
+  return _primitive(name, shape, on_cpu, function, batch)
+
+
+_dense_p = _dense_primitive('dense', _dense, _dense, True)
+_dense_input_p = _dense_primitive(
+  'dense_input', _dense_input, _dense_input, True
+)
+_dense_kernel_p = _dense_primitive(
+  'dense_kernel', _dense_kernel, _dense_kernel_on_cpu, False
+)
+
+# Each is linear in both operands; its transposes are the other two.
+ad.defbilinear(
+  _dense_p,
+  lambda u, x, kernel: _dense_input_p.bind(u, kernel),
+  lambda u, x, kernel: _dense_kernel_p.bind(x, u),
+)
+ad.defbilinear(
+  _dense_input_p,
+  lambda u, g, kernel: _dense_p.bind(u, kernel),
+  lambda u, g, kernel: _dense_kernel_p.bind(u, g),
+)
+ad.defbilinear(
+  _dense_kernel_p,
+  lambda u, x, g: _dense_input_p.bind(g, u),
+  lambda u, x, g: _dense_p.bind(x, u),
+)
+
+
+# --- convolution -------------------------------------------------------------
+
+
+def same(sizes, taps, stride):
+  """The zeros before and after each axis that padding 'SAME' adds."""
+  pads = []
+  for size, tap in zip(sizes, taps, strict=True):
+    spare = max((-(-size // stride) - 1) * stride + tap - size, 0)
+    pads.append((spare // 2, spare - spare // 2))
+  return tuple(pads)
+
+
+def _outs(sizes, taps, stride, pads):
+  return tuple(
+    (s + low + high - t) // stride + 1
+    for s, (low, high), t in zip(sizes, pads, taps, strict=True)
+  )
+
+
+def gather(x, taps, stride, pads):
+  """[N, *S, C] -> [N, *P, T C]: the inputs under every tap.
+
+  Along the last spatial axis, steps of a stride are made neighbouring channels
+  first, which costs nothing, so that what is copied lies together.
+  """
+  outs = _outs(x.shape[1:-1], taps, stride, pads)
+  channels = x.shape[-1]
+  *others, (low, high) = pads
+  more = -(x.shape[-2] + low + high) % stride
+  x = jnp.pad(x, ((0, 0), *others, (low, high + more), (0, 0)))
+  x = x.reshape(*x.shape[:-2], -1, stride * channels)
+  parts = []
+  for place in itertools.product(*map(range, taps[:-1])):
+    window = zip(place, outs, strict=False)
+    rows = [slice(p, p + (o - 1) * stride + 1, stride) for p, o in window]
+    for first in range(0, taps[-1], stride):
+      group = min(stride, taps[-1] - first) * channels
+      last = slice(first // stride, first // stride + outs[-1])
+      parts.append(x[:, *rows, last, :group])
+  return jnp.concatenate(parts, -1)
+
+
+def _xla(x, kernel, strides, pads, dilation=None):
+  space = 'DHW'[2 - kernel.ndim :]
+  return jax.lax.conv_general_dilated(
+    x, kernel, strides, pads, lhs_dilation=dilation,
+    dimension_numbers=(f'N{space}C', f'{space}IO', f'N{space}C'),
+  )  # fmt: skip
+
+
+def _turned(kernel):
+  """[*T, C, O] -> [*T, O, C], the taps in reverse."""
+  return jnp.flip(kernel, tuple(range(kernel.ndim - 2))).swapaxes(-1, -2)
+
+
+def _gathered(x, kernel, *, stride, pads):
+  columns = gather(x, kernel.shape[:-2], stride, pads)
+  outputs = kernel.shape[-1]
+  flat = columns.reshape(-1, columns.shape[-1]) @ kernel.reshape(-1, outputs)
+  return flat.reshape(*columns.shape[:-1], outputs)
+
+
+def _gathered_kernel(x, g, *, taps, stride, pads):
+  columns = gather(x, taps, stride, pads)
+  flat = columns.reshape(-1, columns.shape[-1])
+  g = g.reshape(len(flat), -1)
+  if flat.shape[1] <= g.shape[1]:
+    kernel = _dense_kernel(flat, g)
+  else:
+    # The narrow one first is nearly twice as fast on the CPU as the other way,
+    # to which the compiler would turn it back.
+    kernel = jax.lax.optimization_barrier(_dense_kernel(g, flat)).T
+  return kernel.reshape(*taps, x.shape[-1], g.shape[-1])
+
+
+def _spread_input(g, kernel, *, sizes, stride, pads):
+  """[N, *P, O] -> [N, *S, C]: every output handed back to its taps."""
+  around = []
+  for size, out, tap, (low, _) in zip(
+    sizes, g.shape[1:-1], kernel.shape, pads, strict=False
+  ):
+    before = tap - 1 - low
+    around.append((before, size + tap - 1 - before - (out - 1) * stride - 1))
+  ones = (1,) * len(sizes)
+  return _xla(g, _turned(kernel), ones, around, (stride,) * len(sizes))
+
+
+def _conv_on_cpu(x, kernel, *, stride, pads):
+  *taps, inputs, _ = kernel.shape
+  if inputs >= devices.TUNING[_CPU].gather_channels:
+    return _xla(x, kernel, (stride,) * len(taps), pads)
+  one = functools.partial(_gathered, kernel=kernel, stride=stride, pads=pads)
+  rows = _rows(x.shape, taps)
+  if rows == len(x):
+    return one(x)
+  y = jax.lax.map(one, _blocks(x, rows))
+  return y.reshape(len(x), *y.shape[2:])
+
+
+def _input_on_cpu(g, kernel, *, sizes, stride, pads):
+  if stride > 1:
+    return _spread_input(g, kernel, sizes=sizes, stride=stride, pads=pads)
+  around = tuple(
+    (t - 1 - low, t - 1 - high)
+    for t, (low, high) in zip(kernel.shape, pads, strict=False)
+  )
+  return _conv_on_cpu(g, _turned(kernel), stride=1, pads=around)
+
+
+def _kernel_on_cpu(x, g, *, taps, stride, pads):
+  one = functools.partial(_gathered_kernel, taps=taps, stride=stride, pads=pads)
+  rows = _rows(x.shape, taps)
+  if rows == len(x):
+    return one(x, g)
+  zero = jnp.zeros((*taps, x.shape[-1], g.shape[-1]), x.dtype)
+  add = lambda total, b: (total + one(*b), None)
+  return jax.lax.scan(add, zero, (_blocks(x, rows), _blocks(g, rows)))[0]
+
+
+def _blocks(a, rows):
+  return a.reshape(len(a) // rows, rows, *a.shape[1:])
+
+
+def _rows(shape, taps):
+  """How many rows fit into a block: a divisor of their number."""
+  size = math.prod(shape[1:]) * math.prod(taps)
+  return divisor(shape[0], devices.TUNING[_CPU].block_elements // size)
+
+
+def divisor(number: int, most: int) -> int:
+  """The largest divisor of `number` that is at most `most`, or 1."""
+  few = range(min(number, most), 1, -1)
+  return next((c for c in few if number % c == 0), 1)
+
+
+def _conv_primitive(name, shape, on_cpu, elsewhere):
+  """A bilinear primitive over operands [B, ...], one pair per task."""
+
+  def task_by_task(a, b, **params):
+    one = functools.partial(on_cpu, **params)
+    if len(a) == 1:
+      return one(a[0], b[0])[None]
+    return jax.lax.map(lambda task: one(*task), (a, b))
+
+  def all_at_once(a, b, **params):
+    return jax.vmap(functools.partial(elsewhere, **params))(a, b)
+
+  def batch(primitive, a, b, first, second, params):
+    pair = _both_mapped(a, b, first, second)
+    size = len(pair[0])
+    out = primitive.bind(
+      *(array.reshape(-1, *array.shape[2:]) for array in pair), **params
+    )
+    return out.reshape(size, -1, *out.shape[1:]), 0
+
+  return _primitive(name, shape, task_by_task, all_at_once, batch)
+
+
+_conv_p = _conv_primitive(
+  'convolution_per_task',
+  lambda x, k, stride, pads: (
+    *x[:2], *_outs(x[2:-1], k[1:-2], stride, pads), k[-1]
+  ),
+  _conv_on_cpu,
+  _gathered,
+)  # fmt: skip
+_conv_input_p = _conv_primitive(
+  'convolution_per_task_input',
+  lambda g, k, sizes, stride, pads: (*g[:2], *sizes, k[-2]),
+  _input_on_cpu,
+  _spread_input,
+)
+_conv_kernel_p = _conv_primitive(
+  'convolution_per_task_kernel',
+  lambda x, g, taps, stride, pads: (x[0], *taps, x[-1], g[-1]),
+  _kernel_on_cpu,
+  _gathered_kernel,
+)
+
+
+def _sizes(x):
+  return x.aval.shape[2:-1]
+
+
+def _taps(kernel):
+  return kernel.aval.shape[1:-2]
+
+
+ad.defbilinear(
+  _conv_p,
+  lambda u, x, kernel, **p: _conv_input_p.bind(u, kernel, sizes=_sizes(x), **p),
+  lambda u, x, kernel, **p: _conv_kernel_p.bind(x, u, taps=_taps(kernel), **p),
+)
+ad.defbilinear(
+  _conv_input_p,
+  lambda u, g, kernel, sizes, **p: _conv_p.bind(u, kernel, **p),
+  lambda u, g, kernel, sizes, **p: _conv_kernel_p.bind(
+    u, g, taps=_taps(kernel), **p
+  ),
+)
+ad.defbilinear(
+  _conv_kernel_p,
+  lambda u, x, g, taps, **p: _conv_input_p.bind(g, u, sizes=_sizes(x), **p),
+  lambda u, x, g, taps, **p: _conv_p.bind(x, u, **p),
+)

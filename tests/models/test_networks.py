@@ -1,0 +1,130 @@
+"""Networks: what they ignore, what they hear, where they start."""
+
+import fast
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from metaad_jax import models
+from metaad_jax.base import DataError
+from metaad_jax.models import mlp
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+  'text',
+  ['mlp:width=5,depth=2', 'mlp:depth=0', 'residual:width=5,blocks=2'],
+)
+def test_padded_columns_are_ignored(text):
+  network = models.make(text)(3)
+  x = jnp.asarray(RNG.normal(size=(4, 6)), jnp.float32)
+  features = jnp.array([1.0, 0, 1, 1, 0, 1])
+  params = network.init(jax.random.key(0), x, features)
+  score = fast.jit(
+    lambda x: (
+      network.apply(params, x, features),
+      jax.jacobian(lambda x: network.apply(params, x, features))(x),
+    )
+  )
+  found, slope = score(x)
+  assert found.shape == (4, 3)
+  for junk in (7.0, jnp.nan, jnp.inf):
+    np.testing.assert_array_equal(score(x.at[:, 1].set(junk))[0], found)
+  moved = np.abs(slope).sum((0, 1, 2))
+  assert (moved[features == 1] > 0).all() and not moved[features == 0].any()
+
+
+@pytest.mark.parametrize('text', ['mlp:width=4', 'conv1d:channels=3,layers=2'])
+def test_windows_of_several_channels_and_padded_ones(text):
+  network = models.make(text)(1)
+  x = jnp.asarray(RNG.normal(size=(2, 12, 3)), jnp.float32)
+  features = jnp.array([1.0, 0, 1])
+  params = network.init(jax.random.key(0), x, features)
+  score = fast.jit(lambda x: network.apply(params, x, features))
+  found = score(x)
+  assert found.shape == (2, 1)
+  np.testing.assert_array_equal(score(x.at[..., 1].set(jnp.nan)), found)
+  assert (score(x.at[:, 5, 2].add(1.0)) != found).all()
+
+
+def test_conv1d_hears_impulses_and_levels_and_survives_silence():
+  network = models.make('conv1d:channels=8,layers=1')(1)
+  x = jnp.zeros((3, 64, 1)).at[1, 20].set(5.0).at[2].set(1.0)
+  params = network.init(jax.random.key(0), x, jnp.ones(1))
+  score = lambda p: network.apply(p, x, jnp.ones(1))[:, 0]
+  scores, grads = fast.jit(lambda p: (score(p), jax.jacrev(score)(p)))(params)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+  silent, impulse, level = scores
+  assert abs(silent - impulse) > 1e-3 and abs(silent - level) > 1e-3
+
+
+def test_conv1d_without_spread_sees_the_mean_alone():
+  """One tap of one channel: the same mean is the same output."""
+  x = jnp.zeros((2, 8, 1)).at[0, 3].set(8.0).at[1].set(1.0)
+  for spread in (True, False):
+    network = models.make(f'conv1d:layers=1,taps=1,stride=1,spread={spread}')(1)
+    params = network.init(jax.random.key(0), x, jnp.ones(1))
+    impulse, level = network.apply(params, x, jnp.ones(1))[:, 0]
+    assert (abs(impulse - level) > 1e-3) == spread
+
+
+def test_mlp_by_hand():
+  network = mlp.MLP((2,), 1)
+  params = {
+    'params': {
+      'Dense_0': {
+        'kernel': jnp.array([[1.0, -1.0], [2.0, 0.0]]),
+        'bias': jnp.array([0.0, 1.0]),
+      },
+      'Dense_1': {'kernel': jnp.array([[3.0], [10.0]]), 'bias': jnp.ones(1)},
+    }
+  }
+  found = network.apply(params, jnp.array([[2.0, 1.0]]), jnp.ones(2))
+  assert found == 3 * (2 + 2) + 10 * 0 + 1
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_residual_by_hand(remat):
+  """Two blocks of width 1 after x -> 2 x: each adds max(x, 0) w out to x."""
+  network = models.make(f'residual:width=1,blocks=2,remat={remat}')(1)
+  one = lambda value: {'kernel': jnp.full((1, 1), value), 'bias': jnp.zeros(1)}
+  params = {
+    'Dense_0': one(2.0), 'Dense_1': one(10.0),
+    'kernel': jnp.array([[[3.0]], [[1.0]]]), 'bias': jnp.array([[1.0], [0.0]]),
+    'out': jnp.array([[[1.0]], [[-0.5]]]),
+  }  # fmt: skip
+  output = lambda p: network.apply({'params': p}, jnp.ones((1, 1)), jnp.ones(1))
+  # 2 -> 2 + (3 * 2 + 1) = 9 -> 9 - 9 / 2
+  assert output(params) == 10 * 4.5
+  slope = jax.grad(lambda p: output(p).sum())(params)
+  assert slope['out'].ravel().tolist() == [10 * 7 / 2, 10 * 9]
+
+
+def test_the_papers_initialisation_is_cut_at_two_deviations():
+  network = models.make('mlp:width=400,depth=2,stddev=0.01')(1)
+  x = jnp.zeros((1, 400))
+  params = network.init(jax.random.key(0), x, jnp.ones(400))
+  hidden = params['params']['Dense_1']['kernel']
+  cut = stats.truncnorm(-2, 2, scale=0.01)
+  np.testing.assert_allclose(hidden.std(), cut.std(), rtol=0.02)
+  assert 0.0199 < abs(hidden).max() <= 0.02
+
+
+@pytest.mark.parametrize(
+  'text',
+  ['mlp:width=0', 'mlp:depth=-1', 'conv1d:taps=0', 'conv1d:stride=0']
+  + ['resnet', 'mlp:hidden=3', 'conv1d:channels=x'],
+)
+def test_impossible_models_are_refused(text):
+  with pytest.raises(DataError):
+    models.make(text)
+
+
+def test_conv1d_on_rows_says_what_to_do():
+  with pytest.raises(DataError, match='--features=raw'):
+    models.make('conv1d')(1).init(
+      jax.random.key(0), jnp.zeros((2, 5)), jnp.ones(5)
+    )

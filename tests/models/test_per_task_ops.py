@@ -1,0 +1,133 @@
+"""Convolution and dense layers are Flax's, with derivatives of every order."""
+
+import derivatives
+import fast
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metaad_jax import devices
+from metaad_jax.models import per_task_ops
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def draw(*shape):
+  return jnp.asarray(RNG.normal(size=shape))
+
+
+def layer(network):
+  """(kernel, bias, x) -> what the network makes of them."""
+  return lambda kernel, bias, x: network.apply(
+    {'params': {'kernel': kernel, 'bias': bias}}, x
+  )
+
+
+def tune(monkeypatch, **options):
+  """Other choices for the CPU; what was compiled with the usual is dropped."""
+  cpu = devices.TUNING['cpu']._replace(**options)
+  monkeypatch.setitem(devices.TUNING, 'cpu', cpu)
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'taps', 'stride', 'channels', 'options'),
+  [
+    ((17,), (7,), 2, 8, {}),  # XLA's convolution
+    ((5,), (7,), 2, 1, {}),  # gathered taps, more than there are samples
+    ((9,), (2,), 5, 9, {'block_elements': 1}),  # row by row
+    ((7, 8), (3, 2), 2, 3, {'block_elements': 700}),  # two rows at a time
+    ((6, 7), (3, 3), 1, 9, {'gather_channels': 100, 'block_elements': 1}),
+  ],
+)
+def test_conv_is_flax_conv_with_all_its_derivatives(
+  sizes, taps, stride, channels, options, monkeypatch
+):
+  tune(monkeypatch, **options)
+  ours = per_task_ops.Conv(4, taps, stride)
+  flax = nn.Conv(4, taps, stride, padding='SAME', param_dtype=jnp.float64)
+  arguments = draw(*taps, channels, 4), draw(4), draw(4, *sizes, channels)
+  shapes = lambda network: jax.tree.map(
+    jnp.shape, jax.eval_shape(network.init, jax.random.key(0), arguments[2])
+  )
+  assert shapes(ours) == shapes(flax)
+  way = [jnp.cos(a + 1) for a in arguments]
+  actual, expected = (
+    fast.jit(derivatives.all_of(layer(network), way))(*arguments)
+    for network in (ours, flax)
+  )
+  derivatives.close(actual, expected)
+
+
+@pytest.mark.parametrize('axes', [(0, 0), (0, None), (None, 0)])
+def test_conv_with_rows_and_a_kernel_for_each_task(axes):
+  arguments = tuple(
+    a if axis == 0 else a[0]
+    for a, axis in zip((draw(3, 4, 6, 2), draw(3, 3, 2, 4)), axes, strict=True)
+  )
+  plain = lambda x, kernel: jax.lax.conv_general_dilated(
+    x, kernel, (1,), 'SAME', dimension_numbers=('NWC', 'WIO', 'NWC')
+  )
+  way = draw(4, 6, 2), draw(3, 2, 4)
+  actual, expected = (
+    fast.jit(jax.vmap(derivatives.all_of(function, way), axes))(*arguments)
+    for function in (per_task_ops.convolve, plain)
+  )
+  derivatives.close(actual, expected)
+
+
+def test_what_other_backends_compute_is_the_same():
+  """Their gradient of the input goes another way where the stride is 1."""
+  kernel, g = draw(3, 2, 5, 4), draw(2, 6, 7, 4)
+  options = {'sizes': (6, 7), 'stride': 1, 'pads': ((1, 1), (0, 1))}
+  derivatives.close(
+    per_task_ops._spread_input(g, kernel, **options),
+    per_task_ops._input_on_cpu(g, kernel, **options),
+  )
+
+
+def test_blocks_divide_the_rows():
+  assert [per_task_ops.divisor(12, most) for most in (0, 1, 5, 99)] == [
+    1, 1, 4, 12
+  ]  # fmt: skip
+  assert per_task_ops.divisor(7, 6) == 1
+
+
+@pytest.mark.parametrize(
+  ('groups', 'tasks', 'inputs', 'outputs'),
+  [
+    ((0, 0, 0), (0, 0, 0), 3, 5),
+    ((0, 0, 0), (None, None, 0), 1, 4),
+    ((None, None, 0), (None, None, 0), 3, 5),
+    ((None, 0, 0), (0, 0, None), 4, 1),
+  ],
+)
+def test_dense_is_flax_dense_with_all_its_derivatives(
+  groups, tasks, inputs, outputs
+):
+  """Kernel, bias and rows, each its own or shared by groups or their tasks."""
+  shapes = (inputs, outputs), (outputs,), (6, inputs)
+  arguments = [
+    draw(*(n for n, axis in ((2, group), (3, task)) if axis == 0), *shape)
+    for shape, group, task in zip(shapes, groups, tasks, strict=True)
+  ]
+  way = [draw(*shape) for shape in shapes]
+
+  def run(network):
+    mapped = jax.vmap(derivatives.all_of(layer(network), way), tasks)
+    return fast.jit(jax.vmap(mapped, groups))(*arguments)
+
+  flax = nn.Dense(outputs, param_dtype=jnp.float64)
+  derivatives.close(run(per_task_ops.Dense(outputs)), run(flax))
+
+
+def test_a_dense_product_takes_the_wider_type():
+  x, kernel = jnp.ones((2, 3), jnp.float32), draw(3, 4)
+  assert per_task_ops.product(x, kernel).dtype == jnp.float64
