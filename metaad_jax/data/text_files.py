@@ -99,7 +99,7 @@ def sniff(lines: Sequence[str]) -> Dialect:
   """The delimiter and the quotes of lines of text.
 
   The delimiter is the one by which most lines have the same number of cells,
-  and most cells are numbers.
+  most cells are numbers, and few hold another delimiter.
 
   Args:
     lines: of a table, the names of the columns first if there are any.
@@ -117,7 +117,9 @@ def sniff(lines: Sequence[str]) -> Dialect:
       continue
     held = [c for row in rows if len(row) == width for c in row]
     good = sum(cells.is_missing(c) or cells.is_number(c) for c in held)
+    mixed = sum(any(mark in c for mark in ';\t|') for c in held)
     score = (count / len(rows)) ** 4 * (0.1 + good / len(held))
+    score *= 1 - mixed / len(held)
     score *= 0.5 if len(rows[0]) < width - 1 else 1.0
     if score > best * 1.001:
       best, dialect = score, trial

@@ -95,6 +95,8 @@ def test_decimals_and_thousands_are_told_apart_by_the_whole_file(tmp_path):
     [1234, 1.234],
     [12000, 7.5],
   ]
+  rows = read(tmp_path, 'a;b\nred;1,5\ndark blue;2,5\nred;3,5\n').rows
+  assert rows['b'].tolist() == [1.5, 2.5, 3.5]
   text = 'a\n1,5\n2,25\n'
   assert read(tmp_path, text).rows['a'].tolist() == [1.5, 2.25]
 

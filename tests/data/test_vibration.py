@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from metaad_jax import features
 from metaad_jax.base import DataError
+from metaad_jax.data import audits, registry
 from metaad_jax.data import rotating_machines as machines
 from metaad_jax.data.datasets import vibration
 
@@ -265,7 +266,9 @@ SMALL = dict(windows=6, queries=7, **OPTIONS)
 
 @pytest.fixture(scope='module')
 def fleet():
-  return vibration.load(None, machines=5, test_machines=2, seed=1, **SMALL)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(vibration, 'CHUNK', 2**13)  # 4 machines at a time
+    yield vibration.load(None, machines=5, test_machines=2, seed=1, **SMALL)
 
 
 def test_a_bigger_fleet_contains_the_smaller(fleet):
@@ -281,19 +284,26 @@ def test_a_bigger_fleet_contains_the_smaller(fleet):
   assert not np.allclose(other[0].normal, fleet[0].normal)
 
 
-def test_a_fleet_is_its_machines_one_by_one(fleet):
-  @jax.jit
-  def machine(i):
-    key = jax.random.fold_in(jax.random.key(1), i)
-    return vibration.generate(key, 10, 3, **OPTIONS)
+def test_a_machine_depends_on_its_number_alone(fleet):
+  registry.validate(vibration.SOURCE, fleet)
+  audits.shared_rows(fleet)
+  style = vibration.Options(**OPTIONS)
+  numbers = np.array([5, 3, 0, 6])
+  parts = vibration._chunk(1, numbers, 10, 3, style)
+  for number, normal, anomaly, fault in zip(numbers, *parts, strict=True):
+    entity = fleet[number]
+    np.testing.assert_array_equal(normal[:6], entity.normal)
+    np.testing.assert_array_equal(normal[6:], entity.query[:4])
+    np.testing.assert_array_equal(anomaly, entity.query[4:])
+    assert entity.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    kinds = [machines.FAULTS[i] for i in fault]
+    assert list(entity.kinds) == [''] * 4 + kinds
 
-  for i, entity in enumerate(fleet):
-    windows = np.concatenate(machine(i))
-    np.testing.assert_allclose(
-      windows,
-      np.concatenate([entity.normal, entity.query]),
-      atol=1e-4 * np.abs(windows).max(),
-    )
+
+def test_a_new_machine_for_a_task_has_what_was_asked_for():
+  make = lambda key: vibration.generate(key, 5, 2, length=64)
+  normal, anomaly = jax.eval_shape(make, jax.random.key(0))
+  assert normal.shape == (5, 64, 1) and anomaly.shape == (2, 64, 1)
 
 
 def test_standardized_windows_and_their_noise():
