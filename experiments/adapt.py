@@ -106,9 +106,6 @@ def main() -> int | None:
   _check_names({*support.header, *query.header})
   columns, missing = judge.common(support, query, (path, query_path))
   _warn(missing)
-  _warn_of_identifiers(
-    support.rows if columns is None else support.rows[list(columns)]
-  )
   by = judge.adapt(run_dir, path, support, rate=_RATE.value, columns=columns)
   judged = judge.judge(by, query_path, query)
   image = judged_page.picture(judged)
@@ -154,14 +151,6 @@ def _warn(line):
     print(f'note: {line}', file=sys.stderr)
 
 
-def _warn_of_identifiers(rows):
-  if names := judge.identifiers(rows):
-    _warn(
-      f'{", ".join(names)}: every known row has another word there; if that is '
-      f'no property of a row, --ignore={",".join(names)}'
-    )
-
-
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
   """Signals that came in, instead of what they would do."""
@@ -204,7 +193,6 @@ def _follow(run_dir, path, query_path) -> int:
   if not isinstance(support.rows, pd.DataFrame):
     raise DataError(f'{path} holds windows: only rows can be followed')
   _check_names(support.header)
-  _warn_of_identifiers(support.rows)
   by = judge.adapt(run_dir, path, support, rate=_RATE.value)
   limit = _MAX_ROWS.value or sys.maxsize
   with _signals() as came, _opened(query_path) as descriptor:

@@ -1,9 +1,9 @@
 """A fitted detector as compiled functions, without the code that made it.
 
-The file is a model file (`model_files`): the adapted state as arrays, the
-scoring function as serialized StableHLO (`jax.export`), once for each number of
-rows that is scored at a time, thresholds and p-values as a table. Reading it
-takes jax (with its NumPy and SciPy) and flatbuffers; no Flax, no learner.
+The file (see `storage`) holds the adapted state as arrays, the scoring function
+as serialized StableHLO (`jax.export`), once for each number of rows scored at a
+time, and thresholds and p-values as a table. Reading it takes jax (with its
+NumPy and SciPy) and flatbuffers; no Flax, no learner.
 
   detector.export('pump.npz')         # see MetaAnomalyDetector
   exported.load('pump.npz').predict(rows)
@@ -35,7 +35,7 @@ class Exported:
     false_alarm_rate: that the threshold was made for.
     names: of the columns, where they are known.
     shape: of a row: (d,), or (length, channels).
-    meta: what else the writer said of itself.
+    meta: anything else that JSON can hold.
   """
 
   threshold: float
@@ -80,13 +80,13 @@ class Exported:
       part = x[start : start + chunk]
       padded = np.zeros((chunk, *self.shape), np.float32)
       padded[: len(part)] = part
-      scores = self._functions[chunk](self._state, padded)
-      done.append(np.asarray(scores, np.float64)[: len(part)])
-    found = np.concatenate(done)
-    if not np.isfinite(found).all():
-      row = np.flatnonzero(~np.isfinite(found))[0]
+      part_scores = self._functions[chunk](self._state, padded)
+      done.append(np.asarray(part_scores, np.float64)[: len(part)])
+    scores = np.concatenate(done)
+    if not np.isfinite(scores).all():
+      row = np.flatnonzero(~np.isfinite(scores))[0]
       raise DataError(f'row {row} has no finite score: look at its values')
-    return -found
+    return -scores
 
   def predict(self, x: np.ndarray) -> np.ndarray:
     """[n] int: 1 = normal, -1 = outlier; see `score_samples`."""
@@ -113,21 +113,17 @@ def save(
   names: tuple[str, ...] = (),
   meta: dict[str, Any] | None = None,
 ) -> None:
-  """Writes what `load` reads.
+  """Writes what `load` reads; see `Exported` for what is not said here.
 
   Args:
     path: ends in .npz.
     score: jittable, (state, [n, *shape] float32) -> [n], higher = more
       abnormal; n is one of `SIZES`.
     state: pytree of arrays.
-    shape: of a row.
+    shape, threshold, false_alarm_rate, names, meta: see `Exported`.
     missing: whether NaN is a missing value.
     scaling: (centre, unit): x becomes (x - centre) * unit, in float64.
-    threshold: of the score.
-    false_alarm_rate: that it was made for.
     ladder: scores [g], increasing, and the p-value [g] of each.
-    names: of the columns.
-    meta: anything else that JSON can hold.
 
   Raises:
     DataError: if it cannot be written.
@@ -175,9 +171,9 @@ def load(path: str) -> Exported:
     DataError: if the file is missing, damaged, no exported detector, or of a
       jax too new for this one.
   """
-  arrays, told = storage.load(path)
+  arrays, meta = storage.load(path)
   try:
-    content = told['exported']
+    content = meta['exported']
     if content['format'] != _FORMAT:
       raise ValueError(f'format {content["format"]!r}, not {_FORMAT}')
     functions: dict[int, Callable] = {
@@ -201,7 +197,7 @@ def load(path: str) -> Exported:
       (arrays['ladder/scores'], arrays['ladder/p']),
       functions,
     )
-  except Exception as error:  # what jax and flatbuffers raise is not said
+  except Exception as error:  # jax and flatbuffers do not say what they raise
     reason = ' '.join(str(error).split())[:200]
     raise DataError(
       f'{path} is no exported detector, or one that jax {jax.__version__} '

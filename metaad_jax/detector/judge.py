@@ -117,9 +117,6 @@ def adapt(
     rate: the share of normal rows that may be called abnormal.
     columns: to look at; all if None.
 
-  Returns:
-    The judge.
-
   Raises:
     DataError: for rows that make no sense, in one line.
   """
@@ -219,27 +216,8 @@ def _listed(names, most=5):
   return ', '.join(map(repr, names[:most])) + more
 
 
-def identifiers(rows: Any) -> list[str]:
-  """Columns of words that never come twice: nothing can be learned of them."""
-  if not isinstance(rows, pd.DataFrame) or len(rows) < 3:
-    return []
-  return [
-    name
-    for name, column in rows.items()
-    if cells.kind_of(column) == 'category' and column.is_unique
-  ]
-
-
 def judge(by: Judge, path: str, query: Samples) -> Judged:
-  """Scores a file, and says why its most abnormal rows are so.
-
-  Args:
-    by: see `adapt`.
-    path: of the file, for messages.
-    query: what it holds.
-
-  Returns:
-    What was found.
+  """Scores what a file holds, and says why its most abnormal rows are so.
 
   Raises:
     DataError: for rows that make no sense, in one line.
@@ -316,22 +294,20 @@ def to_csv(judged: Judged) -> str:
   count, promised = len(judged.scores), judged.judge.threshold is not None
   rank = np.empty(count, int)
   rank[judged.order()] = np.arange(1, count + 1)
-  why = {
-    row: '; '.join(reason.text for reason in reasons_lib.reasons(explanation))
-    for row, explanation in judged.explanations.items()
-  }
+  why = {row: reasons_lib.reasons(e) for row, e in judged.explanations.items()}
+  texts = ['; '.join(r.text for r in why.get(row, ())) for row in range(count)]
   columns = {
     'row': np.arange(count),
     'score': [f'{score:.6g}' for score in judged.scores],
     'rank': rank,
     'p_value': [f'{p:.4g}' if promised else '' for p in judged.p_values],
     'decision': [decision(o) if promised else '' for o in judged.outliers],
-    'reasons': [why.get(row, '') for row in range(count)],
+    'reasons': texts,
   }
   keys = judged.query.keys
-  extra = {name: keys[name] for name in keys.columns if name not in columns}
-  table = pd.DataFrame(columns | (extra if len(keys) == count else {}))
-  return table.to_csv(index=False, lineterminator='\n')
+  if len(keys) == count:
+    columns |= {n: keys[n] for n in keys.columns if n not in columns}
+  return pd.DataFrame(columns).to_csv(index=False, lineterminator='\n')
 
 
 def to_json(judged: Judged) -> dict[str, Any]:

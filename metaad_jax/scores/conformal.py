@@ -100,8 +100,7 @@ def standardize(
   most, with many the support's own (empirical Bayes).
 
   Args:
-    scores: [n].
-    support: [k] scores of support normals adapted without themselves; k >= 0.
+    scores, support: [n] and [k], see `Case`; k >= 0.
     moments: [4] see `Calibration`.
 
   Returns:
@@ -121,13 +120,8 @@ def standardize(
 def fit(cases: Sequence[Case]) -> Calibration:
   """Fits a calibration to the cases of many entities.
 
-  Args:
-    cases: every combination of the numbers of shots, of anomalies and of
-      clean or unlabelled that occur; unlabelled cases may be missing
-      altogether.
-
-  Returns:
-    The calibration.
+  Every combination of the numbers of shots, of anomalies and of clean or
+  unlabelled must occur; unlabelled cases may be missing altogether.
 
   Raises:
     DataError: if a cell has fewer than two entities, or a score is not finite.
@@ -198,7 +192,7 @@ def _squashed(case, squash):
 
 def _quality(cells, squash):
   """Mean over the cells of the recall that the best moments keep."""
-  squashed = ([_squashed(c, squash) for c in cell] for cell in cells.values())
+  squashed = [[_squashed(c, squash) for c in cell] for cell in cells.values()]
   return np.mean([_moments(members)[1] for members in squashed])
 
 
@@ -227,8 +221,7 @@ def _moments(cases):
     anomalies = [standardize(c.anomaly, c.support, moments) for c in cases]
     grid = _grid(normals, weights)
     gains = []
-    for rate in (0.01, 0.05, 0.1):
-      bar = grid[np.argmax(LEVELS <= rate)]
+    for bar in grid[[np.argmax(LEVELS <= rate) for rate in (0.01, 0.05, 0.1)]]:
       recalls = [np.mean(a > bar) if len(a) else np.nan for a in anomalies]
       if np.isfinite(recalls).any():
         gains.append(np.nanmean(recalls))
@@ -242,9 +235,8 @@ def _moments(cases):
 def _grid(values, weights):
   """[512] the value above which p <= LEVELS[g]; weights sum to entities."""
   pooled = np.concatenate(values)
-  mass = np.concatenate(
-    [np.full(len(v), w / len(v)) for v, w in zip(values, weights, strict=True)]
-  )
+  sizes = np.array([len(v) for v in values])
+  mass = np.repeat(weights / sizes, sizes)
   # The share of its own entity's normals at or above each value.
   own = np.concatenate(
     [1 - np.searchsorted(np.sort(v), v, 'left') / len(v) for v in values]
@@ -340,8 +332,7 @@ def p_values(
 
   Args:
     calibration: see `fit`.
-    evidence: of the entity.
-    scores: [n] of the same adapted detector; finite.
+    evidence, scores: of the same adapted detector, [n].
 
   Returns:
     [n] in (0, 1], not increasing in the score.
@@ -352,7 +343,7 @@ def p_values(
   squash = calibration.squash > 0
   parts = (scores, evidence.support, evidence.own)
   scores, support, own = (_squash(part, squash) for part in parts)
-  if not all(np.isfinite(part).all() for part in (scores, support, own)):
+  if not np.isfinite(np.concatenate([scores, support, own])).all():
     raise DataError('a score is not finite: look at the rows it came from')
   few = _between(calibration.shots, evidence.shots)
   labelled = _between(calibration.anomalies, evidence.anomalies)
@@ -369,10 +360,8 @@ def p_values(
     across += share * _look_up(calibration.grid[cell], values)
   if not len(own):
     return across
-  p = np.zeros(len(scores))
-  for i, share in few:
-    p += share * _transition(calibration.mixed[i], across, scores, own)
-  return p
+  mixed = calibration.mixed
+  return sum(s * _transition(mixed[i], across, scores, own) for i, s in few)
 
 
 def _transition(grids, across, scores, own):
@@ -441,11 +430,9 @@ def _least(calibration, evidence):
 def ladder(
   calibration: Calibration, evidence: Evidence, steps: int = 4096
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The p-values of an entity as a table, for programs without this library.
+  """A table of [steps] increasing scores and their [steps] p-values.
 
-  Returns:
-    Scores [steps], increasing, and their p-values [steps], not increasing. A
-    score between two has at most the p-value of the lower one.
+  A score between two has at most the p-value of the lower one.
   """
   least = _least(calibration, evidence)
   low, high = (
@@ -479,8 +466,7 @@ def benjamini_hochberg(p: np.ndarray, rate: float) -> np.ndarray:
     [n] bool.
 
   Reference:
-    Benjamini and Hochberg, Controlling the false discovery rate, 1995; Bates et
-    al., Testing for outliers with conformal p-values, 2023.
+    Benjamini and Hochberg, Controlling the false discovery rate, 1995.
   """
   from scipy import stats  # half a second that only a batch should wait for
 
@@ -489,10 +475,8 @@ def benjamini_hochberg(p: np.ndarray, rate: float) -> np.ndarray:
 
 def to_arrays(calibration: Calibration) -> dict[str, np.ndarray]:
   """The arrays of a calibration by name, for a model file."""
-  return {
-    f'calibration/{name}': np.asarray(value)
-    for name, value in calibration._asdict().items()
-  }
+  named = calibration._asdict().items()
+  return {f'calibration/{name}': np.asarray(value) for name, value in named}
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> Calibration | None:
@@ -504,10 +488,9 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Calibration | None:
   if not any(name.startswith('calibration/') for name in arrays):
     return None
   again = 'fit it again with experiments.calibrate'
+  names = [f'calibration/{name}' for name in Calibration._fields]
   try:
-    calibration = Calibration(
-      *[np.asarray(arrays[f'calibration/{n}']) for n in Calibration._fields]
-    )
+    calibration = Calibration(*[np.asarray(arrays[name]) for name in names])
   except KeyError as error:
     raise DataError(f'the calibration lacks {error}: {again}') from error
   b, a = len(calibration.shots), len(calibration.anomalies)
