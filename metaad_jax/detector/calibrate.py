@@ -12,7 +12,7 @@ import tqdm
 
 from metaad_jax import features
 from metaad_jax.base import DataError, Entity
-from metaad_jax.data import episodes, registry, splitting
+from metaad_jax.data import episodes, registry
 from metaad_jax.detector import adaptation
 from metaad_jax.scores import conformal
 from metaad_jax.scores.conformal import Calibration, Case, Evidence
@@ -68,12 +68,7 @@ def entities(
     everyone = run.setup.featurize(everyone)
   if spec != run.config.source:
     return {'train': [], 'validation': [], 'test': everyone}
-  return splitting.split(
-    everyone,
-    fold=run.config.fold,
-    folds=run.config.folds,
-    seed=run.config.seed,
-  )
+  return run.setup.split(everyone)
 
 
 def draw(
@@ -107,14 +102,7 @@ def draw(
 
 
 class Scored(NamedTuple):
-  """A run adapted to a support, and scores [k], [m] and [a].
-
-  Attributes:
-    adapted: to the support.
-    support: of its normals, each adapted without itself.
-    normal: of other normals.
-    anomaly: of other anomalies.
-  """
+  """A run adapted to a support, and the scores of a `conformal.Case`."""
 
   adapted: adaptation.Adapted
   support: np.ndarray
@@ -248,15 +236,11 @@ def check(
   """Realised false alarms and recall of every rule.
 
   Args:
-    run: see `runs.restore`.
+    run, members, shots, seed, quiet: see `cases`.
     calibrated: fitted on other entities.
-    members: featurized.
-    shots: numbers of support normals.
     settings: pairs (labelled anomalies, contamination); the calibration is
       told that a contaminated support is unlabelled.
     draws: supports per entity.
-    seed: of the draws.
-    quiet: no progress bar.
 
   Returns:
     One record per shots, setting, rule and rate: means and quantiles over

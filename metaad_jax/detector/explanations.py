@@ -107,15 +107,12 @@ class Context(NamedTuple):
   """What the explanations of one fitted detector share.
 
   Attributes:
-    names: of the F columns or features.
-    categories: see `Explanation`.
+    names, categories, numbers, reference, threshold: see `Explanation`.
     features: rows [n, ...] -> features [n, F] (or [n, L, C]).
     score: features -> scores [n] of the detector.
     unseen: detectors of parts of the support.
     support: [k, ...] its rows.
     normal: [k] bool, which of them are normals.
-    numbers: [n] which row of `fit` each of the normals is.
-    reference, threshold: see `Explanation`.
     rate: sampling rate in Hz of windows, if it is known.
   """
 
@@ -139,15 +136,7 @@ def explain(
   p_value: float,
   words: Mapping[str, str],
 ) -> Explanation:
-  """Explains the score of one row.
-
-  Args:
-    context: of the detector.
-    row: [d], or a window [length, channels].
-    score: of the row.
-    p_value: of the score.
-    words: see `Explanation`.
-  """
+  """Explains a row [d] or window [length, channels]; see `Explanation`."""
   seen, values = context.features(context.support), context.features(row[None])
   normals, rise = seen[context.normal], score - context.reference
   gains, shared, mend = np.zeros(0), 0.0, None
@@ -201,10 +190,9 @@ def attributions(
   """Shapley values, with normals that the detector has not seen.
 
   A detector scores the rows that it was adapted to far too low; a step away
-  from one of them would look like a reason, in whichever column it is. So the
-  normals are dealt out in parts, and each part is compared with by a detector
-  that was adapted to the others. These score the row a little differently than
-  the detector that is explained, which was adapted to all normals; the
+  from one of them would look like a reason in any column. So each part of the
+  normals is compared with by a detector that was adapted to the others. These
+  score the row a little differently than the detector that is explained; the
   difference is shared out in proportion to the attributions.
 
   Args:

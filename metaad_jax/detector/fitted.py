@@ -42,14 +42,12 @@ def _load_run(run_dir, *changed):
 
 
 class Judgement(NamedTuple):
-  """What is said of n rows.
+  """What is said of n rows; without a calibration, only scores.
 
   Attributes:
     scores: [n] float64, higher = more abnormal.
-    p_values: [n] how likely a normal row scores as high; NaN of a run that is
-      not calibrated.
-    outliers: [n] bool, whether the score is above the threshold; none is of a
-      run that is not calibrated.
+    p_values: [n] how likely a normal row scores as high; else NaN.
+    outliers: [n] bool, whether the score is above the threshold; else False.
   """
 
   scores: np.ndarray
@@ -72,10 +70,7 @@ class Options(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fitted:
-  """A run adapted to rows.
-
-  What takes time and is not always needed is found when first asked for, and
-  kept.
+  """A run adapted to rows; what takes time is found when it is asked for.
 
   Attributes:
     options: of the estimator.
