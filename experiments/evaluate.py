@@ -3,9 +3,9 @@ r"""Evaluates runs and baselines on the same few-shot tasks of unseen entities.
   python -m experiments.evaluate --run_dir=runs/maml --run_dir=runs/protonet \
     --shots=1,5,10,20 --anomalies=0,1,5 --output=results
 
-Prints a table and, with --compare, which algorithm to use; writes results.json
-(a row per entity, learner, shots, anomalies and draw, and the summary),
-report.html and the figures as PNG files.
+Prints a table and a verdict for each cell and, with --compare, which algorithm
+to use; writes results.csv (a row per entity, method, shots, anomalies and draw),
+meta.json, report.html and the figures as PNG files.
 Runs of different folds are put together: each is evaluated on its own unseen
 entities. With --source a run is evaluated on another source than its own, as
 long as its features fit.
@@ -17,13 +17,18 @@ from absl import flags
 
 from experiments import cli
 from metaad_jax.data import registry
-from metaad_jax.evaluation import baselines, costs, evaluate
-from metaad_jax.evaluation import old_results as results
+from metaad_jax.evaluation import (
+  baselines,
+  evaluate,
+  old_results,
+  results,
+  tasks,
+)
 from metaad_jax.reports import recommendation, report
 
 FLAGS = flags.FlagValues()
 
-_DEFAULT = evaluate.Grid()
+_DEFAULT = tasks.Grid()
 
 _RUN_DIR = flags.DEFINE_multi_string(
   'run_dir',
@@ -122,8 +127,7 @@ _WORKERS = flags.DEFINE_integer(
 _COMPARE = flags.DEFINE_bool(
   'compare',
   False,
-  'end with which algorithm to use, in words, with its evidence; measures what '
-  'each costs',
+  'end with which algorithm to use, in words, with its evidence',
   flag_values=FLAGS,
 )
 _ROWS_PER_DAY = flags.DEFINE_list(
@@ -142,7 +146,7 @@ def main() -> None:
   """Evaluates, prints the table, writes the files."""
   if not _RUN_DIR.value:
     raise cli.UsageError('--run_dir is missing: name at least one run')
-  grid = evaluate.Grid(
+  grid = tasks.Grid(
     cli.numbers('shots', _SHOTS.value),
     cli.numbers('anomalies', _ANOMALIES.value),
     cli.numbers('contamination', _CONTAMINATION.value, float),
@@ -152,7 +156,7 @@ def main() -> None:
   )
   names = cli.choose('baselines', _BASELINES.value, baselines.REGISTRY)
   with cli.usage():
-    evaluate.check_grid(grid)
+    tasks.check_grid(grid)
     if _SOURCE.value:
       for spec in _SOURCE.value.split('+'):
         registry.get(spec)
@@ -180,20 +184,14 @@ def main() -> None:
     tune_together=_TOGETHER.value,
     workers=_WORKERS.value,
   )
-  if _COMPARE.value:
-    found['costs'] = costs.measure(
-      _RUN_DIR.value,
-      names,
-      shots=max(grid.shots),
-      anomalies=max(grid.anomalies),
-      queries=grid.queries,
-    )
-  found['meta']['command'] = cli.command()
+  found.meta['command'] = cli.command()
   if rates is not None:
-    found['meta']['flags']['rows_per_day'] = rates
-  print(report.write(found, _OUTPUT.value))
-  if _COMPARE.value and found['rows']:
-    print(f'\n{recommendation.text(results.validate(found))}')
+    found.meta['flags']['rows_per_day'] = rates
+  results.save(found, _OUTPUT.value)
+  old = old_results.from_tidy(found)
+  print(report.write(old, _OUTPUT.value))
+  if _COMPARE.value:
+    print(f'\n{recommendation.text(old_results.validate(old))}')
 
 
 if __name__ == '__main__':

@@ -13,17 +13,17 @@ tables and for two baselines; writes robustness.json and robustness.png.
 import dataclasses
 import json
 import os
-from typing import Any
 
 from absl import flags
 from matplotlib import figure as mpl_figure
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from experiments import cli
 from metaad_jax import storage
-from metaad_jax.data import registry, splitting
-from metaad_jax.evaluation import baselines, evaluate
+from metaad_jax.data import registry
+from metaad_jax.evaluation import jobs, tasks
 from metaad_jax.reports import report
 from metaad_jax.scores import metrics
 from metaad_jax.training import runs
@@ -62,6 +62,7 @@ def _one(x, rng, factor):
   return x
 
 
+BASELINES = ('knn', 'mahalanobis')
 CHANGES = {
   'as it is': lambda rng, x: x,
   'columns permuted': lambda rng, x: x[:, rng.permutation(x.shape[1])],
@@ -80,70 +81,78 @@ def _changed(entity, change, number):
   return dataclasses.replace(entity, normal=normal, query=query, columns=())
 
 
-def measure(run, entities, grid) -> dict[str, dict[str, dict[str, float]]]:
-  """{scorer: {change: {'auroc', 'moved'}}}, means over the tasks."""
-  drawn, _ = evaluate.draw_cells(entities, grid)
+def measure(run, entities, grid) -> pd.DataFrame:
+  """Scores changed tables.
+
+  Args:
+    run: of a model that takes rows of any width.
+    entities: the tables.
+    grid: of the tasks.
+
+  Returns:
+    One row per method and change: method, change, and means over the tasks,
+    auroc and moved (the mean change of a row's rank, as a share of the query).
+  """
+  drawn, _ = tasks.draw_cells(entities, grid)
   cells = [
-    c._replace(entity=c.entity + i * len(entities))
+    cell._replace(entity=cell.entity + i * len(entities))
     for i in range(len(CHANGES))
-    for c in drawn
+    for cell in drawn
   ]
   tables = [
     _changed(entity, change, number)
     for change in CHANGES.values()
     for number, entity in enumerate(entities)
   ]
-  scored: dict[str, Any] = {
-    run.name: evaluate.score_cells(
+  scored = {
+    run.name: tasks.score_cells(
       run.learner, run.params, cells, tables, any_width=True, label=run.name
     )
   }
-  done = baselines.score_many(
-    ('knn', 'mahalanobis'),
-    evaluate.scale_tables(cells, tables),
+  by_task = jobs.score_jobs(
+    [[(name, {}) for name in BASELINES]] * len(cells),
+    tasks.scale_tables(cells, tables),
     seed=0,
     workers=os.cpu_count() or 1,
   )
-  for name, several in done.items():
-    scored[name] = [np.asarray(scores) for scores in several]
-  found: dict[str, dict[str, dict[str, float]]] = {}
+  scored |= dict(zip(BASELINES, zip(*by_task, strict=True), strict=True))
   rank = lambda scores: stats.rankdata(scores) / len(scores)
+  rows = []
   for name, scores in scored.items():
-    found[name] = {}
-    for i, change in enumerate(CHANGES):
-      mine = scores[i * len(drawn) : (i + 1) * len(drawn)]
-      labels = [entities[c.entity].labels[c.query] for c in drawn]
-      pairs = zip(labels, mine, strict=True)
-      moved = [
-        np.abs(rank(a) - rank(b)).mean()
-        for a, b in zip(mine, scores, strict=False)
-      ]
-      found[name][change] = {
-        'auroc': float(np.mean([metrics.auroc(*pair) for pair in pairs])),
-        'moved': float(np.mean(moved)),
-      }
-  return found
+    for place, cell in enumerate(cells):
+      labels = tables[cell.entity].labels[cell.query]
+      usual = scores[place % len(drawn)]
+      rows.append(
+        {
+          'method': name,
+          'change': list(CHANGES)[place // len(drawn)],
+          'auroc': metrics.auroc(labels, scores[place]),
+          'moved': np.abs(rank(scores[place]) - rank(usual)).mean(),
+        }
+      )
+  groups = pd.DataFrame(rows).groupby(['method', 'change'], sort=False)
+  return groups.mean().reset_index()
 
 
-def _picture(found, title):
+def _picture(table, title):
+  """Bars: what each change does to the AUROC and to the ranks."""
   figure = mpl_figure.Figure(figsize=(9, 4), layout='constrained')
   figure.suptitle(title, fontsize=11)
-  axes = figure.subplots(1, 2, sharey=True)
-  place = np.arange(len(CHANGES))[::-1]
-  for i, (name, told) in enumerate(found.items()):
-    usual = told['as it is']['auroc']
-    for axis, values in (
-      (axes[0], [entry['auroc'] - usual for entry in told.values()]),
-      (axes[1], [entry['moved'] for entry in told.values()]),
-    ):
-      label = f'{name} ({usual:.3f} as it is)'
-      axis.barh(place + 0.25 * (1 - i), values, 0.25, label=label)
-  axes[0].set_yticks(place, list(CHANGES))
-  axes[0].set_xlabel('change of the mean AUROC')
-  axes[0].axvline(0, color='black', linewidth=0.8)
-  axes[1].set_xlabel("mean change of a row's rank (1/3 = drawn anew)")
+  auroc = table.pivot(index='change', columns='method', values='auroc')
+  moved = table.pivot(index='change', columns='method', values='moved')
+  usual = auroc.loc['as it is']
+  names = {name: f'{name} ({usual[name]:.3f} as it is)' for name in usual.index}
+  order = list(CHANGES)[::-1]
+  left, right = figure.subplots(1, 2, sharey=True)
+  for axes, values, label in (
+    (left, auroc - usual, 'change of the mean AUROC'),
+    (right, moved, "mean change of a row's rank (1/3 = drawn anew)"),
+  ):
+    bars = values.loc[order].rename(columns=names)
+    bars.plot.barh(ax=axes, width=0.75, legend=False, ylabel='', xlabel=label)
+  left.axvline(0, color='black', linewidth=0.8)
   figure.legend(
-    *axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=3
+    *left.get_legend_handles_labels(), loc='outside lower center', ncols=3
   )
   return figure
 
@@ -154,33 +163,22 @@ def main() -> None:
   if not run.setup.any_width:
     raise cli.UsageError(f'--run_dir={_RUN_DIR.value}: no learner for tables')
   spec = _SOURCE.value or run.config.source
-  sides = splitting.split(
-    registry.load(spec, _DATA_DIR.value),
-    fold=run.config.fold,
-    folds=run.config.folds,
-    seed=run.config.seed,
-  )
-  side = sides[_SPLIT.value]
+  side = run.setup.split(registry.load(spec, _DATA_DIR.value))[_SPLIT.value]
   entities = [e for e in side if e.normal.shape[-1] <= _WIDEST.value]
-  grid = evaluate.Grid((_SHOTS.value,), (0,), draws=_DRAWS.value)
-  found = measure(run, entities, grid)
-  head = ''.join(f'{name:>22}' for name in found)
-  print(f'{len(entities)} tables, {_SHOTS.value} normals: AUROC, ranks moved')
-  print(f'{"":24}{head}')
-  for change in CHANGES:
-    told = [found[name][change] for name in found]
-    cells = ''.join(f'{t["auroc"]:15.3f}{t["moved"]:7.3f}' for t in told)
-    print(f'{change:24}{cells}')
-  os.makedirs(_OUTPUT.value, exist_ok=True)
+  grid = tasks.Grid((_SHOTS.value,), (0,), draws=_DRAWS.value)
+  table = measure(run, entities, grid)
+  title = f'{len(entities)} tables of {spec}, {_SHOTS.value} normals'
+  wide = table.pivot(index='change', columns='method').loc[list(CHANGES)]
+  print(f'{title}\n{wide.swaplevel(axis=1).sort_index(axis=1).round(3)}')
   content = {
     'command': cli.command(), 'source': spec, 'split': _SPLIT.value,
-    'tables': len(entities), 'step': run.step, 'scores': found,
+    'tables': len(entities), 'step': run.step,
+    'scores': table.to_dict('records'),
   }  # fmt: skip
   path = os.path.join(_OUTPUT.value, 'robustness')
   text = json.dumps(content, indent=1) + '\n'
   storage.write_bytes(path + '.json', text.encode())
-  title = f'{len(entities)} tables of {spec}, {_SHOTS.value} normals'
-  storage.write_bytes(path + '.png', report.png(_picture(found, title)))
+  storage.write_bytes(path + '.png', report.png(_picture(table, title)))
 
 
 if __name__ == '__main__':

@@ -9,8 +9,8 @@ learners on it, adapts each to machines nobody has seen from 5 and 10 normal
 windows, with and without labelled anomalies, and prints their AUROC next to
 what scikit-learn and PyOD do with the same windows; some minutes on two cores.
 With several --test_folds every learner is trained once per fold, and each run
-is evaluated on the entities it has not seen. Writes the runs, results.json,
-report.html and figures below --output; started again it goes on where it
+is evaluated on the entities it has not seen. Writes the runs, results.csv,
+meta.json, report.html and figures below --output; started again it goes on where it
 stopped.
 """
 
@@ -20,7 +20,13 @@ from absl import flags
 
 from experiments import cli, train
 from metaad_jax.data import registry
-from metaad_jax.evaluation import baselines, evaluate
+from metaad_jax.evaluation import (
+  baselines,
+  evaluate,
+  old_results,
+  results,
+  tasks,
+)
 from metaad_jax.reports import report
 from metaad_jax.training import runs
 
@@ -75,7 +81,7 @@ FLAGS.set_default('steps', 1500)
 def main() -> None:
   """Trains all learners on all folds, evaluates all, writes the report."""
   learners = _LEARNERS.value.split('+')
-  grid = evaluate.Grid(
+  grid = tasks.Grid(
     cli.numbers('test_shots', _TEST_SHOTS.value),
     cli.numbers('test_anomalies', _TEST_ANOMALIES.value),
     cli.numbers('test_contamination', _TEST_CONTAMINATION.value, float),
@@ -84,7 +90,7 @@ def main() -> None:
   )
   baseline_names = cli.choose('baselines', _BASELINES.value, baselines.REGISTRY)
   with cli.usage():
-    evaluate.check_grid(grid)
+    tasks.check_grid(grid)
     if _TEST_SOURCE.value:
       registry.get(_TEST_SOURCE.value)
   setups = [train.resolve(FLAGS, learner=learner) for learner in learners]
@@ -116,8 +122,9 @@ def main() -> None:
     baseline_names=baseline_names,
     workers=os.cpu_count() or 1,
   )
-  found['meta']['command'] = cli.command()
-  print(report.write(found, _OUTPUT.value))
+  found.meta['command'] = cli.command()
+  results.save(found, _OUTPUT.value)
+  print(report.write(old_results.from_tidy(found), _OUTPUT.value))
 
 
 if __name__ == '__main__':

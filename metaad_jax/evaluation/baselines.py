@@ -10,15 +10,14 @@ docstrings say what a method still knows then. Scores are finite float64.
 Hyper-parameters are keyword-only, their defaults are the library's or the
 paper's. `Baseline.candidates` and `Baseline.scalings` are what `tuning` tries.
 
-This module must not import jax: `score_many` starts processes that import it.
+This module must not import jax: `jobs` starts processes that import it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 import warnings
 import zlib
 
-import joblib
 import numpy as np
 from scipy.spatial import distance
 from scipy.special import logsumexp
@@ -26,34 +25,34 @@ import sklearn
 from sklearn import covariance, ensemble, linear_model, neighbors, svm, tree
 from sklearn.utils import class_weight
 import threadpoolctl
-import tqdm
 
-Support = tuple[np.ndarray, np.ndarray, np.ndarray]
+# Support x [n, F], support y [n] (1 = anomaly), query x [m, F].
+Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 Job = tuple[str, Mapping[str, Any]]  # a name and its options
 _TREES = 100
 _ISOLATION_TREES = 200
 _ECOD_COLUMNS = 4000  # at once; what fits a core's cache
-_WIDTHS = 64, 32  # of the two layers of Deep SVDD, as in PyOD
-_MARGIN = 5.0  # DevNet's, in standard deviations
 
 
 class Baseline(NamedTuple):
   """A detector.
 
   Attributes:
+    detect: (seed, normal [n, F], query [m, F], **options) -> [m], higher =
+      more anomalous; with `needs_anomalies` (seed, support_x, support_y, query,
+      **options). None = the learner of that name (see `networks`).
     needs_anomalies: True = supervised: only for supports with at least one
       row of either label.
-    score: (seed, support_x [n, F], support_y [n], query_x [m, F], **options)
-      -> [m], higher = more anomalous. Fits on the support, scores the query.
-      The options are the method's own, and `scaling`, of `SCALINGS`.
-    scalings: those that change its scores, the default first.
+    scalings: those of `SCALINGS` that change its scores, the default first.
     candidates: options worth trying, the defaults ({}) first.
+    model: spec of the network of a learner.
   """
 
+  detect: Callable[..., np.ndarray] | None
   needs_anomalies: bool
-  score: Callable[..., np.ndarray]
   scalings: tuple[str, ...]
   candidates: tuple[dict[str, Any], ...]
+  model: str = ''
 
 
 def _robust(normal, x):
@@ -63,13 +62,21 @@ def _robust(normal, x):
   return (x - centre) / np.where(spread > 0, spread, 1)
 
 
+# Of standardised rows x, given the support's normals: [n, F], [m, F].
 SCALINGS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
   'plain': lambda normal, x: x,
   'clipped': lambda normal, x: np.clip(x, -5, 5),
   'compressed': lambda normal, x: np.sign(x) * np.log1p(np.abs(x)),
   'robust': _robust,
 }
-"""Of standardised rows x, given the support's normals: [n, F], [m, F]."""
+
+
+def scaled(triple: Triple, scaling: str) -> Triple:
+  """The task with float64 rows, scaled."""
+  x, y, query = (np.asarray(part) for part in triple)
+  normal = x[y == 0].astype(float)
+  scale = lambda rows: SCALINGS[scaling](normal, rows.astype(float))
+  return scale(x), y, scale(query)
 
 
 def _random(seed, normal, query):
@@ -293,317 +300,105 @@ def _gradient_boosting(seed, support_x, support_y, query, *, depth=3, rate=0.1):
   return model.fit(support_x, support_y, weights).decision_function(query)
 
 
-def _adam(weights, gradients, rate, decay, steps):
-  """Descends in place; `gradients` returns one array for each of `weights`."""
-  first = [np.zeros_like(w) for w in weights]
-  second = [np.zeros_like(w) for w in weights]
-  for step in range(1, steps + 1):
-    for w, m, v, g in zip(weights, first, second, gradients(), strict=True):
-      g = g + decay * w
-      m += 0.1 * (g - m)
-      v += 0.001 * (g * g - v)
-      v_hat = v / (1 - 0.999**step)
-      w -= rate * m / (1 - 0.9**step) / (np.sqrt(v_hat) + 1e-8)
-
-
-def _glorot(rng, *shape):
-  limit = np.sqrt(6 / sum(shape))
-  return rng.uniform(-limit, limit, shape)
-
-
-def _deep_sad(seed, support_x, support_y, query, *, steps=200, eta=1.0):
-  """Deep SAD: as Deep SVDD, and labelled anomalies are pushed from the centre.
-
-  Minimises the mean of d^2 over the normal rows and of eta / d^2 over the
-  anomalies, d the distance from the centre of the untrained network's outputs.
-  The authors pre-train an autoencoder, which 25 rows do not carry; otherwise as
-  `_deep_svdd`.
-
-  Ruff et al., Deep semi-supervised anomaly detection, 2020.
-  """
-  rng = np.random.default_rng(seed)
-  hidden, outputs = _WIDTHS
-  into = _glorot(rng, support_x.shape[1], hidden)
-  out = _glorot(rng, hidden, outputs)
-  anomalous = support_y == 1
-  leaky = lambda a: np.where(a > 0, a, 0.1 * a)
-  embed = lambda x: leaky(x @ into) @ out
-  centre = embed(support_x[~anomalous]).mean(0)
-  centre += (np.abs(centre) < 0.1) * (0.1 * np.copysign(1, centre) - centre)
-
-  def gradients():
-    before = support_x @ into
-    gap = leaky(before) @ out - centre
-    squares = (gap**2).sum(1) + 1e-6
-    slope = np.where(anomalous, -eta / squares**2, 1.0) / len(gap)
-    back = 2 * slope[:, None] * gap
-    inner = (back @ out.T) * np.where(before > 0, 1, 0.1)
-    return support_x.T @ inner, leaky(before).T @ back
-
-  _adam([into, out], gradients, rate=1e-3, decay=1e-3, steps=steps)
-  return ((embed(query) - centre) ** 2).sum(1)
-
-
-def _deep_svdd(seed, normal, query, *, steps=200):
-  """Deep SVDD, one class: squared distance from the centre in a small network.
-
-  Written in NumPy: two layers without biases (64 leaky units, 32 outputs),
-  trained to map the normal rows near the mean of its first outputs; 200 steps
-  of Adam on all rows. The network is small because the support is.
-
-  Ruff et al., Deep one-class classification, 2018.
-  """
-  return _deep_sad(seed, normal, np.zeros(len(normal)), query, steps=steps)
-
-
-def _devnet(seed, support_x, support_y, query, *, steps=200, decay=1e-2):
-  """Deviation network: a score that is 0 on normal rows, 5 on anomalies.
-
-  Written in NumPy: 20 ReLU units, one output; |score| on normal rows plus
-  max(0, 5 - score) on anomalies, classes weighing the same (the authors balance
-  their batches), 200 steps of Adam on all rows. The authors' reference scores
-  are standard normal, so that a score is its own deviation.
-
-  Pang, Shen and van den Hengel, Deep anomaly detection with deviation networks,
-  2019.
-  """
-  rng = np.random.default_rng(seed)
-  into, bias = _glorot(rng, support_x.shape[1], 20), np.zeros(20)
-  out, shift = _glorot(rng, 20, 1), np.zeros(1)
-  anomalous = support_y == 1
-  weights = class_weight.compute_sample_weight('balanced', support_y)
-
-  def gradients():
-    before = support_x @ into + bias
-    active = np.maximum(before, 0)
-    score = (active @ out + shift)[:, 0]
-    slope = np.where(anomalous, -1.0 * (score < _MARGIN), np.sign(score))
-    back = (slope * weights / len(score))[:, None]
-    inner = (back @ out.T) * (before > 0)
-    return support_x.T @ inner, inner.sum(0), active.T @ back, back.sum(0)
-
-  _adam(
-    [into, bias, out, shift], gradients, rate=1e-2, decay=decay, steps=steps
-  )
-  return (np.maximum(query @ into + bias, 0) @ out + shift)[:, 0]
-
-
-_EVERY = tuple(SCALINGS)
-_NONE = ('plain',)  # the others change no score, or hardly: ranks alone count
-
-
-def _unsupervised(
-  detect: Callable[..., np.ndarray],
-  scalings: tuple[str, ...] = _EVERY,
-  candidates: Sequence[dict[str, Any]] = (),
-) -> Baseline:
-  def score(seed, support_x, support_y, query_x, *, scaling='plain', **options):
-    normal = np.asarray(support_x, float)[np.asarray(support_y) == 0]
-    scale = lambda x: SCALINGS[scaling](normal, np.asarray(x, float))
-    return detect(seed, scale(normal), scale(query_x), **options)
-
-  return Baseline(False, score, scalings, ({}, *candidates))
-
-
-def _supervised(
-  classify: Callable[..., np.ndarray],
-  scalings: tuple[str, ...] = _EVERY,
-  candidates: Sequence[dict[str, Any]] = (),
-) -> Baseline:
-  def score(seed, support_x, support_y, query_x, *, scaling='plain', **options):
-    labels = np.asarray(support_y, int)
-    normal = np.asarray(support_x, float)[labels == 0]
-    scale = lambda x: SCALINGS[scaling](normal, np.asarray(x, float))
-    return classify(seed, scale(support_x), labels, scale(query_x), **options)
-
-  return Baseline(True, score, scalings, ({}, *candidates))
-
-
 def _each(**options: Sequence[Any]) -> list[dict[str, Any]]:
   """One option at a time."""
   return [{key: v} for key, values in options.items() for v in values]
 
 
+_EVERY = tuple(SCALINGS)
+_NONE = ('plain',)  # the others change no score, or hardly: ranks alone count
+_TWO = ('plain', 'compressed')
+
+
+def _normals(detect, scalings=_EVERY, candidates=(), model='') -> Baseline:
+  return Baseline(detect, False, scalings, ({}, *candidates), model)
+
+
+def _labels(detect, scalings=_EVERY, candidates=(), model='') -> Baseline:
+  return Baseline(detect, True, scalings, ({}, *candidates), model)
+
+
+_NEIGHBOURS = [
+  *_each(neighbours=(2, 3, 10)),
+  *({'neighbours': k, 'largest': True} for k in (2, 3, 5, 10)),
+]
+_KERNELS = [
+  {'nu': nu, 'gamma': gamma}
+  for nu in (0.1, 0.5)
+  for gamma in (0.1, 0.3, 1.0, 3.0)
+  if (nu, gamma) != (0.1, 1.0)
+]
+_DEEP = 'mlp:width=64,depth=1'  # small, because the support is
+_DEVIATION = 'mlp:width=20,depth=1'  # as in the paper
+_STEPS = _each(adapt_steps=(50, 800))
+_SPLITS = _each(columns=(1, 1.0), leaf=(2,))
+
 REGISTRY: dict[str, Baseline] = {
-  'random': _unsupervised(_random, _NONE),
-  'distance_to_mean': _unsupervised(_distance_to_mean),
-  'nearest_neighbour': _unsupervised(_nearest_neighbour),
-  'knn': _unsupervised(
-    _knn,
-    candidates=[
-      *_each(neighbours=(2, 3, 10)),
-      *({'neighbours': k, 'largest': True} for k in (2, 3, 5, 10)),
-    ],
+  'random': _normals(_random, _NONE),
+  'distance_to_mean': _normals(_distance_to_mean),
+  'nearest_neighbour': _normals(_nearest_neighbour),
+  'knn': _normals(_knn, _EVERY, _NEIGHBOURS),
+  'lof': _normals(_lof, _EVERY, _each(neighbours=(3, 10, 20))),
+  'mahalanobis': _normals(
+    _mahalanobis, _EVERY, _each(shrinkage=('oas', 0.3, 0.6, 0.9))
   ),
-  'lof': _unsupervised(_lof, candidates=_each(neighbours=(3, 10, 20))),
-  'mahalanobis': _unsupervised(
-    _mahalanobis, candidates=_each(shrinkage=('oas', 0.3, 0.6, 0.9))
+  'ocsvm': _normals(_ocsvm, _EVERY, _KERNELS),
+  'isolation_forest': _normals(
+    _isolation_forest, _TWO, [{'share': 0.5}, {'deeper': 3}]
   ),
-  'ocsvm': _unsupervised(
-    _ocsvm,
-    candidates=[
-      {'nu': nu, 'gamma': gamma}
-      for nu in (0.1, 0.5)
-      for gamma in (0.1, 0.3, 1.0, 3.0)
-      if (nu, gamma) != (0.1, 1.0)
-    ],
+  'ecod': _normals(_ecod, _NONE),
+  'deep_svdd': _normals(None, _EVERY, _STEPS, _DEEP),
+  'random_forest': _labels(_random_forest, _NONE, _SPLITS),
+  'extra_trees': _labels(_extra_trees, _TWO, _SPLITS),
+  'logistic_regression': _labels(
+    _logistic_regression, _EVERY, _each(strength=(0.01, 0.1, 10.0))
   ),
-  'isolation_forest': _unsupervised(
-    _isolation_forest,
-    ('plain', 'compressed'),
-    [{'share': 0.5}, {'deeper': 3}],
+  'svm': _labels(
+    _svm, _EVERY, _each(strength=(0.1, 10.0), gamma=(0.1, 0.3, 3.0))
   ),
-  'ecod': _unsupervised(_ecod, _NONE),
-  'deep_svdd': _unsupervised(_deep_svdd, candidates=_each(steps=(50, 800))),
-  'random_forest': _supervised(
-    _random_forest, _NONE, _each(columns=(1, 1.0), leaf=(2,))
-  ),
-  'extra_trees': _supervised(
-    _extra_trees,
-    ('plain', 'compressed'),
-    _each(columns=(1, 1.0), leaf=(2,)),
-  ),
-  'logistic_regression': _supervised(
-    _logistic_regression, candidates=_each(strength=(0.01, 0.1, 10.0))
-  ),
-  'svm': _supervised(
-    _svm, candidates=_each(strength=(0.1, 10.0), gamma=(0.1, 0.3, 3.0))
-  ),
-  'gradient_boosting': _supervised(
+  'gradient_boosting': _labels(
     _gradient_boosting,
     _NONE,
     [*_each(depth=(1, 2)), {'depth': 2, 'rate': 0.03}],
   ),
-  'deep_sad': _supervised(
-    _deep_sad, candidates=_each(steps=(50, 800), eta=(0.1, 10.0))
-  ),
-  'devnet': _supervised(
-    _devnet, candidates=_each(steps=(50, 800), decay=(1e-3, 1e-1))
+  'deep_sad': _labels(None, _EVERY, [*_STEPS, *_each(eta=(0.1, 10.0))], _DEEP),
+  'devnet': _labels(
+    None, _EVERY, [*_STEPS, *_each(decay=(1e-3, 1e-1))], _DEVIATION
   ),
 }
 
 
-def score_many(
-  names: Sequence[str],
-  tasks: Sequence[Support],
-  *,
-  seed: int,
-  workers: int,
-  quiet: bool = False,
-) -> dict[str, list[np.ndarray | None]]:
-  """Runs baselines, as they are by default, over tasks.
+def score_one(
+  jobs: Sequence[Job], triple: Triple, seed: int, place: int
+) -> list[np.ndarray]:
+  """Scores one task with several baselines, none of them a network.
 
   Args:
-    names: of `REGISTRY`.
-    tasks: see `score_jobs`.
+    jobs: names of `REGISTRY` with options: those of the method, and `scaling`,
+      one of `SCALINGS`.
+    triple: support x, support y and query x, standardised.
     seed: not negative.
-    workers: number of processes, at least 1.
-    quiet: no progress bar.
+    place: of the task among all.
 
   Returns:
-    {name: scores [m] float64 of every task, in order}; None in place of the
-    scores where a baseline needs anomalies and the support has none.
-
-  Raises:
-    DataError: as `score_jobs`.
+    For each job [m] float64.
   """
-  jobs: list[list[Job]] = [[(name, {}) for name in names]] * len(tasks)
-  found = score_jobs(jobs, tasks, seed=seed, workers=workers, quiet=quiet)
-  return {name: [one[i] for one in found] for i, name in enumerate(names)}
-
-
-def score_jobs(
-  jobs: Sequence[Sequence[Job]],
-  tasks: Sequence[Support],
-  *,
-  seed: int,
-  workers: int,
-  quiet: bool = False,
-  label: str = 'baselines',
-) -> list[list[np.ndarray | None]]:
-  """Runs baselines over tasks, with other options in each if need be.
-
-  The scores depend on `seed`, a task's place in `tasks`, a baseline's name and
-  its options, never on `workers` or on the other jobs. Workers are fresh
-  processes (loky, no fork: JAX threads may be running in this one) that stay
-  for reuse by the next call; starting them takes a few seconds, one worker runs
-  in place.
-
-  Args:
-    jobs: for each task, names of `REGISTRY` with options.
-    tasks: of (support_x [n, F], support_y [n], query_x [m, F]) each, with
-      support_y 1 = anomaly, 0 = normal, standardised by the normal rows.
-    seed: not negative.
-    workers: number of processes, at least 1.
-    quiet: no progress bar.
-    label: of the progress bar.
-
-  Returns:
-    For each task, for each of its jobs, scores [m] float64; None where a
-    baseline needs anomalies and the support has none.
-
-  Raises:
-    DataError: if a name is unknown, or a task is malformed, not finite, or
-      without a normal row.
-  """
-  _check({name for some in jobs for name, _ in some}, tasks)
-  run = joblib.Parallel(
-    n_jobs=max(1, min(workers, len(tasks))),
-    backend='loky',
-    return_as='generator',
-    max_nbytes=None,
-  )
-  results = run(
-    joblib.delayed(_score_one)(some, task, seed, index)
-    for index, (some, task) in enumerate(zip(jobs, tasks, strict=True))
-  )
-  return list(
-    tqdm.tqdm(results, desc=label, total=len(tasks), disable=quiet, leave=False)
-  )
-
-
-def _score_one(
-  jobs: Sequence[Job], task: Support, seed: int, index: int
-) -> list[np.ndarray | None]:
-  support_x, support_y, query_x = task
-  scores: list[np.ndarray | None] = []
+  scores = []
   with threadpoolctl.threadpool_limits(1):  # small arrays: threads only wait
     for name, options in jobs:
-      baseline = REGISTRY[name]
-      if baseline.needs_anomalies and not np.any(support_y):
-        scores.append(None)
-        continue
-      entropy = (seed, index, zlib.crc32(name.encode()))
+      entropy = (seed, place, zlib.crc32(name.encode()))
       state = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-      scores.append(
-        baseline.score(state, support_x, support_y, query_x, **options)
-      )
+      scores.append(score(name, state, triple, **options))
   return scores
 
 
-def _check(names: Iterable[str], tasks: Sequence[Support]) -> None:
-  from metaad_jax import base, specs  # here: they import jax, workers must not
-
-  for name in sorted(names):
-    specs.look_up('baseline', REGISTRY, name)
-  for index, task in enumerate(tasks):
-    support_x, support_y, query_x = (np.asarray(part) for part in task)
-    if (
-      support_x.ndim != 2
-      or query_x.ndim != 2
-      or support_y.shape != support_x.shape[:1]
-      or support_x.shape[1:] != query_x.shape[1:]
-    ):
-      raise base.DataError(
-        f'task {index}: support_x {support_x.shape}, support_y '
-        f'{support_y.shape} and query_x {query_x.shape} must be [n, F], [n] '
-        'and [m, F]'
-      )
-    if not np.isin(support_y, (0, 1)).all() or not np.any(support_y == 0):
-      raise base.DataError(
-        f'task {index}: support_y needs labels 0 and 1 only, and a normal (0)'
-      )
-    if not np.isfinite(support_x).all() or not np.isfinite(query_x).all():
-      raise base.DataError(
-        f'task {index}: a feature is not finite: impute or drop it first'
-      )
+def score(
+  name: str, seed: int, triple: Triple, *, scaling: str = 'plain', **options
+) -> np.ndarray:
+  """Scores one task with a baseline that is no network: [m] float64."""
+  baseline = REGISTRY[name]
+  assert baseline.detect, f'{name} is a network'
+  x, y, query = scaled(triple, scaling)
+  if baseline.needs_anomalies:
+    return baseline.detect(seed, x, y.astype(int), query, **options)
+  return baseline.detect(seed, x[y == 0], query, **options)

@@ -1,19 +1,22 @@
-"""Hyper-parameters and scaling of the baselines, chosen on validation tasks.
+"""Options and scaling of the baselines, chosen on validation tasks.
 
-What is tried is written down with the baselines: first every way of scaling
-with the defaults, then, with the best of them, every candidate. The choice is
-made for each cell (shots, anomalies, contamination) by the mean AUROC over the
-tasks given; a tie goes to what comes first, the default first of all.
+What is tried is listed with the baselines: first every way of scaling with the
+defaults, then, with the best of them, every candidate. The choice is made for
+each cell (shots, anomalies, contamination) by the mean AUROC over the tasks
+given; a tie goes to what comes first, the default first of all.
 """
 
 import collections
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaad_jax.evaluation import baselines
+from metaad_jax.base import Entity
+from metaad_jax.evaluation import baselines, jobs, tasks
 from metaad_jax.scores import metrics
+
+_QUERIES = 100  # query rows of a label, at most, to choose options by
 
 Cell = tuple[int, int, float]  # shots, anomalies, contamination
 
@@ -34,21 +37,108 @@ class Choice(NamedTuple):
   tasks: int
 
 
+Choices = dict[Cell, dict[str, Choice]]
+
+
+class Tuned(NamedTuple):
+  """The choices for a source.
+
+  Attributes:
+    entities: names of those that the choice was made on.
+    choices: for each cell of the grid, by name of the baseline.
+  """
+
+  entities: list[str]
+  choices: Choices
+
+
+def tune(
+  names: Sequence[str],
+  entities: Sequence[Entity],
+  rows: Callable[[Sequence[tasks.Cell]], Sequence[tasks.Triple]],
+  grid: tasks.Grid,
+  *,
+  count: int,
+  together: bool,
+  **how: Any,
+) -> Tuned:
+  """Chooses the options of baselines for every cell of a grid.
+
+  Args:
+    names: of `baselines.REGISTRY`.
+    entities: for the validation tasks; none of those that are reported.
+    rows: cells of these entities -> what the baselines see of them.
+    grid: that is reported.
+    count: at most so many tasks for a choice.
+    together: one choice for all shots and all numbers of labels; the tasks
+      without labels are then counted apart from those with.
+    **how: workers and quiet, see `choose`.
+  """
+  group: Callable[[int, int, float], Cell] = lambda k, a, c: (k, a, c)
+  if together:
+    group = lambda k, a, c: (0, min(a, 1), c)
+  cells = _validation_cells(entities, grid, count, group)
+  choices = choose(
+    names,
+    rows(cells),
+    [entities[c.entity].labels[c.query] for c in cells],
+    [group(*c.setting) for c in cells],
+    seed=grid.seed,
+    **how,
+  )
+  return Tuned(
+    sorted({entities[c.entity].name for c in cells}),
+    {
+      cell: choices[group(*cell)]
+      for cell in grid.cells()
+      if group(*cell) in choices
+    },
+  )
+
+
+def _validation_cells(
+  entities: Sequence[Entity],
+  grid: tasks.Grid,
+  count: int,
+  group: Callable[[int, int, float], Cell],
+) -> list[tasks.Cell]:
+  """At most `count` tasks for each group of cells, over many entities."""
+  grid = grid._replace(
+    draws=-(-count // len(entities)), queries=min(grid.queries, _QUERIES)
+  )
+  cells, _ = tasks.draw_cells(entities, grid)
+  rng = np.random.default_rng(grid.seed)
+  order, turn = rng.permutation(len(entities)), rng.random(len(cells))
+  places = sorted(
+    range(len(cells)),
+    key=lambda i: (cells[i].draw, order[cells[i].entity], turn[i]),
+  )
+  taken: dict[Cell, list[tasks.Cell]] = {}
+  seen = set()
+  for cell in (cells[i] for i in places):
+    key = group(*cell.setting)
+    once = key, cell.draw, cell.entity
+    if once not in seen and len(taken.setdefault(key, [])) < count:
+      seen.add(once)
+      taken[key].append(cell)
+  return [cell for some in taken.values() for cell in some]
+
+
 def choose(
   names: Sequence[str],
-  tasks: Sequence[baselines.Support],
+  triples: Sequence[tasks.Triple],
   labels: Sequence[np.ndarray],
   cells: Sequence[Cell],
   *,
   seed: int,
   workers: int,
   quiet: bool = False,
-) -> dict[Cell, dict[str, Choice]]:
+) -> Choices:
   """Chooses the options of baselines.
 
   Args:
     names: of `baselines.REGISTRY`.
-    tasks: see `baselines.score_jobs`; none of those that will be reported.
+    triples: the tasks, see `jobs.score_jobs`.
     labels: [m] 1 = anomaly, of the query of each task.
     cells: of each task.
     seed: not negative.
@@ -61,77 +151,80 @@ def choose(
     there are fewest, and the choice holds for any number.
 
   Raises:
-    DataError: as `baselines.score_jobs`.
+    DataError: as `jobs.score_jobs`.
   """
-  fewest: dict[Hashable, int] = {}
+  fewest: dict[tuple[int, float], int] = {}
   for shots, anomalies, share in cells:
-    held = fewest.get((shots, share), anomalies)
-    fewest[shots, share] = min(held, anomalies)
-
-  def decided_in(name, cell):
-    """The cell whose tasks decide; None = the baseline is not for this one."""
+    least = fewest.get((shots, share), anomalies)
+    fewest[shots, share] = min(least, anomalies)
+  deciding = {}  # (cell, name) -> the same with the cell whose tasks decide
+  for cell in dict.fromkeys(cells):
     shots, anomalies, share = cell
-    if not baselines.REGISTRY[name].needs_anomalies:
-      return shots, fewest[shots, share], share
-    return cell if anomalies else None
-
-  def best(tried):
-    """{(cell, name): options} -> the same with the mean AUROC of each."""
-    jobs = [
-      [
-        (name, options)
-        for name in names
-        if decided_in(name, cell) == cell
-        for options in tried(cell, name)
-      ]
-      for cell in cells
-    ]
-    scored = baselines.score_jobs(
-      jobs, tasks, seed=seed, workers=workers, quiet=quiet, label='tuning'
-    )
-    found: dict[tuple, list[list[float]]] = {}
-    for cell, some, scores, truth in zip(
-      cells, jobs, scored, labels, strict=True
-    ):
-      row: dict[tuple, list[float]] = {}
-      for (name, _), values in zip(some, scores, strict=True):
-        area = metrics.auroc(truth, np.asarray(values))
-        row.setdefault((cell, name), []).append(area)
-      for key, areas in row.items():
-        found.setdefault(key, []).append(areas)
-    return {key: np.array(areas) for key, areas in found.items()}
-
-  scaled = best(lambda cell, name: _scalings(name))
-  choice: dict[tuple, dict[str, Any]] = {}
-  for key, areas in scaled.items():
-    choice[key] = _scalings(key[1])[int(areas.mean(0).argmax())]
-  more = best(
-    lambda cell, name: [
-      choice[cell, name] | options
-      for options in baselines.REGISTRY[name].candidates[1:]
-    ]
-  )
+    for name in names:
+      if not baselines.REGISTRY[name].needs_anomalies:
+        deciding[cell, name] = (shots, fewest[shots, share], share), name
+      elif anomalies:
+        deciding[cell, name] = cell, name
+  how: dict[str, Any] = {'seed': seed, 'workers': workers, 'quiet': quiet}
+  data = triples, labels, cells
+  tried = {pair: _scalings(pair[1]) for pair in deciding.values()}
+  means, count = _mean_aurocs(tried, *data, **how)
+  more = {}
+  for (cell, name), options in tried.items():
+    best = options[int(np.argmax(means[cell, name]))]
+    candidates = baselines.REGISTRY[name].candidates[1:]
+    more[cell, name] = [best | candidate for candidate in candidates]
+  more_means, _ = _mean_aurocs(more, *data, **how)
   decided = {}
-  for key, areas in scaled.items():
-    mean = areas.mean(0)
-    options, auroc = choice[key], mean.max()
-    if key in more:
-      means = more[key].mean(0)
-      if means.max() > auroc:
-        candidate = baselines.REGISTRY[key[1]].candidates[1:][means.argmax()]
-        options, auroc = options | candidate, means.max()
-    decided[key] = Choice(options, float(auroc), float(mean[0]), len(areas))
-  return {
-    cell: {
-      name: decided[decided_in(name, cell), name]
-      for name in names
-      if decided_in(name, cell)
-    }
-    for cell in dict.fromkeys(cells)
+  for pair, options in tried.items():
+    values = np.concatenate([means[pair], more_means.get(pair, [])])
+    place = int(np.argmax(values))  # the first of equals
+    decided[pair] = Choice(
+      (options + more[pair])[place],
+      float(values[place]),
+      float(values[0]),
+      count[pair],
+    )
+  choices: Choices = {cell: {} for cell in cells}
+  for (cell, name), pair in deciding.items():
+    choices[cell][name] = decided[pair]
+  return choices
+
+
+def _mean_aurocs(
+  tried: dict[tuple[Cell, str], list[dict[str, Any]]],
+  triples: Sequence[tasks.Triple],
+  labels: Sequence[np.ndarray],
+  cells: Sequence[Cell],
+  **how: Any,
+) -> tuple[dict[tuple[Cell, str], np.ndarray], dict[tuple[Cell, str], int]]:
+  """For each cell and name [options] means over tasks, and their number."""
+  todo: list[list[baselines.Job]] = [
+    [
+      (name, options)
+      for (other, name), several in tried.items()
+      if other == cell
+      for options in several
+    ]
+    for cell in cells
+  ]
+  scored = jobs.score_jobs(todo, triples, label='tuning', **how)
+  areas: dict[tuple[Cell, str], list[float]] = {}
+  for cell, some, scores, truth in zip(
+    cells, todo, scored, labels, strict=True
+  ):
+    for (name, _), values in zip(some, scores, strict=True):
+      area = metrics.auroc(truth, np.asarray(values))
+      areas.setdefault((cell, name), []).append(area)
+  shaped = {
+    pair: np.reshape(values, (-1, len(tried[pair])))
+    for pair, values in areas.items()
   }
+  means = {pair: values.mean(0) for pair, values in shaped.items()}
+  return means, {pair: len(values) for pair, values in shaped.items()}
 
 
-def _scalings(name):
+def _scalings(name: str) -> list[dict[str, Any]]:
   """Options that name every scaling; that of the default goes unnamed."""
   return [
     {} if scaling == 'plain' else {'scaling': scaling}
@@ -139,16 +232,41 @@ def _scalings(name):
   ]
 
 
+def report(reported: str, home: str, tuned: Tuned) -> dict[str, list]:
+  """What was chosen, for the meta data of the results.
+
+  Args:
+    reported: spec of the source that is reported.
+    home: spec of the source that the choice was made on.
+    tuned: the choices.
+
+  Returns:
+    `tuned_on` and `tuning` as in docs/results_schema.md.
+  """
+  where = {'source': reported, 'from': home, 'entities': tuned.entities}
+  tuning = [
+    {
+      'source': reported, 'method': name, 'shots': shots,
+      'anomalies': anomalies, 'contamination': share,
+      'options': text(choice.options), 'auroc': choice.auroc,
+      'default': choice.default, 'tasks': choice.tasks,
+    }
+    for (shots, anomalies, share), chosen in tuned.choices.items()
+    for name, choice in chosen.items()
+  ]  # fmt: skip
+  return {'tuned_on': [where], 'tuning': tuning}
+
+
 def text(options: dict[str, Any]) -> str:
   """Options as a reader may type them; 'defaults' where there are none."""
   return ','.join(f'{k}={v}' for k, v in sorted(options.items())) or 'defaults'
 
 
-def told(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
-  """What was chosen, in words, from a results file.
+def told(meta: dict[str, Any]) -> list[tuple[str, list[str]]]:
+  """What was chosen, in words.
 
   Args:
-    results: what `results.validate` returned.
+    meta: of the results.
 
   Returns:
     For each set of entities that options were chosen on, a heading and a line
@@ -157,21 +275,22 @@ def told(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
     nothing was tuned.
   """
   homes: dict[tuple, list[str]] = {}
-  for one in results.get('tuned_on', []):
-    key = one['from'], tuple(one['entities'])
-    homes.setdefault(key, []).append(one['source'])
-  found = []
+  for where in meta.get('tuned_on', []):
+    key = where['from'], tuple(where['entities'])
+    homes.setdefault(key, []).append(where['source'])
+  sections = []
   for (home, entities), served in homes.items():
-    own = [c for c in results['tuning'] if c['source'] == served[0]]
-    most = max(c['tasks'] for c in own)
+    choices = [c for c in meta['tuning'] if c['source'] == served[0]]
+    most = max(c['tasks'] for c in choices)
     heading = (
       f'Baselines of {", ".join(dict.fromkeys(served))}: chosen on at most '
       f'{most} tasks for each cell, of {len(entities)} entities of {home}, '
       'none of which is reported'
     )
     lines = []
-    for name in dict.fromkeys(c['learner'] for c in own):
-      cells = [c for c in own if c['learner'] == name]
+    names = [c.get('method') or c['learner'] for c in choices]
+    for name in dict.fromkeys(names):
+      cells = [c for c, n in zip(choices, names, strict=True) if n == name]
       count = collections.Counter(c['options'] for c in cells)
       several = ', '.join(
         f'{options} ({times})' for options, times in count.most_common()
@@ -180,5 +299,5 @@ def told(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
         np.mean([c[key] for c in cells]) for key in ('default', 'auroc')
       )
       lines.append(f'{name}: {several}; {before:.3f} -> {after:.3f}')
-    found.append((heading, lines))
-  return found
+    sections.append((heading, lines))
+  return sections

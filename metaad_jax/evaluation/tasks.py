@@ -1,0 +1,405 @@
+"""The tasks of an evaluation: which rows they hold, and how they are scored.
+
+A `Cell` names the rows of one task by their place in an entity. All methods are
+scored on the same cells.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import functools
+import itertools
+import math
+from typing import Any, NamedTuple
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from metaad_jax.base import DataError, Entity, MetaLearner, Params, Rows, Task
+from metaad_jax.data import episodes
+from metaad_jax.evaluation.baselines import Triple
+from metaad_jax.learners import standardized
+from metaad_jax.training import loop
+
+BATCH = 32
+_ELEMENTS = 1 << 23  # of a batch: tasks x query x support x columns
+_LIMIT = 1e6  # of z-scores, so that they stay finite
+
+Shape = tuple[int, int, int]  # rows of the support, of the query, columns
+
+
+class Grid(NamedTuple):
+  """What is evaluated.
+
+  Attributes:
+    shots: numbers of support normals.
+    anomalies: numbers of labelled support anomalies.
+    contamination: shares of the support normals that are unlabelled anomalies.
+    draws: supports drawn per entity.
+    queries: at most this many normal, and as many anomalous, query rows.
+    seed: of the draws.
+  """
+
+  shots: tuple[int, ...] = (1, 5, 10, 20)
+  anomalies: tuple[int, ...] = (0, 1, 5)
+  contamination: tuple[float, ...] = (0.0,)
+  draws: int = 3
+  queries: int = 200
+  seed: int = 0
+
+  def cells(self) -> Iterator[tuple[int, int, float]]:
+    """Every (shots, anomalies, contamination)."""
+    return itertools.product(self.shots, self.anomalies, self.contamination)
+
+
+class Cell(NamedTuple):
+  """One task, as indices into the rows of its entity.
+
+  Attributes:
+    entity: index of the entity.
+    draw: number of the draw.
+    shots: K.
+    anomalies: A.
+    contamination: share of the K that are unlabelled anomalies.
+    normal: [K - c] indices into `Entity.normal`.
+    contaminants: [c] indices into `Entity.query`, labelled normal.
+    anomalous: [A] indices into `Entity.query`, labelled anomalous.
+    query: [Q] indices into `Entity.query`; the same for all cells of a draw.
+  """
+
+  entity: int
+  draw: int
+  shots: int
+  anomalies: int
+  contamination: float
+  normal: np.ndarray
+  contaminants: np.ndarray
+  anomalous: np.ndarray
+  query: np.ndarray
+
+  @property
+  def setting(self) -> tuple[int, int, float]:
+    """Shots, anomalies and contamination."""
+    return self.shots, self.anomalies, self.contamination
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """Rows of the support and of the query."""
+    return self.shots + self.anomalies, len(self.query)
+
+
+def check_grid(grid: Grid) -> None:
+  """Raises DataError if a value of the grid is impossible."""
+  shares = grid.contamination
+  for good, message in (
+    (grid.shots and min(grid.shots) >= 1, 'shots must be 1 or more'),
+    (
+      grid.anomalies and min(grid.anomalies) >= 0,
+      'anomalies must be 0 or more',
+    ),
+    (
+      shares and all(0 <= share <= 0.5 for share in shares),
+      'contamination must lie between 0 and 0.5',
+    ),
+    (grid.draws >= 1, 'draws must be 1 or more'),
+    (grid.queries >= 2, 'queries must be 2 or more'),
+    (grid.seed >= 0, 'seed must be 0 or more'),
+  ):
+    if not good:
+      raise DataError(f'{message}: {grid}')
+
+
+def draw_cells(
+  entities: Sequence[Entity], grid: Grid
+) -> tuple[list[Cell], list[str]]:
+  """Draws the tasks: nested supports, and one query per entity and draw.
+
+  Within a draw the support of few shots is part of the support of many, and
+  the rows that the largest cell takes for its support are in no query, so
+  that all cells are scored on the same rows. A draw depends only on the seed,
+  its number and the entity's name.
+
+  Args:
+    entities: to evaluate on.
+    grid: see `Grid`.
+
+  Returns:
+    The cells, and notes on what had to be left out.
+  """
+  cells: list[Cell] = []
+  notes: set[str] = set()
+  for number, entity in enumerate(entities):
+    if len(np.unique(entity.labels)) < 2:
+      notes.add(
+        f'{entity.name}: left out, its query rows are of one class only'
+      )
+      continue
+    for draw in range(grid.draws):
+      cells += _draw(number, draw, entity, grid, notes)
+  return cells, sorted(notes)
+
+
+def _draw(
+  number: int, draw: int, entity: Entity, grid: Grid, notes: set[str]
+) -> Iterator[Cell]:
+  """The cells of one draw; notes those that the entity lacks rows for."""
+  dirty = {
+    (k, share): math.ceil(share * k - 1e-9)  # 0.07 * 100 is above 7
+    for k, _, share in grid.cells()
+  }
+  anomalies = np.flatnonzero(entity.labels == 1)
+  normals = np.flatnonzero(entity.labels == 0)
+  reserved = max(grid.anomalies) + max(dirty.values())
+  spare = min(reserved, len(anomalies) - 1)
+  name = zlib.crc32(entity.name.encode())
+  rng = np.random.default_rng([grid.seed, name, draw])
+  pool = rng.permutation(len(entity.normal))
+  bad = rng.permutation(anomalies)
+  good = np.sort(rng.permutation(normals)[: grid.queries])
+  query = np.concatenate([good, np.sort(bad[spare:][: grid.queries])])
+  for shots, labelled, share in grid.cells():
+    unlabelled = dirty[shots, share]
+    if shots > len(pool) or labelled + unlabelled > spare:
+      notes.add(
+        f'{entity.name}: no task with {shots} shots, {labelled} anomalies and '
+        f'{unlabelled} contaminants; it has {len(pool)} normal rows and '
+        f'{spare} anomalies to spare'
+      )
+      continue
+    yield Cell(
+      number, draw, shots, labelled, share,
+      normal=pool[: shots - unlabelled],
+      contaminants=bad[spare - unlabelled : spare],
+      anomalous=bad[:labelled],
+      query=query,
+    )  # fmt: skip
+
+
+def rows_of(cell: Cell, entity: Entity) -> Triple:
+  """The rows of a cell: contaminants are labelled normal.
+
+  Args:
+    cell: the task.
+    entity: that it indexes.
+
+  Returns:
+    Support x [n, ...], support y [n] float32 and query x [m, ...].
+  """
+  places = np.concatenate([cell.contaminants, cell.anomalous])
+  support = np.concatenate([entity.normal[cell.normal], entity.query[places]])
+  labels = np.repeat(np.float32([0, 1]), [cell.shots, cell.anomalies])
+  return support, labels, entity.query[cell.query]
+
+
+def as_task(triples: Sequence[Triple], shape: Shape) -> Task:
+  """Stacks tasks into a batch of one size, padded with masks.
+
+  The labels of the query are not in it.
+
+  Args:
+    triples: T tasks.
+    shape: rows of the support, rows of the query and columns to pad to.
+
+  Returns:
+    The batch, as NumPy arrays.
+  """
+  *sizes, width = shape
+  middle = triples[0][0].shape[1:-1]
+
+  def blank(size) -> Any:
+    zeros: Any = lambda *more: np.zeros((len(triples), size, *more), np.float32)
+    return Rows(zeros(*middle, width), zeros(), zeros())
+
+  support, query = map(blank, sizes)
+  features: Any = np.zeros((len(triples), width), np.float32)
+  for t, (x, y, query_x) in enumerate(triples):
+    columns = x.shape[-1]
+    support.x[t, : len(x), ..., :columns] = x
+    support.y[t, : len(x)] = y
+    support.mask[t, : len(x)] = 1
+    query.x[t, : len(query_x), ..., :columns] = query_x
+    query.mask[t, : len(query_x)] = 1
+    features[t, :columns] = 1
+  return Task(support, query, features)
+
+
+def score_in_batches(
+  score: Callable[[np.ndarray, Task], jax.Array],
+  shapes: Sequence[Shape],
+  rows: Callable[[int], Triple],
+  *,
+  elements: float = math.inf,
+  label: str = '',
+  quiet: bool = False,
+) -> list[np.ndarray]:
+  """Scores tasks, those that are padded to one shape in batches.
+
+  Args:
+    score: (places [B], batch of B tasks) -> [B, Q]; the places are those of the
+      tasks among all.
+    shapes: what each task is padded to.
+    rows: place -> the task.
+    elements: bounds a batch: its tasks x query x support x columns.
+    label: of the progress bar.
+    quiet: no progress bar.
+
+  Returns:
+    For each task [Q], without the padding.
+  """
+  groups: dict[Shape, list[int]] = {}
+  for place, shape in enumerate(shapes):
+    groups.setdefault(shape, []).append(place)
+  scores: list[Any] = [None] * len(shapes)
+  bar = tqdm.tqdm(total=len(shapes), desc=label, disable=quiet, leave=False)
+  with bar:
+    for shape, members in groups.items():
+      length = int(min(BATCH, max(1, elements // math.prod(shape))))
+      for start in range(0, len(members), length):
+        places = members[start : start + length]
+        padded = places + [places[-1]] * (length - len(places))
+        triples = [rows(place) for place in padded]
+        batch = jax.tree.map(jnp.asarray, as_task(triples, shape))
+        out = np.asarray(score(np.array(padded), batch))
+        for place, triple, values in zip(places, triples, out, strict=False):
+          scores[place] = values[: len(triple[2])]
+        bar.update(len(places))
+  return scores
+
+
+def score_cells(
+  learner: MetaLearner,
+  params: Params,
+  cells: Sequence[Cell],
+  entities: Sequence[Entity],
+  *,
+  any_width: bool = False,
+  seed: int = 0,
+  label: str = '',
+  quiet: bool = False,
+) -> list[np.ndarray]:
+  """Scores of a learner: for each cell [Q], in batches on the device.
+
+  Where the learner takes any width, cells whose padded shapes are alike share a
+  batch, so that a small table is not padded to the widest of all.
+
+  Args:
+    learner: see `MetaLearner`.
+    params: its meta-parameters.
+    cells: the tasks.
+    entities: featurized.
+    any_width: the learner takes rows of any width: they may differ in it.
+    seed: for learners that draw.
+    label: of the progress bar.
+    quiet: no progress bar.
+
+  Returns:
+    For each cell [Q].
+  """
+  score = jax.jit(functools.partial(loop.scores_of, learner))
+  root = jax.random.key(seed)
+  support, query = largest(cells)
+  shapes = []
+  for cell in cells:
+    width = entities[cell.entity].normal.shape[-1]
+    shape = support, query, width
+    if any_width:
+      shape = (
+        episodes.padded_size(cell.size[0]),
+        min(episodes.padded_size(cell.size[1], 64), query),
+        episodes.padded_size(width),
+      )
+    shapes.append(shape)
+  return score_in_batches(
+    lambda places, batch: score(
+      jax.random.fold_in(root, places[0]), params, batch
+    ),
+    shapes,
+    lambda place: rows_of(cells[place], entities[cells[place].entity]),
+    elements=_ELEMENTS if any_width else math.inf,
+    label=label,
+    quiet=quiet,
+  )
+
+
+def largest(cells: Sequence[Cell]) -> tuple[int, int]:
+  """Rows of the largest support and of the largest query."""
+  supports, queries = zip(*(cell.size for cell in cells), strict=True)
+  return max(supports), max(queries)
+
+
+def standardize_cells(
+  prior: standardized.Prior | None,
+  cells: Sequence[Cell],
+  entities: Sequence[Entity],
+) -> list[Triple]:
+  """What the baselines see: the learners' rows, scaled as the learners do.
+
+  Args:
+    prior: of the columns; None = the support alone decides.
+    cells: the tasks.
+    entities: featurized.
+
+  Returns:
+    For each cell support [n, F], labels [n] and query [Q, F].
+  """
+  width = entities[0].normal.shape[-1]
+  prior = prior or standardized.Prior(*[jnp.zeros(width)] * 3)
+  shape = *largest(cells), width
+
+  @jax.jit
+  @jax.vmap
+  def scale(support, query):
+    scaling = standardized.fit(support, prior)
+    return tuple(
+      standardized.transform(scaling, rows.x) for rows in (support, query)
+    )
+
+  triples: list[Triple] = []
+  flat = lambda x: x.reshape(len(x), -1)
+  for start in range(0, len(cells), BATCH):
+    part = list(cells[start : start + BATCH])
+    raw = [rows_of(cell, entities[cell.entity]) for cell in part]
+    raw += [raw[-1]] * (BATCH - len(part))
+    batch = as_task(raw, shape)
+    support, query = map(np.asarray, scale(batch.support, batch.query))
+    for t, cell in enumerate(part):
+      n, m = cell.size
+      triples.append((flat(support[t, :n]), raw[t][1], flat(query[t, :m])))
+  return triples
+
+
+def scale_tables(
+  cells: Sequence[Cell], entities: Sequence[Entity]
+) -> list[Triple]:
+  """What the baselines see of tables: finite z-scores of the real columns.
+
+  A missing value becomes the median of the support's normals, 0 where they
+  have none. A column is centred and scaled by the mean and the standard
+  deviation of the same rows; one that is constant there keeps its units.
+
+  Other ways to scale are in `baselines.SCALINGS`; `tuning` chooses one on
+  validation tasks.
+
+  Args:
+    cells: the tasks.
+    entities: of any width, NaN where a value is missing.
+
+  Returns:
+    For each cell support [n, F], labels [n] and query [Q, F], float32.
+  """
+  triples: list[Triple] = []
+  for cell in cells:
+    support, labels, query = rows_of(cell, entities[cell.entity])
+    rows = np.concatenate([support, query], dtype=np.float64)
+    normal = np.flatnonzero(labels == 0)
+    present = np.isfinite(rows[normal]).any(0)
+    median = np.zeros(rows.shape[1])
+    median[present] = np.nanmedian(rows[normal][:, present], 0)
+    rows = np.where(np.isnan(rows), median, rows)
+    deviation = rows[normal].std(0)
+    scale = np.where(deviation > 0, deviation, 1)
+    rows = np.clip((rows - rows[normal].mean(0)) / scale, -_LIMIT, _LIMIT)
+    rows = rows.astype(np.float32)
+    triples.append((rows[: len(labels)], labels, rows[len(labels) :]))
+  return triples
