@@ -4,8 +4,8 @@ r"""Evaluates runs and baselines on the same few-shot tasks of unseen entities.
     --shots=1,5,10,20 --anomalies=0,1,5 --output=results
 
 Prints a table and a verdict for each cell and, with --compare, which algorithm
-to use; writes results.csv (a row per entity, method, shots, anomalies and draw),
-meta.json, report.html and the figures as PNG files.
+to use; writes results.csv (a row per entity, method, shots, anomalies and
+draw), meta.json, report.html and the figures as PNG files.
 Runs of different folds are put together: each is evaluated on its own unseen
 entities. With --source a run is evaluated on another source than its own, as
 long as its features fit.

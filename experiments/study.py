@@ -10,8 +10,8 @@ windows, with and without labelled anomalies, and prints their AUROC next to
 what scikit-learn and PyOD do with the same windows; some minutes on two cores.
 With several --test_folds every learner is trained once per fold, and each run
 is evaluated on the entities it has not seen. Writes the runs, results.csv,
-meta.json, report.html and figures below --output; started again it goes on where it
-stopped.
+meta.json, report.html and figures below --output; started again it goes on
+where it stopped.
 """
 
 import os

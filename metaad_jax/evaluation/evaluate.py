@@ -311,7 +311,9 @@ def _score_baselines(
   ]
   return {
     name: Scored(
-      'baseline', list(places), [by_name[p][name] for p in places.values()]
+      'baseline',
+      list(places),
+      [np.asarray(by_name[p][name]) for p in places.values()],
     )
     for name, places in served.items()
   }

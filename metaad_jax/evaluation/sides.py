@@ -6,6 +6,7 @@ from typing import NamedTuple
 from metaad_jax.base import DataError, Entity, Source
 from metaad_jax.data import audits, registry
 from metaad_jax.evaluation import tasks
+from metaad_jax.learners import standardized
 from metaad_jax.training import setup
 from metaad_jax.training.runs import Run
 
@@ -139,7 +140,7 @@ def baseline_rows(
   entities = featurize(run, side, features)
   if run.prior is None:
     return tasks.scale_tables(cells, entities)
-  prior = run.prior
+  prior: standardized.Prior | None = run.prior
   if entities[0].normal.ndim == 3:  # raw windows: the source's usual features
     usual = '+'.join(run.setup.source.features)
     feature = run.setup.feature_of(side.layout, usual)

@@ -188,8 +188,8 @@ def rows_of(cell: Cell, entity: Entity) -> Triple:
   """
   places = np.concatenate([cell.contaminants, cell.anomalous])
   support = np.concatenate([entity.normal[cell.normal], entity.query[places]])
-  labels = np.repeat(np.float32([0, 1]), [cell.shots, cell.anomalies])
-  return support, labels, entity.query[cell.query]
+  labels = np.repeat([0, 1], [cell.shots, cell.anomalies])
+  return support, labels.astype(np.float32), entity.query[cell.query]
 
 
 def as_task(triples: Sequence[Triple], shape: Shape) -> Task:

@@ -9,6 +9,9 @@ import optax
 
 from metaad_jax import base, specs
 from metaad_jax.learners import (
+  deep_sad,
+  deep_svdd,
+  devnet,
   in_context,
   inner_loop,
   mahalanobis,
@@ -22,6 +25,9 @@ from metaad_jax.learners import (
 
 REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
   'deep_mahalanobis': mahalanobis.mahalanobis,
+  'deep_sad': deep_sad.deep_sad,
+  'deep_svdd': deep_svdd.deep_svdd,
+  'devnet': devnet.devnet,
   'fomaml': maml.fomaml,
   'maml': maml.maml,
   'pooled': pooled.pooled,
@@ -44,10 +50,10 @@ MODELS = {
 }
 
 # Not meta-learning: what it has to beat, with the same network.
-BASELINES = frozenset({'pooled', 'scratch'})
+BASELINES = frozenset({'deep_sad', 'deep_svdd', 'devnet', 'pooled', 'scratch'})
 
 # Without meta-parameters: there is nothing to meta-train.
-UNTRAINED = frozenset({'scratch'})
+UNTRAINED = frozenset({'deep_sad', 'deep_svdd', 'devnet', 'scratch'})
 
 
 def make(spec: str, model: base.MakeModel, **arguments) -> base.MetaLearner:
