@@ -1,8 +1,5 @@
 """One table over every baseline; each against its library; cases by hand."""
 
-import subprocess
-import sys
-
 import numpy as np
 from pyod.models import ecod
 import pytest
@@ -10,23 +7,21 @@ from sklearn import covariance, ensemble, linear_model, metrics, neighbors, svm
 import threadpoolctl
 
 from metaad_jax import base
-from metaad_jax.evaluation import baselines
+from metaad_jax.evaluation import baselines, jobs
 
-SUPERVISED = [n for n, b in baselines.REGISTRY.items() if b.needs_anomalies]
-UNSUPERVISED = [n for n in baselines.REGISTRY if n not in SUPERVISED]
+NAMES = [name for name, one in baselines.REGISTRY.items() if one.detect]
+SUPERVISED = [n for n in NAMES if baselines.REGISTRY[n].needs_anomalies]
+UNSUPERVISED = [n for n in NAMES if n not in SUPERVISED]
 DRAWN = {
   'random',
   'isolation_forest',
   'random_forest',
   'extra_trees',
   'gradient_boosting',
-  'deep_svdd',
-  'deep_sad',
-  'devnet',
 }
 # Forests draw rows by their place; the others promise not to look at it.
-PLACELESS = sorted(set(baselines.REGISTRY) - DRAWN)
-EVERY = pytest.mark.parametrize('name', baselines.REGISTRY)
+PLACELESS = sorted(set(NAMES) - DRAWN)
+EVERY = pytest.mark.parametrize('name', NAMES)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -36,8 +31,8 @@ def one_thread():
 
 
 def score(name, support_x, support_y, query_x, seed=0, **options):
-  method = baselines.REGISTRY[name]
-  return method.score(seed, support_x, support_y, query_x, **options)
+  triple = support_x, support_y, query_x
+  return baselines.score(name, seed, triple, **options)
 
 
 def task(normals=10, anomalies=2, columns=12, shift=4.0, seed=0, queries=60):
@@ -58,53 +53,19 @@ def task(normals=10, anomalies=2, columns=12, shift=4.0, seed=0, queries=60):
   )
 
 
-def test_registry():
-  assert set(UNSUPERVISED) == {
-    'random',
-    'distance_to_mean',
-    'nearest_neighbour',
-    'knn',
-    'lof',
-    'mahalanobis',
-    'ocsvm',
-    'isolation_forest',
-    'ecod',
-    'deep_svdd',
-  }
-  assert set(SUPERVISED) == {
-    'random_forest',
-    'extra_trees',
-    'logistic_regression',
-    'svm',
-    'gradient_boosting',
-    'deep_sad',
-    'devnet',
-  }
-
-
-@EVERY
-@pytest.mark.parametrize(
-  'normals, columns', [(1, 12), (2, 1), (3, 300), (20, 2)]
-)
-@pytest.mark.parametrize('spoil', ['nothing', 'constant columns', 'equal rows'])
-def test_scores_are_finite_at_the_edges(name, normals, columns, spoil):
-  support_x, support_y, query_x, _ = task(normals, 1, columns, queries=5)
-  if spoil == 'constant columns':
-    support_x[:, ::2], query_x[::2, ::2] = 0.1, 0.1
-  if spoil == 'equal rows':
-    support_x[:] = support_x[0]
-  scores = score(name, support_x, support_y, query_x)
-  assert scores.shape == (5,) and scores.dtype == np.float64
-  assert np.isfinite(scores).all()
-
-
 @pytest.mark.filterwarnings('error')
 @EVERY
-def test_nothing_is_warned_of_that_nobody_can_mend(name):
-  for normals in (1, 3):
-    support_x, support_y, query_x, _ = task(normals, 1)
-    support_x[:, 0], query_x[:, 0] = 0, 0
-    score(name, support_x, support_y, query_x)
+@pytest.mark.parametrize('normals, columns', [(1, 12), (3, 60), (20, 1)])
+def test_scores_are_finite_at_the_edges(name, normals, columns):
+  """And nothing is warned of that nobody can mend."""
+  support_x, support_y, query_x, _ = task(normals, 1, columns, queries=5)
+  constant = support_x.copy(), query_x.copy()
+  constant[0][:, ::2] = constant[1][::2, ::2] = 0.1
+  equal = np.tile(support_x[:1], (len(support_x), 1)), query_x
+  for support, query in ((support_x, query_x), constant, equal):
+    scores = score(name, support, support_y, query)
+    assert scores.shape == (5,) and scores.dtype == np.float64
+    assert np.isfinite(scores).all()
 
 
 @pytest.mark.parametrize('name', [n for n in UNSUPERVISED if n != 'random'])
@@ -152,14 +113,13 @@ def test_labelled_anomalies_are_ignored_without_supervision(name):
   )
 
 
-@pytest.mark.parametrize(
-  'name', [n for n in baselines.REGISTRY if n != 'random']
-)
+@pytest.mark.parametrize('name', [n for n in NAMES if n != 'random'])
 def test_a_row_is_scored_without_regard_to_the_others(name):
   support_x, support_y, query_x, _ = task(queries=9)
   together = score(name, support_x, support_y, query_x)
-  alone = [score(name, support_x, support_y, row[None])[0] for row in query_x]
-  np.testing.assert_allclose(alone, together, rtol=1e-6, atol=1e-9)
+  for rows in (slice(2, 3), slice(4, 7)):
+    alone = score(name, support_x, support_y, query_x[rows])
+    np.testing.assert_allclose(alone, together[rows], rtol=1e-6, atol=1e-9)
 
 
 @EVERY
@@ -374,50 +334,51 @@ def test_random_is_chance():
   assert np.std(areas) == pytest.approx(np.sqrt(61 / (12 * 800)), rel=0.15)
 
 
-def test_score_many_does_not_depend_on_the_workers():
+def run(todo, triples, seed=0, workers=1):
+  return jobs.score_jobs(
+    [[(name, {}) for name in some] for some in todo], triples,
+    seed=seed, workers=workers, quiet=True,
+  )  # fmt: skip
+
+
+def test_scores_do_not_depend_on_the_workers():
   names = ['random', 'isolation_forest', 'ecod', 'random_forest', 'svm']
-  tasks = [task(5, i % 2, 4, seed=i, queries=7)[:3] for i in range(4)]
-  one, two = (
-    baselines.score_many(names, tasks, seed=3, workers=n, quiet=True)
-    for n in (1, 2)
-  )
-  assert list(one) == list(two) == names
-  for name in names:
-    for index, (a, b) in enumerate(zip(one[name], two[name], strict=True)):
-      if name in SUPERVISED and index % 2 == 0:
+  triples = [task(5, i % 2, 4, seed=i, queries=7)[:3] for i in range(4)]
+  one, two = (run([names] * 4, triples, 3, workers) for workers in (1, 2))
+  for place, (first, second) in enumerate(zip(one, two, strict=True)):
+    for name, a, b in zip(names, first, second, strict=True):
+      if name in SUPERVISED and place % 2 == 0:
         assert a is None and b is None
       else:
         np.testing.assert_array_equal(a, b)
 
 
-def test_score_many_seeds_by_seed_task_and_name(monkeypatch):
+def test_scores_are_seeded_by_seed_place_and_name(monkeypatch):
   monkeypatch.setitem(
     baselines.REGISTRY, 'namesake', baselines.REGISTRY['random']
   )
+  names = ['random', 'isolation_forest', 'namesake']
   same = [task()[:3]] * 2
-  run = lambda names, tasks, seed: baselines.score_many(
-    names, tasks, seed=seed, workers=1, quiet=True
-  )
-  both = run(['random', 'isolation_forest'], same, 0)
-  for name in both:
-    first, second = both[name]
-    assert np.any(first != second)
-    np.testing.assert_array_equal(first, run([name], same[:1], 0)[name][0])
-    assert np.any(first != run([name], same[:1], 1)[name][0])
-  twins = run(['random', 'namesake'], same, 0)
-  assert np.any(twins['random'][0] != twins['namesake'][0])
-  assert run(['knn'], [], 0) == {'knn': []}
+  first, second = run([names] * 2, same)
+  other = run([names], same[:1], seed=1)[0]
+  for place, name in enumerate(names):
+    assert np.any(first[place] != second[place])
+    assert np.any(first[place] != other[place])
+    alone = run([[], [name]], same)[1][0]  # the other jobs do not matter
+    np.testing.assert_array_equal(second[place], alone)
+  assert np.any(first[0] != first[2])
 
 
-def test_score_many_gives_what_the_registry_gives():
-  arguments = task()[:3]
-  found = baselines.score_many(
-    PLACELESS, [arguments], seed=0, workers=1, quiet=True
-  )
-  for name in PLACELESS:
-    np.testing.assert_allclose(
-      found[name][0], score(name, *arguments), rtol=1e-6, atol=1e-9
-    )
+def test_every_task_gets_the_options_of_its_own_jobs():
+  triple = task()[:3]
+  options = {'neighbours': 2, 'scaling': 'clipped'}
+  todo = [[('knn', {}), ('knn', options)], [('knn', options)], []]
+  found = jobs.score_jobs(todo, [triple] * 3, seed=0, workers=1, quiet=True)
+  plain, changed = score('knn', *triple), score('knn', *triple, **options)
+  for scores, expected in zip(
+    found, ([plain, changed], [changed], []), strict=True
+  ):
+    np.testing.assert_array_equal(scores, expected)
 
 
 @pytest.mark.parametrize(
@@ -432,92 +393,25 @@ def test_score_many_gives_what_the_registry_gives():
     (['knn'], {2: np.full((4, 12), np.inf)}, 'task 1: .*not finite'),
   ],
 )
-def test_score_many_refuses(names, change, match):
+def test_bad_tasks_are_refused(names, change, match):
   good = task()[:3]
   bad = tuple(change.get(i, part) for i, part in enumerate(good))
   with pytest.raises(base.DataError, match=match) as caught:
-    baselines.score_many(names, [good, bad], seed=0, workers=1, quiet=True)
+    run([names] * 2, [good, bad])
   assert '\n' not in str(caught.value)
 
 
-def test_workers_need_not_import_jax():
-  code = (
-    'import sys, metaad_jax.evaluation.baselines; '
-    "sys.exit('jax' in sys.modules)"
-  )
-  assert subprocess.run([sys.executable, '-c', code]).returncode == 0
-
-
-@pytest.mark.parametrize('name', ['deep_svdd', 'deep_sad', 'devnet'])
-def test_the_written_out_gradients_are_those_of_the_objective(
-  name, monkeypatch
-):
-  support_x, support_y, _, _ = task(7, 3, 4, shift=1.0)
-  if name == 'deep_svdd':
-    support_x, support_y = support_x[:7], support_y[:7]
-  anomalous = support_y == 1
-
-  def objective(change):
-    """Of the untrained network, after `change(weights, gradients)`."""
-    patched = lambda weights, gradients, **_: change(weights, gradients())
-    monkeypatch.setattr(baselines, '_adam', patched)
-    scores = score(name, support_x, support_y, support_x)
-    if name == 'devnet':
-      missing = np.maximum(5 - scores[anomalous], 0)
-      return np.abs(scores[~anomalous]).mean() / 2 + missing.mean() / 2
-    squares = scores + 1e-6
-    return np.where(anomalous, 1 / squares, squares).mean()
-
-  found = []
-  objective(lambda weights, gradients: found.extend(gradients))
-  rng = np.random.default_rng(0)
-  directions = [rng.normal(size=g.shape) for g in found]
-
-  def moved(size):
-    def change(weights, gradients):
-      for weight, direction in zip(weights, directions, strict=True):
-        weight += size * direction
-
-    return objective(change)
-
-  numeric = (moved(1e-6) - moved(-1e-6)) / 2e-6
-  exact = sum(np.sum(g * d) for g, d in zip(found, directions, strict=True))
-  assert numeric == pytest.approx(exact, rel=1e-5)
-  assert abs(exact) > 1e-3
-
-
-def test_adam_is_optaxs():
-  import jax.numpy as jnp
-  import optax
-
-  start = np.array([1.0, -2.0, 0.5])
-  ours = start.copy()
-  baselines._adam([ours], lambda: [ours**3], rate=0.01, decay=0.1, steps=200)
-  chain = optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.01))
-  theirs = jnp.array(start)
-  state = chain.init(theirs)
-  for _ in range(200):
-    updates, state = chain.update(theirs**3, state, theirs)
-    theirs = optax.apply_updates(theirs, updates)
-  np.testing.assert_allclose(ours, theirs, atol=1e-4)
-  assert np.abs(ours - start).max() > 0.3
-
-
-def test_deep_networks_learn_what_they_say():
-  support_x, support_y, _, _ = task(20, 5, 6, shift=2.0)
-  support_x -= support_x.mean(0)
-  normal = support_y == 0
-  fitted = {
-    name: score(name, support_x, support_y, support_x)
-    for name in ('deep_svdd', 'deep_sad', 'devnet')
+def test_scalings_by_hand():
+  normal, query = np.array([[0.0], [1], [2], [9]]), np.array([[7.5], [-6.0]])
+  triple = np.append(normal, [[99.0]], 0), np.array([0, 0, 0, 0, 1]), query
+  scaled = {
+    name: baselines.scaled(triple, name)[2][:, 0] for name in baselines.SCALINGS
   }
-  assert np.abs(fitted['devnet'][normal]).mean() < 0.5
-  assert fitted['devnet'][~normal].min() > 3.5
-  for name in ('deep_svdd', 'deep_sad'):
-    before = score(name, support_x, support_y, support_x, steps=0)
-    assert fitted[name][normal].mean() < before[normal].mean()
-  ratio = lambda d: d[~normal].mean() / d[normal].mean()
-  assert ratio(fitted['deep_sad']) > 2 * ratio(fitted['deep_svdd'])
+  np.testing.assert_allclose(scaled['plain'], [7.5, -6])
+  np.testing.assert_allclose(scaled['clipped'], [5, -5])
+  np.testing.assert_allclose(scaled['compressed'], [np.log(8.5), -np.log(7)])
+  # Median 1.5, mean absolute deviation (1.5 + .5 + .5 + 7.5) / 4 = 2.5.
+  np.testing.assert_allclose(scaled['robust'], [2.4, -3.0])
 
 
 def test_gradient_boosting_is_scikit_learns():
