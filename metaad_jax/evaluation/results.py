@@ -189,6 +189,8 @@ def load(path: str | os.PathLike[str]) -> Results:
   place = meta_path
   try:
     meta = json.loads(meta_path.read_text())
+    if not isinstance(meta, dict):
+      raise ValueError('no object')
     place = table_path
     content = table_path.read_bytes()
     if table_path.suffix == '.xz':
@@ -200,8 +202,6 @@ def load(path: str | os.PathLike[str]) -> Results:
       na_values=dict.fromkeys(metrics.NAMES, ['']),
       float_precision='round_trip',
     )
-    if not isinstance(meta, dict):
-      raise ValueError('the meta data are no object')
     return check(Results(table, meta))
   except OSError as error:
     raise base.DataError(

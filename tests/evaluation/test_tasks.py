@@ -1,20 +1,22 @@
 """Which rows a task holds, and that batches and padding change no score."""
 
 import collections
+import functools
 import itertools
 
+import fast
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from toys import entity, table, z_scores
 
-from metaad_jax.base import DataError, Rows
+from metaad_jax.base import DataError, Rows, Task
 from metaad_jax.evaluation import tasks
 from metaad_jax.evaluation.tasks import Grid
 from metaad_jax.learners import standardized
 
-GRID = Grid((1, 4), (0, 2), (0.0, 0.25), draws=2, queries=4)
+GRID = Grid((2, 4), (0, 2), (0.0, 0.25), draws=2, queries=4)
 
 
 def test_one_query_per_entity_and_draw_and_nested_supports():
@@ -140,10 +142,16 @@ def one_by_one(learner, params, cells, everyone):
     x, y, query = tasks.rows_of(cell, everyone[cell.entity])
     support = Rows(jnp.asarray(x), jnp.asarray(y), jnp.ones(len(x)))
     key, features = jax.random.key(0), jnp.ones(x.shape[1])
-    yield learner.score(learner.adapt(key, params, support, features), query)
+    yield score(learner, key, params, Task(support, query, features))
 
 
-@pytest.mark.parametrize('widths', [(3, 3, 3), (1, 3, 9, 40)])
+@functools.partial(fast.jit, static_argnums=0)
+def score(learner, key, params, task):
+  adapted = learner.adapt(key, params, task.support, task.features)
+  return learner.score(adapted, task.query)
+
+
+@pytest.mark.parametrize('widths', [(3, 3, 3), (3, 40)])
 def test_scores_are_those_of_a_loop_over_adapt(widths):
   everyone = [table(f't{i}', width) for i, width in enumerate(widths)]
   cells, _ = tasks.draw_cells(everyone, GRID)

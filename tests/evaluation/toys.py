@@ -27,7 +27,9 @@ def table(name, width):
   rng = np.random.default_rng(width)
   for rows in (made.normal, made.query):
     rows[rng.random(rows.shape) < 0.1] = np.nan
-  return dataclasses.replace(made, query=made.query + 3 * made.labels[:, None])
+  shift = np.float32(3) * made.labels[:, None]
+  query = (made.query + shift).astype(np.float32)
+  return dataclasses.replace(made, query=query)
 
 
 def z_scores(model, *, loss=None, sign=1.0):
@@ -36,7 +38,8 @@ def z_scores(model, *, loss=None, sign=1.0):
 
   def adapt(key, params, support, features):
     del key
-    normal = (support.mask * (1 - support.y))[:, None]
+    normal = support.mask * (1 - support.y)
+    normal = normal.reshape((-1,) + (1,) * (support.x.ndim - 1))
     present = normal * ~jnp.isnan(support.x)
     x = jnp.where(present > 0, support.x, 0)
     count = jnp.maximum(present.sum(0), 1)
@@ -47,7 +50,8 @@ def z_scores(model, *, loss=None, sign=1.0):
   def score(adapted, x):
     params, features, mean, deviation = adapted
     z = jnp.nan_to_num(jnp.abs(x - mean) / deviation) * features
-    return sign * params['scale'] * z.sum(-1) / features.sum()
+    means = z.sum(tuple(range(1, z.ndim))) / features.sum()
+    return sign * params['scale'] * means
 
   init = lambda key, task: {'scale': jnp.ones(())}
   return MetaLearner(init, adapt, score, lambda key, params, task: (params, {}))
