@@ -8,7 +8,7 @@ import pytest
 
 from metaad_jax.base import DataError, Entity
 from metaad_jax.data import audits
-from metaad_jax.evaluation import evaluate
+from metaad_jax.evaluation import tasks
 
 
 def table(name, seed=0, *, levels=0, normals=100, goods=80, bads=40, **fields):
@@ -127,12 +127,12 @@ def test_copies_of_nothing_and_minus_nothing():
 
 # --- tasks -------------------------------------------------------------------
 
-GRID = evaluate.Grid((2, 5), (0, 3), (0.0, 0.2), draws=2, queries=20)
+GRID = tasks.Grid((2, 5), (0, 3), (0.0, 0.2), draws=2, queries=20)
 
 
 def test_drawn_tasks_pass_and_wrong_ones_are_named():
   everyone = [table('a', 1), table('b', 2)]
-  cells, _ = evaluate.draw_cells(everyone, GRID)
+  cells, _ = tasks.draw_cells(everyone, GRID)
   audits.cells(cells, everyone)
   full = next(c for c in cells if c.anomalies and len(c.contaminants))
   normal = int(np.flatnonzero(everyone[0].labels == 0)[3])
@@ -163,7 +163,7 @@ def test_more_anomalies_than_anybody_has():
 
 def test_constant_scores_of_a_set_of_cells():
   everyone = [table('a', 1), table('b', 2)]
-  cells, _ = evaluate.draw_cells(
+  cells, _ = tasks.draw_cells(
     everyone, GRID._replace(shots=(1, 5), contamination=(0.0,))
   )
   rng = np.random.default_rng(0)
