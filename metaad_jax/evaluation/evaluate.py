@@ -96,14 +96,13 @@ def evaluate(
 ) -> results.Results:
   """Evaluates every run and every baseline over a grid, on the same tasks.
 
-  Runs that were trained on different folds are each evaluated on their own
-  test entities, and the rows put together: cross-validation.
+  Runs of different folds are each evaluated on their own test entities.
 
   Args:
     run_dirs: of trained runs.
     grid: see `tasks.Grid`.
-    fine_tune: specs of learners that start from the meta-parameters of each
-      run, and are evaluated beside it (see `runs.fine_tuned`).
+    fine_tune: specs of learners that start from each run's meta-parameters and
+      are evaluated beside it.
     source: evaluate there instead of on each run's own source; several are
       joined by '+'.
     features: of the rows of another source than the run's own, for runs that
@@ -113,9 +112,8 @@ def evaluate(
       that it was chosen with and not trained on; 'all' = all.
     baseline_names: keys of `baselines.REGISTRY`.
     tune_baselines: validation tasks, at most, for each source and cell, that
-      the options of the baselines are chosen on; 0 = their defaults.
-    tune_together: one choice for all shots and numbers of labels of a source
-      and contamination, from so many tasks without labels and so many with.
+      options of the baselines are chosen on; 0 = their defaults.
+    tune_together: one choice for all shots, and one more with labels.
     workers: processes for the baselines.
     quiet: no progress bars.
 
@@ -125,26 +123,20 @@ def evaluate(
   started = time.time()
   tasks.check_grid(grid)
   names = tuple(baseline_names)
-  plan = Plan(
-    *(grid, features, data_dir, split, names),
-    *(tune_baselines, tune_together, workers, quiet),
-  )
+  how = tune_baselines, tune_together, workers, quiet
+  plan = Plan(grid, features, data_dir, split, names, *how)
   loaded = _restore(run_dirs, fine_tune)
   rows: list[dict[str, Any]] = []
   notes: list[str] = []
-  earlier: dict[tuple, tuning.Tuned] = {}
   tuned: dict[str, list] = {}
+  earlier: dict[tuple, tuning.Tuned] = {}
   for spec, members in _grouped(loaded, source, split):
     group = _prepare(spec, members, plan, notes)
-    chosen: tuning.Choices = {}
-    if plan.tune and plan.baselines:
-      chosen = _tune(group, plan, earlier, tuned)
+    chosen = _tune(group, plan, earlier, tuned)
     scored = _score_learners(group, plan)
-    scored |= _score_baselines(group, plan, chosen)
-    rows += _rows(group, scored)
-  notes += _mixed_features(loaded)
+    rows += _rows(group, scored | _score_baselines(group, plan, chosen))
   meta = _meta(grid, run_dirs, source, split, started)
-  meta |= {'notes': notes} | tuned
+  meta |= {'notes': notes + _mixed_features(loaded)} | tuned
   table = pd.DataFrame(rows, columns=list(results.COLUMNS))
   return results.check(results.Results(table, meta))
 
@@ -326,6 +318,8 @@ def _tune(
 
   `earlier` remembers what was chosen on the same entities for another source.
   """
+  if not (plan.tune and plan.baselines):
+    return {}
   run = group.baseline_run
   side = sides.for_choices(run, group.side, plan.data_dir, plan.split)
   audits.apart(side.entities, group.side.entities, sides.REMEDY)

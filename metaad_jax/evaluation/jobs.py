@@ -1,6 +1,7 @@
 """Runs baselines over many tasks: in worker processes, networks in batches."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import joblib
 import numpy as np
@@ -8,6 +9,8 @@ import tqdm
 
 from metaad_jax import base, specs
 from metaad_jax.evaluation import baselines, networks
+
+Place = tuple[int, int]  # of a task, and of a job among those of the task
 
 
 def score_jobs(
@@ -46,54 +49,64 @@ def score_jobs(
       without a normal row.
   """
   _check({name for some in jobs for name, _ in some}, triples)
-  scores: list[list[np.ndarray | None]] = [[None] * len(some) for some in jobs]
-  todo: list[list[tuple[int, baselines.Job]]] = [[] for _ in jobs]
-  networks: dict[str, list[tuple[int, int, baselines.Job]]] = {}
-  for place, some in enumerate(jobs):
+  in_processes: dict[Place, baselines.Job] = {}
+  trained: dict[str, dict[Place, baselines.Job]] = {}
+  for task, some in enumerate(jobs):
     for position, (name, options) in enumerate(some):
       baseline = baselines.REGISTRY[name]
-      if baseline.needs_anomalies and not np.any(triples[place][1]):
+      if baseline.needs_anomalies and not np.any(triples[task][1]):
         continue
-      if baseline.detect:
-        todo[place].append((position, (name, options)))
-      else:
+      members = in_processes
+      if not baseline.detect:
         key = repr((name, sorted(options.items())))
-        networks.setdefault(key, []).append((place, position, (name, options)))
-  for members in networks.values():
-    _score_network(members, triples, scores, seed=seed, quiet=quiet)
+        members = trained.setdefault(key, {})
+      members[task, position] = name, options
+  how: dict[str, Any] = {'seed': seed, 'quiet': quiet}
+  scores: dict[Place, np.ndarray] = {}
+  for members in trained.values():
+    scores |= _train_networks(members, triples, **how)
+  scores |= _run_processes(in_processes, triples, workers, label, **how)
+  return [
+    [scores.get((task, position)) for position in range(len(some))]
+    for task, some in enumerate(jobs)
+  ]
+
+
+def _run_processes(jobs, triples, workers, label, *, seed, quiet):
+  """{place: scores} of jobs, a task at a time."""
+  by_task: dict[int, list[Place]] = {}
+  for place in jobs:
+    by_task.setdefault(place[0], []).append(place)
   run = joblib.Parallel(
-    n_jobs=max(1, min(workers, len(triples))),
+    n_jobs=max(1, min(workers, len(by_task))),
     backend='loky',
     return_as='generator',
     max_nbytes=None,
   )
   results = run(
     joblib.delayed(baselines.score_one)(
-      [job for _, job in some], triple, seed, place
+      [jobs[place] for place in places], triples[task], seed, task
     )
-    for place, (some, triple) in enumerate(zip(todo, triples, strict=True))
+    for task, places in by_task.items()
   )
   bar = tqdm.tqdm(
-    results, desc=label, total=len(triples), disable=quiet, leave=False
+    results, desc=label, total=len(by_task), disable=quiet, leave=False
   )
-  for place, values in enumerate(bar):
-    for (position, _), one in zip(todo[place], values, strict=True):
-      scores[place][position] = one
+  scores: dict[Place, np.ndarray] = {}
+  for places, values in zip(by_task.values(), bar, strict=True):
+    scores |= dict(zip(places, values, strict=True))
   return scores
 
 
-def _score_network(members, triples, scores, **how):
-  """Fills in the scores of jobs that share their name and options."""
-  _, _, (name, options) = members[0]
+def _train_networks(jobs, triples, **how):
+  """{place: scores} of jobs that share their name and options."""
+  name, options = next(iter(jobs.values()))
   options = dict(options)
   scaling = options.pop('scaling', 'plain')
-  scaled = {
-    place: baselines.scaled(triples[place], scaling) for place, _, _ in members
-  }
+  scaled = {task: baselines.scaled(triples[task], scaling) for task, _ in jobs}
   model = baselines.REGISTRY[name].model
-  values = networks.score(name, model, options, scaled, **how)
-  for place, position, _ in members:
-    scores[place][position] = values[place]
+  scores = networks.score(name, model, options, scaled, **how)
+  return {place: scores[place[0]] for place in jobs}
 
 
 def _check(names: Iterable[str], triples: Sequence[baselines.Triple]) -> None:

@@ -153,11 +153,38 @@ def choose(
   Raises:
     DataError: as `jobs.score_jobs`.
   """
+  deciding = _deciding(names, cells)
+  how: dict[str, Any] = {'seed': seed, 'workers': workers, 'quiet': quiet}
+  tried = {pair: _scalings(pair[1]) for pair in deciding.values()}
+  means, count = _mean_aurocs(tried, triples, labels, cells, **how)
+  more = {}
+  for pair, options in tried.items():
+    best = options[int(np.argmax(means[pair]))]
+    candidates = baselines.REGISTRY[pair[1]].candidates[1:]
+    more[pair] = [best | candidate for candidate in candidates]
+  more_means, _ = _mean_aurocs(more, triples, labels, cells, **how)
+  choices: Choices = {cell: {} for cell in cells}
+  for (cell, name), pair in deciding.items():
+    values = np.concatenate([means[pair], more_means.get(pair, [])])
+    place = int(np.argmax(values))  # the first of equals
+    choices[cell][name] = Choice(
+      (tried[pair] + more[pair])[place],
+      float(values[place]),
+      float(values[0]),
+      count[pair],
+    )
+  return choices
+
+
+def _deciding(
+  names: Sequence[str], cells: Sequence[Cell]
+) -> dict[tuple[Cell, str], tuple[Cell, str]]:
+  """(cell, name) -> the same with the cell whose tasks decide."""
   fewest: dict[tuple[int, float], int] = {}
   for shots, anomalies, share in cells:
     least = fewest.get((shots, share), anomalies)
     fewest[shots, share] = min(least, anomalies)
-  deciding = {}  # (cell, name) -> the same with the cell whose tasks decide
+  deciding = {}
   for cell in dict.fromkeys(cells):
     shots, anomalies, share = cell
     for name in names:
@@ -165,30 +192,7 @@ def choose(
         deciding[cell, name] = (shots, fewest[shots, share], share), name
       elif anomalies:
         deciding[cell, name] = cell, name
-  how: dict[str, Any] = {'seed': seed, 'workers': workers, 'quiet': quiet}
-  data = triples, labels, cells
-  tried = {pair: _scalings(pair[1]) for pair in deciding.values()}
-  means, count = _mean_aurocs(tried, *data, **how)
-  more = {}
-  for (cell, name), options in tried.items():
-    best = options[int(np.argmax(means[cell, name]))]
-    candidates = baselines.REGISTRY[name].candidates[1:]
-    more[cell, name] = [best | candidate for candidate in candidates]
-  more_means, _ = _mean_aurocs(more, *data, **how)
-  decided = {}
-  for pair, options in tried.items():
-    values = np.concatenate([means[pair], more_means.get(pair, [])])
-    place = int(np.argmax(values))  # the first of equals
-    decided[pair] = Choice(
-      (options + more[pair])[place],
-      float(values[place]),
-      float(values[0]),
-      count[pair],
-    )
-  choices: Choices = {cell: {} for cell in cells}
-  for (cell, name), pair in deciding.items():
-    choices[cell][name] = decided[pair]
-  return choices
+  return deciding
 
 
 def _mean_aurocs(

@@ -34,12 +34,7 @@ _CONTESTS = (
 
 
 def summary(
-  table: pd.DataFrame,
-  metric: str,
-  *,
-  level: float = 0.95,
-  resamples: int = 4999,
-  seed: int = 0,
+  table: pd.DataFrame, metric: str, *, resamples: int = 4999
 ) -> pd.DataFrame:
   """Averages a metric over draws within an entity, then over entities.
 
@@ -48,9 +43,7 @@ def summary(
       `kind`, `entity` and the metric. All rows of one entity that agree in
       these (its draws) weigh the same.
     metric: the column to summarise, in [0, 1].
-    level: coverage of the intervals, which are those of `bootstrap`.
-    resamples: as in `bootstrap`.
-    seed: as in `bootstrap`.
+    resamples: of the 95% intervals, which are those of `bootstrap`.
 
   Returns:
     One row per cell and method, in the order of first appearance: the columns
@@ -62,10 +55,10 @@ def summary(
   """
   groups = entity_means(table, metric).groupby([*CELL, *_METHOD], sort=False)
   keys, samples = [], []
-  for key, rows in groups[metric]:
+  for key, values in groups[metric]:
     keys.append(key)
-    samples.append(rows.to_numpy())
-  intervals = _intervals(samples, level, resamples, seed, 0.0)
+    samples.append(values.to_numpy())
+  intervals = _intervals(samples, resamples, least=0.0)
   return pd.DataFrame(
     [
       (*key, metric, *interval, float(np.median(sample)), len(sample))
@@ -76,12 +69,7 @@ def summary(
 
 
 def contests(
-  table: pd.DataFrame,
-  metric: str,
-  *,
-  level: float = 0.95,
-  resamples: int = 4999,
-  seed: int = 0,
+  table: pd.DataFrame, metric: str, *, resamples: int = 4999
 ) -> pd.DataFrame:
   """Compares every learner with every baseline, paired over their entities.
 
@@ -94,9 +82,7 @@ def contests(
   Args:
     table: as in `summary`.
     metric: the column to compare, in [0, 1]; higher is better.
-    level: coverage of the interval of the mean difference.
-    resamples: as in `bootstrap`.
-    seed: as in `bootstrap`.
+    resamples: as in `summary`.
 
   Returns:
     One row per pair: the columns of a cell, metric, learner, baseline,
@@ -109,36 +95,52 @@ def contests(
   Raises:
     DataError: if a column is missing.
   """
-  rows: list[tuple] = []
+  keys: list[tuple] = []
   samples: list[np.ndarray] = []
-  p_values: list[tuple[float, float]] = []
-  cells = entity_means(table, metric).groupby(list(CELL), sort=False)
-  for cell, means in cells:
-    methods = means.drop_duplicates('method').set_index('method')['kind']
-    values = means.pivot(index='entity', columns='method', values=metric)
-    learners, baselines = (
-      methods.index[methods == kind] for kind in ('learner', 'baseline')
-    )
-    averages = values[baselines].mean().round(_DECIMALS)
-    best = averages.idxmax() if len(averages) else None
-    family = []
-    for learner, baseline in itertools.product(learners, baselines):
-      differences = (values[learner] - values[baseline]).dropna().to_numpy()
-      if len(differences):
-        rows.append((*cell, learner, baseline, baseline == best))
-        samples.append(differences)
-        family.append(paired(differences, np.zeros(len(differences))))
-    p_values += zip(family, holm(family).tolist(), strict=True)
-  intervals = _intervals(samples, level, resamples, seed, -1.0)
+  p_values: list[tuple[float, float, bool]] = []
+  for cell, means in entity_means(table, metric).groupby(
+    list(CELL), sort=False
+  ):
+    pairs = _pairs(means, metric)
+    keys += [(*cell, metric, *names) for *names, _, _ in pairs]
+    samples += [differences for *_, differences, _ in pairs]
+    family = [paired(gaps, np.zeros(len(gaps))) for *_, gaps, _ in pairs]
+    bests = [best for *_, best in pairs]
+    p_values += zip(family, holm(family), bests, strict=True)
+  intervals = _intervals(samples, resamples, least=-1.0)
   return pd.DataFrame(
     [
-      (*row[:4], metric, *row[4:6], *interval, *_tally(sample), *p, row[6])
-      for row, sample, interval, p in zip(
-        rows, samples, intervals, p_values, strict=True
+      (*key, *interval, *_tally(sample), *p)
+      for key, sample, interval, p in zip(
+        keys, samples, intervals, p_values, strict=True
       )
     ],
     columns=list(_CONTESTS),
   )
+
+
+def _pairs(
+  means: pd.DataFrame, metric: str
+) -> list[tuple[str, str, np.ndarray, bool]]:
+  """Learner, baseline, differences over entities, whether the baseline is best.
+
+  Args:
+    means: `entity_means` of one cell.
+    metric: their column.
+  """
+  kinds = means.drop_duplicates('method').set_index('method')['kind']
+  learners, baselines = (
+    kinds.index[kinds == kind] for kind in ('learner', 'baseline')
+  )
+  values = means.pivot(index='entity', columns='method', values=metric)
+  averages = values[baselines].mean().round(_DECIMALS)
+  best = averages.idxmax() if len(averages) else None
+  pairs = []
+  for learner, baseline in itertools.product(learners, baselines):
+    differences = (values[learner] - values[baseline]).dropna().to_numpy()
+    if len(differences):
+      pairs.append((learner, baseline, differences, baseline == best))
+  return pairs
 
 
 def _tally(differences: np.ndarray) -> tuple[float, int, int, int]:
@@ -421,11 +423,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def _intervals(
-  samples: Sequence[np.ndarray],
-  level: float,
-  resamples: int,
-  seed: int,
-  least: float,
+  samples: Sequence[np.ndarray], resamples: int, *, least: float
 ) -> list[tuple[float, float, float]]:
   """Runs `bootstrap` on many samples of numbers from `least` to 1.
 
@@ -438,7 +436,7 @@ def _intervals(
   for positions in sizes.values():
     stacked = np.stack([samples[position] for position in positions])
     intervals[positions] = np.stack(
-      _bootstrap_many(stacked, level, resamples, seed), axis=1
+      _bootstrap_many(stacked, 0.95, resamples, 0), axis=1
     )
   intervals[:, 1:] = intervals[:, 1:].clip(least, 1.0)
   return [(mean, low, high) for mean, low, high in intervals.tolist()]

@@ -81,7 +81,6 @@ def test_evaluate_writes_results_report_and_figures(folder, tmp_path):
   assert set(counts.index) == {'protonet', 'knn', 'svm'}
   assert counts['knn'] == 4 * 4 * 2
   assert found.meta['flags']['shots'] == [2, 4]
-  assert found.meta['command'].startswith('python -m experiments.evaluate')
   written = files(tmp_path / 'found')
   assert 'report.html' in written
   assert any(name.endswith('.png') for name in written)
