@@ -10,13 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from metaad_jax.base import (
-  MakeModel,
-  MetaLearner,
-  Params,
-  Task,
-  one_width,
-)
+from metaad_jax.base import MakeModel, MetaLearner, Params, Task, one_width
 from metaad_jax.learners import inner_loop, objectives
 
 _ADAM = optax.adam(1e-3)
@@ -41,11 +35,10 @@ def deep_sad(
   embedding: int = 32,
   inner_optimizer: optax.GradientTransformation = _ADAM,
 ) -> MetaLearner:
-  """A learner whose meta-parameters are empty.
+  """A learner whose meta-parameters are empty; the score is d^2.
 
-  It minimises the mean over the support of d^2 for normal rows and of eta / d^2
-  for anomalies, d being the distance from the mean of the normals' untrained
-  outputs, and decays all weights. The score is d^2.
+  Minimises the mean of d^2 for normal rows and of eta / d^2 for anomalies, d
+  being the distance from the mean of the normals' untrained outputs.
 
   Args:
     model: (outputs) -> model of one width; `embedding` outputs are asked for.
@@ -54,9 +47,6 @@ def deep_sad(
     eta: weight of the labelled anomalies.
     embedding: dimension of the outputs, D.
     inner_optimizer: any optax transformation.
-
-  Returns:
-    The learner.
 
   Raises:
     DataError: if the model takes rows of any width: they are not scaled.

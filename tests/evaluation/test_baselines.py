@@ -3,6 +3,7 @@
 import numpy as np
 from pyod.models import ecod
 import pytest
+from scipy import stats
 from sklearn import covariance, ensemble, linear_model, metrics, neighbors, svm
 import threadpoolctl
 
@@ -68,20 +69,6 @@ def test_scores_are_finite_at_the_edges(name, normals, columns):
     assert np.isfinite(scores).all()
 
 
-@pytest.mark.parametrize('name', [n for n in UNSUPERVISED if n != 'random'])
-def test_planted_outliers_are_found_from_normals(name):
-  support_x, support_y, query_x, labels = task(anomalies=0, shift=8.0)
-  scores = score(name, support_x, support_y, query_x)
-  assert metrics.roc_auc_score(labels, scores) > 0.95
-
-
-@pytest.mark.parametrize('name', SUPERVISED)
-def test_planted_outliers_are_found_from_two_anomalies(name):
-  support_x, support_y, query_x, labels = task(shift=8.0)
-  scores = score(name, support_x, support_y, query_x)
-  assert metrics.roc_auc_score(labels, scores) > 0.95
-
-
 @pytest.mark.parametrize('name', SUPERVISED)
 def test_labels_teach_what_distance_cannot(name):
   # Anomalies lie nearer to the centre than normal rows do, on one side of
@@ -140,18 +127,6 @@ def test_the_order_of_the_support_does_not_matter(name):
     score(name, support_x, support_y, query_x),
     rtol=1e-3,
     atol=1e-4,
-  )
-
-
-@pytest.mark.parametrize('name', sorted(set(PLACELESS) - {'ecod'}))
-def test_rotating_the_columns_does_not_matter(name):
-  support_x, support_y, query_x, _ = task()
-  rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(12, 12)))[0]
-  np.testing.assert_allclose(
-    score(name, support_x @ rotation, support_y, query_x @ rotation),
-    score(name, support_x, support_y, query_x),
-    rtol=2e-3,
-    atol=1e-3,
   )
 
 
@@ -295,15 +270,15 @@ def test_random_forest_is_scikit_learns_classifier():
 def test_extra_trees_are_scikit_learns_classifier_on_average():
   support_x, support_y, query_x, _ = task(shift=1.0)
   classifier = ensemble.ExtraTreesClassifier(
-    1000, class_weight='balanced', random_state=0
+    400, class_weight='balanced', random_state=0
   ).fit(support_x, support_y)
   expected = classifier.predict_proba(query_x)[:, 1]
   arguments = support_x, support_y, query_x
   got = np.mean(
-    [score('extra_trees', *arguments, seed=s) for s in range(10)], axis=0
+    [score('extra_trees', *arguments, seed=s) for s in range(4)], axis=0
   )
-  # Both are means of 1000 trees that vote 0 or 1.
-  error = np.sqrt(2 * expected * (1 - expected) / 1000)
+  # Both are means of 400 trees that vote 0 or 1.
+  error = np.sqrt(2 * expected * (1 - expected) / 400)
   assert np.all(np.abs(got - expected) <= 4.5 * error + 1e-3)
 
 
@@ -323,15 +298,9 @@ def test_linear_and_kernel_classifiers_are_scikit_learns():
     )
 
 
-def test_random_is_chance():
-  *arguments, labels = task()
-  areas = [
-    metrics.roc_auc_score(labels, score('random', *arguments, seed=s))
-    for s in range(400)
-  ]
-  # 40 normal rows and 20 anomalies: standard deviation 0.08 of one area.
-  assert np.mean(areas) == pytest.approx(0.5, abs=4 * 0.08 / 20)
-  assert np.std(areas) == pytest.approx(np.sqrt(61 / (12 * 800)), rel=0.15)
+def test_random_scores_are_uniform():
+  scores = score('random', *task(queries=2000)[:3])
+  assert stats.kstest(scores, 'uniform').pvalue > 0.01
 
 
 def run(todo, triples, seed=0, workers=1):
@@ -342,7 +311,7 @@ def run(todo, triples, seed=0, workers=1):
 
 
 def test_scores_do_not_depend_on_the_workers():
-  names = ['random', 'isolation_forest', 'ecod', 'random_forest', 'svm']
+  names = ['random', 'isolation_forest', 'svm']
   triples = [task(5, i % 2, 4, seed=i, queries=7)[:3] for i in range(4)]
   one, two = (run([names] * 4, triples, 3, workers) for workers in (1, 2))
   for place, (first, second) in enumerate(zip(one, two, strict=True)):
