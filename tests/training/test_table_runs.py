@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from adapted import scorer
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 from metaad_jax import learners, storage
 from metaad_jax.base import DataError, Entity, MetaLearner, Source
 from metaad_jax.data import episodes, registry
-from metaad_jax.detector import adaptation
 from metaad_jax.learners import objectives
 from metaad_jax.training import runs
 
@@ -195,7 +195,7 @@ def test_a_run_on_tables_is_restored_at_any_width(folder):
   assert run.step > 0 and run.params['scale'] != 1
   for width in (1, 2, 31):
     t = table('new', width, seed=3)
-    scores = adaptation.scorer(run, t.normal[:8], np.zeros(8))(t.query)
+    scores = scorer(run, t.normal[:8], np.zeros(8))(t.query)
     assert scores[t.labels == 1].mean() > scores[t.labels == 0].mean()
 
 
