@@ -66,21 +66,19 @@ def known(entities: Sequence[Entity], seen: Collection[str]) -> list[str]:
   return [e.name for e in entities if seen and digest(e) in seen]
 
 
+def _listed(names):
+  return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
+
+
 def unseen(entities: Sequence[Entity], seen: Collection[str]) -> None:
   """No entity to test on was trained on, or used to choose parameters.
 
-  Args:
-    entities: to test on.
-    seen: digests of the training and the validation side.
-
-  Raises:
-    DataError: naming the entities.
+  `seen` holds the digests of the training and the validation side.
   """
   if names := known(entities, seen):
     raise DataError(
       f'{len(names)} of {len(entities)} entities to test on were used in '
-      f'training or validation: {", ".join(names[:5])}'
-      f'{", ..." if len(names) > 5 else ""}: test on others, or say '
+      f'training or validation: {_listed(names)}: test on others, or say '
       '--split=all to see them among all'
     )
 
@@ -90,21 +88,12 @@ def apart(
 ) -> None:
   """What is chosen on some entities is not reported on them.
 
-  Args:
-    validation: entities that options are chosen on.
-    tested: entities that are reported.
-    why: what to do about it.
-
-  Raises:
-    DataError: naming the entities.
+  `why` says what to do about it.
   """
-  known = {digest(entity) for entity in validation}
-  names = [entity.name for entity in tested if digest(entity) in known]
-  if names:
+  if names := known(tested, {digest(entity) for entity in validation}):
     raise DataError(
       f'{len(names)} of {len(tested)} entities to test on are also there to '
-      f'choose options on: {", ".join(names[:5])}'
-      f'{", ..." if len(names) > 5 else ""}: {why}'
+      f'choose options on: {_listed(names)}: {why}'
     )
 
 
@@ -175,11 +164,11 @@ def repeated_anomalies(entities: Sequence[Entity]) -> list[str]:
       )
   if not named:
     return []
-  more = f' and {len(named) - 5} more' if len(named) > 5 else ''
   return [
     'anomalies that equal another one, bit for bit, more often than normal '
     'rows do: a labelled one may have copies in the query: '
-    f'{", ".join(named[:5])}{more}'
+    f'{", ".join(named[:5])}'
+    + (f' and {len(named) - 5} more' if len(named) > 5 else '')
   ]
 
 
@@ -204,12 +193,7 @@ def _exceeds(count, of, repeated, rows):
 def cells(drawn: Sequence[Any], entities: Sequence[Entity]) -> None:
   """Every task is what it says: no stored row twice, no anomaly too few.
 
-  Args:
-    drawn: `evaluation.Cell`s.
-    entities: that they index.
-
-  Raises:
-    DataError: naming the entity, the task and the row.
+  `drawn` are `evaluate.Cell`s that index `entities`.
   """
   for cell in drawn:
     entity = entities[cell.entity]
@@ -270,12 +254,9 @@ def constant(
 
   Args:
     name: of the learner or baseline.
-    drawn: its `evaluation.Cell`s.
+    drawn: its `evaluate.Cell`s.
     scores: [Q] of each.
     entities: that they index.
-
-  Raises:
-    DataError: naming the method, the cells and the first rows.
   """
   kind = lambda pair: (pair[0].shots, pair[0].anomalies)
   pairs = sorted(zip(drawn, scores, strict=True), key=kind)

@@ -1,4 +1,4 @@
-"""Rows from a user's own files and frames, typed once.
+"""Rows from a user's own files, typed once.
 
 .csv, .tsv and .txt (also in .gz, .zip, .xz or .bz2), .parquet, .npy, .npz and
 .wav. What is found out about a file is said in its notes and in a report of the
@@ -25,7 +25,7 @@ SUFFIXES = (*_TEXT, '.parquet', '.npy', '.npz', '.wav')
 
 
 class Samples(NamedTuple):
-  """What a file or frame holds.
+  """What a file holds.
 
   Attributes:
     rows: a DataFrame of float64 columns (NaN = missing) and of categories of
@@ -138,31 +138,6 @@ def _content(path, suffix, like) -> _Content:
   return _Content(table, notes=(*notes, *text.notes), dialect=text.dialect)
 
 
-def from_frame(
-  frame: Any,
-  *,
-  like: pd.DataFrame | None = None,
-) -> Samples:
-  """Types a frame of pandas, polars or pyarrow, or a mapping of columns.
-
-  All columns are features; the report says of which that is doubtful.
-
-  Args:
-    frame: with names of columns; an index is no column.
-    like: as for `read`.
-
-  Returns:
-    The rows and the report.
-
-  Raises:
-    DataError: if a column is neither numbers nor times nor text.
-  """
-  content = _typed_frame(frame, like)
-  report = roles_lib.report(content, set_aside=False)
-  rows = pd.DataFrame({name: typed.values for name, typed in content.items()})
-  return Samples(rows, None, None, tuple(content), columns=report)
-
-
 def holds_table(path: pathlib.Path) -> bool:
   """Whether the suffix is that of a table or of arrays."""
   suffixes = [s.lower() for s in path.suffixes]
@@ -227,21 +202,6 @@ def row(
 # --- other files -------------------------------------------------------------
 
 
-def _typed_frame(frame, like) -> dict[str, cells.Typed]:
-  if hasattr(frame, 'collect'):  # polars.LazyFrame
-    frame = frame.collect()
-  names = getattr(frame, 'column_names', None) or getattr(
-    frame, 'columns', list(frame)
-  )
-  known = {} if like is None else dict(like.items())
-  return {
-    str(name): cells.from_values(
-      str(name), frame[name], like=known.get(str(name))
-    )
-    for name in names
-  }
-
-
 def _parquet(path):
   open(path, 'rb').close()
   try:
@@ -252,7 +212,9 @@ def _parquet(path):
     raise ValueError(error) from error
   if not len(frame.columns):
     raise DataError('it holds no columns')
-  return _Content(_typed_frame(frame, None))
+  return _Content(
+    {str(n): cells.from_values(str(n), frame[n]) for n in frame.columns}
+  )
 
 
 def _wav(path):
