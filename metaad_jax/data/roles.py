@@ -143,20 +143,25 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 def find_label(
-  table: Mapping[str, cells.Typed], label: str
+  table: Mapping[str, cells.Typed], label: str, features: Sequence[str] = ()
 ) -> tuple[str, tuple[str, ...]]:
   """The column of labels, and others that look like one and are no features.
 
   Args:
     table: the typed columns.
     label: its name if it is known; 'none' = there is none.
+    features: columns that are none, whatever they are called.
 
   Returns:
     Its name, or ''; names of the others.
   """
   if label:
     return (label if label in table else '', ())
-  plain = {re.sub(r'[\W_]', '', name.lower()): name for name in table}
+  plain = {
+    re.sub(r'[\W_]', '', name.lower()): name
+    for name in table
+    if name not in features
+  }
   sure = [plain[name] for name in LABELS if name in plain]
   perhaps = [plain[name] for name in _PERHAPS if name in plain]
   likely = [name for name in perhaps if _are_labels(table[name].values)]
@@ -203,17 +208,16 @@ def labels(
         f'no label is {anomaly_label!r}; there are '
         f'{", ".join(sorted(levels)[:5])}'
       )
-    good = levels - bad
   elif levels <= {'-1', '0', '1'}:
-    if '-1' in levels and '0' not in levels:
+    if levels == {'-1', '1'}:
       raise DataError(
         'labels are 1 and -1 and never 0, and may mean either: write 0 = '
         'normal, 1 = anomaly, and leave the cells of unlabelled rows empty'
       )
-    good, bad = {'0'}, {'1'}
+    bad = {'1'}
     lost |= np.array([k == '-1' for k in keys])
   elif levels <= _NORMAL | _ANOMALY:
-    good, bad = levels & _NORMAL, levels & _ANOMALY
+    bad = levels & _ANOMALY
   elif cells.kind_of(series) == 'category':
     words = ', '.join(sorted(levels)[:5])
     raise DataError(
@@ -222,7 +226,6 @@ def labels(
     )
   else:
     raise _wrong(count)
-  del good
   marked = np.array([int(k in bad) for k in keys], np.int64)
   return np.where(lost, -1, marked)
 

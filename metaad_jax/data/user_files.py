@@ -286,10 +286,10 @@ def _samples(file, roles, like, window):
   header = tuple(content)
   named = ''
   others: tuple[str, ...] = ()
-  if labels is None:
-    named, others = roles_lib.find_label(content, roles.label)
-    labels = content[named].values if named else None
   features = roles.features if like is None else (*roles.features, *like)
+  if labels is None:
+    named, others = roles_lib.find_label(content, roles.label, features)
+    labels = content[named].values if named else None
   report = roles_lib.report(
     content,
     label=named,

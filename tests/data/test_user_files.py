@@ -373,7 +373,11 @@ def test_words_without_a_meaning_need_one(tmp_path):
   assert 'labels must be' in refusal(tmp_path, text)
   assert list(read(tmp_path, text, label='none').rows) == [*FRAME, 'y']
   text = FRAME.assign(target=X[:, 0]).to_csv(index=False)
-  assert 'target' in read(tmp_path, text).rows  # no labels by its values
+  known = read(tmp_path, text).rows
+  assert 'target' in known  # no labels by its values
+  text = FRAME.assign(target=[0, 1] * 20).to_csv(index=False)
+  assert read(tmp_path, text).label == 'target'
+  assert 'target' in read(tmp_path, text, like=known).rows
 
 
 def test_unlabelled_rows(tmp_path):
