@@ -90,7 +90,7 @@ def log_spectrum(
   high: float = 0.0,
   welch: int = 1,
 ) -> feature.Feature:
-  """Log power spectral density of every channel.
+  """Log power spectral density of every channel: [L, C] -> [C * bins].
 
   Args:
     length: L, samples per window.
@@ -100,9 +100,6 @@ def log_spectrum(
     low: lowest frequency, in Hz.
     high: highest frequency, in Hz; 0 = Nyquist.
     welch: number of half-overlapping segments; 1 = the whole window.
-
-  Returns:
-    The feature, [L, C] -> [C * bins].
 
   Raises:
     DataError: if the window is too short or the band is not possible.
@@ -132,7 +129,7 @@ def log_envelope_spectrum(
   band_low: float = 0.0,
   band_high: float = 0.0,
 ) -> feature.Feature:
-  """Log power spectral density of the envelope of every channel.
+  """Log power spectral density of every channel's envelope: [L, C] -> [C * K].
 
   Shocks that repeat, such as those of a bearing fault, ring at a resonance;
   demodulating the band around it shows their rate.
@@ -145,9 +142,6 @@ def log_envelope_spectrum(
     high: highest frequency of the envelope, in Hz; 0 = Nyquist.
     band_low: lower end, in Hz, of the band that is demodulated.
     band_high: its upper end, in Hz; 0 = Nyquist.
-
-  Returns:
-    The feature, [L, C] -> [C * bins].
 
   Raises:
     DataError: if the window is too short or a band is not possible.

@@ -68,18 +68,9 @@ def describe(x: jax.Array) -> jax.Array:
 def statistics(
   length: int, channels: Sequence[str], rate: float
 ) -> feature.Feature:
-  """The ten statistics of `describe`, of every channel.
+  """The ten statistics of `describe`, of every channel: [L, C] -> [C * 10].
 
-  Args:
-    length: L, samples per window.
-    channels: names of the C channels.
-    rate: unused; the statistics are per sample.
-
-  Returns:
-    The feature, [L, C] -> [C * 10].
-
-  Raises:
-    DataError: if the window has a single sample.
+  The rate is not used. Raises DataError if the window has a single sample.
   """
   del rate
   feature.need('statistics', length, 2)

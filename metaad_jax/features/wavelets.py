@@ -1,9 +1,9 @@
 """Discrete wavelet transforms, equal to PyWavelets, and their band energies.
 
-Any discrete wavelet and any border mode of PyWavelets; the filters are read
-from it. Each level is a polyphase sum over contiguous slices, which XLA turns
-into a few vector loops, however many windows are vmapped. A numpy array is
-transformed by numpy, without compilation, and gives numpy arrays.
+Any discrete wavelet of PyWavelets, whose filters are read from it, and four of
+its border modes. Each level is a polyphase sum over contiguous slices, which
+XLA turns into a few vector loops, however many windows are vmapped. A NumPy
+array is transformed by NumPy, without compilation, and gives NumPy arrays.
 """
 
 from collections.abc import Sequence
@@ -30,21 +30,18 @@ MODES = {
 }
 
 
-def dwt(
-  x: Array, wavelet: str, mode: str = 'symmetric', axis: int = -1
-) -> tuple[Array, Array]:
-  """One level of the discrete wavelet transform.
+def dwt(x: Array, wavelet: str, mode: str = 'symmetric') -> tuple[Array, Array]:
+  """One level of the discrete wavelet transform, along the last axis.
 
   Args:
-    x: array of floats; the transformed axis has length L >= 1.
+    x: [..., L] floats, L >= 1.
     wavelet: a name of `pywt.wavelist(kind='discrete')`; its filters have F
       taps.
-    mode: how the signal goes on past its ends, one of `MODES`.
-    axis: the axis to transform.
+    mode: how the signal continues past its ends, one of `MODES`.
 
   Returns:
-    Approximation and detail; the axis has length floor((L + F - 1) / 2), or
-    ceil(L / 2) with 'periodization'.
+    Approximation and detail, [..., floor((L + F - 1) / 2)], or ceil(L / 2) with
+    'periodization'.
 
   Raises:
     DataError: if the wavelet or the mode is unknown.
@@ -54,60 +51,36 @@ def dwt(
     representation, IEEE Trans. PAMI 11(7), 1989.
   """
   bank = _filters(wavelet)
-  extended = _extend(x.swapaxes(axis, -1), bank.shape[1], mode)
-  approximation, detail = _split(extended, bank)
-  return approximation.swapaxes(axis, -1), detail.swapaxes(axis, -1)
+  return _split(_extend(x, bank.shape[1], mode), bank)
 
 
 def wavedec(
-  x: Array,
-  wavelet: str,
-  mode: str = 'symmetric',
-  level: int | None = None,
-  axis: int = -1,
+  x: Array, wavelet: str, mode: str = 'symmetric', level: int | None = None
 ) -> list[Array]:
-  """Multilevel discrete wavelet transform.
-
-  Args:
-    x: as in `dwt`.
-    wavelet: as in `dwt`.
-    mode: as in `dwt`.
-    level: number of levels; None = as many as `max_level` allows.
-    axis: the axis to transform.
+  """Multilevel discrete wavelet transform; arguments as of `dwt`.
 
   Returns:
     [approximation at the last level, detail at the last level, ..., detail at
-    level 1], that is, from low to high frequencies.
+    level 1], that is, from low to high frequencies; `level` = None goes as deep
+    as `max_level`.
 
   Raises:
     DataError: if the wavelet or the mode is unknown, or the level too deep.
   """
-  level = _check_level(x.shape[axis], wavelet, level)
   details = []
-  for _ in range(level):
-    x, detail = dwt(x, wavelet, mode, axis)
+  for _ in range(_check_level(x.shape[-1], wavelet, level)):
+    x, detail = dwt(x, wavelet, mode)
     details.append(detail)
   return [x, *reversed(details)]
 
 
 def wavelet_packet(
-  x: Array,
-  wavelet: str,
-  mode: str = 'symmetric',
-  level: int | None = None,
-  axis: int = -1,
+  x: Array, wavelet: str, mode: str = 'symmetric', level: int | None = None
 ) -> Array:
-  """Leaves of the full wavelet packet tree, ordered by frequency.
-
-  Args:
-    x: as in `dwt`.
-    wavelet: as in `dwt`.
-    mode: as in `dwt`.
-    level: depth of the tree; None = as deep as `max_level` allows.
-    axis: the axis to transform.
+  """Leaves of the full wavelet packet tree; arguments as of `wavedec`.
 
   Returns:
-    Coefficients; in place of the axis there are two, [2**level nodes, samples].
+    [..., 2**level leaves by frequency, coefficients].
 
   Raises:
     DataError: if the wavelet or the mode is unknown, or the level too deep.
@@ -116,15 +89,12 @@ def wavelet_packet(
     R. R. Coifman, M. V. Wickerhauser, Entropy-based algorithms for best basis
     selection, IEEE Trans. Information Theory 38(2), 1992.
   """
-  level = _check_level(x.shape[axis], wavelet, level)
-  xp = _numpy(x)
-  axis %= x.ndim
-  x = xp.moveaxis(x, axis, -1)[..., None, :]
+  level = _check_level(x.shape[-1], wavelet, level)
+  x = x[..., None, :]
   for _ in range(level):
-    pair = xp.stack(dwt(x, wavelet, mode), axis=-2)
+    pair = _numpy(x).stack(dwt(x, wavelet, mode), axis=-2)
     x = pair.reshape(*x.shape[:-2], -1, pair.shape[-1])
-  x = x[..., _by_frequency(level), :]
-  return xp.moveaxis(x, (-2, -1), (axis, axis + 1))
+  return x[..., _by_frequency(level), :]
 
 
 def max_level(length: int, wavelet: str) -> int:
@@ -156,7 +126,7 @@ def wavelet_energies(
     mode: as in `dwt`.
 
   Returns:
-    The feature, [L, C] -> [C * (level + 1)], from low to high frequencies.
+    [L, C] -> [C * (level + 1)], from low to high frequencies.
 
   Raises:
     DataError: if an option is unknown or the window too short for the level.
@@ -190,22 +160,9 @@ def packet_energies(
   level: int = 4,
   mode: str = 'symmetric',
 ) -> feature.Feature:
-  """Log energy of every leaf of `wavelet_packet`, of every channel.
+  """Log energy of every leaf of `wavelet_packet`: [L, C] -> [C * 2**level].
 
-  Args:
-    length: L, samples per window.
-    channels: names of the C channels.
-    rate: sampling rate in Hz, for the names of the bands.
-    wavelet: as in `dwt`.
-    level: depth of the tree; 0 = as deep as possible.
-    mode: as in `dwt`.
-
-  Returns:
-    The feature, [L, C] -> [C * 2**level], from low to high frequencies; energy
-    as in `wavelet_energies`.
-
-  Raises:
-    DataError: if an option is unknown or the window too short for the level.
+  Energies, arguments and errors are as of `wavelet_energies`.
   """
   level = _check_options('wavelet_packet', length, wavelet, mode, level)
 
@@ -232,13 +189,6 @@ def _filters(wavelet: str) -> np.ndarray:
   return np.array([found.dec_lo, found.dec_hi])
 
 
-def _check_mode(mode: str) -> None:
-  if mode not in MODES:
-    raise base.DataError(
-      f'unknown wavelet mode {mode!r}: choose one of {", ".join(MODES)}'
-    )
-
-
 def _check_level(length: int, wavelet: str, level: int | None) -> int:
   deepest = max_level(length, wavelet)
   if level is None:
@@ -254,10 +204,18 @@ def _check_level(length: int, wavelet: str, level: int | None) -> int:
 def _check_options(
   what: str, length: int, wavelet: str, mode: str, level: int
 ) -> int:
-  _check_mode(mode)
   taps = _filters(wavelet).shape[1]
   feature.need(f'{what}:wavelet={wavelet}', length, 2 * (taps - 1))
+  _pad_mode(mode)
   return _check_level(length, wavelet, level or None)
+
+
+def _pad_mode(mode: str) -> str:
+  if mode not in MODES:
+    raise base.DataError(
+      f'unknown wavelet mode {mode!r}: choose one of {", ".join(MODES)}'
+    )
+  return MODES[mode]
 
 
 def _by_frequency(level: int) -> np.ndarray:
@@ -271,9 +229,8 @@ def _by_frequency(level: int) -> np.ndarray:
 
 def _extend(x: Array, taps: int, mode: str) -> Array:
   """Continues [..., L] so that `_split` gives what PyWavelets gives."""
-  _check_mode(mode)
-  length = x.shape[-1]
-  left, outputs, pad = taps - 2, (length + taps - 1) // 2, _numpy(x).pad
+  length, pad_mode, pad = x.shape[-1], _pad_mode(mode), _numpy(x).pad
+  left, outputs = taps - 2, (length + taps - 1) // 2
   if mode == 'periodization':
     left, outputs = taps // 2 - 1, (length + 1) // 2
     if length % 2:  # an odd length repeats its last sample first
@@ -282,7 +239,7 @@ def _extend(x: Array, taps: int, mode: str) -> Array:
   if right < 0:
     x, right = x[..., :right], 0
   around = [(0, 0)] * (x.ndim - 1) + [(left, right)]
-  return pad(x, around, mode=MODES[mode])
+  return pad(x, around, mode=pad_mode)
 
 
 def _split(x: Array, bank: np.ndarray) -> tuple[Array, Array]:

@@ -64,25 +64,15 @@ def test_levels_and_packets_equal_pywavelets(wavelet, mode):
       np.testing.assert_allclose(found, leaves, atol=1e-10)
 
 
-@pytest.mark.parametrize('axis', [0, 1, -2])
-def test_transforms_run_along_the_stated_axis(axis):
-  x = noise(40, 30, 2)
-  np.testing.assert_allclose(
-    wavelets.dwt(x, 'db3', axis=axis)[1],
-    pywt.dwt(x, 'db3', axis=axis)[1],
-    atol=1e-12,
-  )
+def test_transforms_run_along_the_last_axis():
+  x = noise(3, 2, 40)
   for a, b in zip(
-    wavelets.wavedec(x, 'db2', axis=axis),
-    pywt.wavedec(x, 'db2', axis=axis),
-    strict=True,
+    wavelets.wavedec(x, 'db2'), pywt.wavedec(x, 'db2', axis=-1), strict=True
   ):
     np.testing.assert_allclose(a, b, atol=1e-12)
-  packet = wavelets.wavelet_packet(x, 'db2', level=2, axis=axis)
-  leaf = np.take(packet, 3, axis=axis % 3)
-  flat = np.moveaxis(x, axis, -1)
-  want = pywt.WaveletPacket(flat[1, 1], 'db2').get_level(2, 'freq')[3].data
-  np.testing.assert_allclose(np.moveaxis(leaf, axis % 3, -1)[1, 1], want)
+  leaf = wavelets.wavelet_packet(x, 'db2', level=2)[2, 1, 3]
+  want = pywt.WaveletPacket(x[2, 1], 'db2').get_level(2, 'freq')[3].data
+  np.testing.assert_allclose(leaf, want, atol=1e-12)
 
 
 @pytest.mark.parametrize('wavelet', ['haar', 'sym4'])
