@@ -20,6 +20,7 @@ from metaad_jax.training import runs
 
 _LARGE = 1e15  # float32 holds more, but not the squares of more
 _LIMIT = 1e18  # what is farther out is moved here
+_ROUNDING = 1e-13  # of the size: what varies by less is constant, as 0.1 + 0.2
 
 
 class Columns(NamedTuple):
@@ -211,7 +212,8 @@ def scaling(x: np.ndarray) -> Scaling:
 
   A table learner looks at differences and ratios, so a power of two changes
   nothing; a column that varies by less than 1e-4 of its size, such as a time
-  of day in seconds since 1970, is shifted by its median.
+  of day in seconds since 1970, is shifted by its median, but not if all that
+  varies is the rounding of float64.
 
   Args:
     x: [n, d] support rows.
@@ -221,7 +223,7 @@ def scaling(x: np.ndarray) -> Scaling:
     low, high = (np.nan_to_num(f(x, 0)) for f in (np.nanmin, np.nanmax))
     span, centre = high / 2 - low / 2, np.zeros(x.shape[1])
     size = np.maximum(np.abs(low), np.abs(high))
-    narrow = (span > 0) & (span < 1e-4 * size)
+    narrow = (span > _ROUNDING * size) & (span < 1e-4 * size)
     if narrow.any():  # a median takes longer than all the rest
       median = np.nanmedian(x[:, narrow], 0)
       far = span[narrow] < 1e-4 * np.abs(median)

@@ -71,3 +71,6 @@ def test_what_float32_cannot_hold_is_shifted_and_scaled():
     ratio = sign * seen[:, column] / np.abs(seen[:, column]).max()
     np.testing.assert_allclose(ratio, x[:, 0] / 4, rtol=1e-6)
     assert 0.5 <= np.abs(seen[:, column]).max() <= 1
+  noise = np.array([[0.3, 1e6], [0.1 + 0.2, 1e6 - 1e-9], [0.3, 1e6]])
+  scaling = encoding.scaling(noise)
+  assert (np.ptp(encoding.apply(None, scaling, noise), axis=0) == 0).all()

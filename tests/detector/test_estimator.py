@@ -284,7 +284,7 @@ def test_frames_with_categories(run_dir):
   found = []
   for library in (pandas, polars):
     frame = library.DataFrame(cells)
-    other = library.DataFrame(cells | {'mode': ['melted'] * 30})
+    other = library.DataFrame(cells | {'mode': ['melted'] * 29 + ['molten']})
     detector = MetaAnomalyDetector(run_dir).fit(frame)
     assert list(detector.feature_names_in_) == ['heat', 'mode', 'on']
     scores = detector.score_samples(frame)
@@ -302,9 +302,9 @@ def test_frames_with_categories(run_dir):
     np.testing.assert_array_equal(
       detector.score_samples(some), detector.score_samples(other)[[4, 1]]
     )
-    (told,) = detector.explain(rows.take([3]), detector.judge(rows).take([3]))
-    assert told.score == -detector.score_samples(other)[3]
-    assert told.words == {'mode': 'melted'} and told.row[0] == cells['heat'][3]
+    (told,) = detector.explain(rows.take([29]), detector.judge(rows).take([29]))
+    assert told.score == -detector.score_samples(other)[29]
+    assert told.words == {'mode': 'molten'} and told.row[0] == cells['heat'][29]
     assert 'mode' in reasons.text(told).split(';')[0]
     with pytest.raises(DataError, match="lacks column 'mode'"):
       detector.predict(frame[['on', 'heat']])

@@ -133,6 +133,10 @@ def test_a_change_is_small_and_mends(run_dir):
     held += len(mended.columns) == 1
     others = np.setdiff1d(np.arange(6), mended.columns)
     np.testing.assert_array_equal(mended.row[others], told[1].row[others])
+    source = told[1].normals[mended.normal]
+    np.testing.assert_array_equal(
+      mended.row[mended.columns], source[mended.columns]
+    )
     assert mended.score <= detector.threshold_
     assert detector.predict(mended.row[None].astype(float))[0] == 1
   assert held >= 10
@@ -165,11 +169,35 @@ def test_the_nearest_normal():
   assert order[0] == 1 and (np.diff(distance) >= 0).all()
   order, _ = explanations.nearest(np.array([np.nan, 200.0]), normals)
   assert order[0] == 2
+  gaps = np.array([[0.0, 1.0], [np.nan, 1.0]])  # missing in both is alike
+  order, distance = explanations.nearest(gaps[1], gaps)
+  assert order[0] == 1 and distance[0] == 0 < distance[1]
   # In units of the spread, however large the values are beside it.
   late = np.array([[1e9], [1e9 + 1], [1e9 + 2]])
   order, distance = explanations.nearest(np.array([1e9 + 1.9]), late)
   assert order[0] == 2
   np.testing.assert_allclose(distance[0], 0.1 / np.sqrt(2 / 3), rtol=1e-5)
+
+
+def test_reasons_by_hand():
+  """Those of at least a tenth of the first, beside the normals' values."""
+  normals = np.array([[0.0, 1, 4, 0], [2.0, 1, 6, 0]])
+  told = explanations.Explanation(
+    names=('heat', 'mode', 'flow', 'kind'), row=np.array([5.0, 1, 3, 2]),
+    attributions=np.array([4.0, -1, 2, 0.3]), score=9.0, reference=0.0,
+    shared=0.0, threshold=1.0, p_value=0.002, normals=normals,
+    nearest=np.array([1]), distances=np.zeros(1), change=None,
+    categories={'kind': ['a', 'b']},
+  )  # fmt: skip
+  first, second = reasons.reasons(told, most=4)
+  assert first[:3] == ('heat', 5.0, 4.0) and second[:3] == ('flow', 3.0, 2.0)
+  assert first.text == 'heat is 5, above all normals by 1.5 times their range'
+  assert second.text == 'flow is 3, below all normals by 0.5 times their range'
+  assert reasons.text(told, most=1) == (
+    f'abnormal (p = 0.002): {first.text}; the nearest normal is row 1 of fit'
+  )
+  (last,) = reasons.reasons(told._replace(attributions=np.eye(4)[3]))
+  assert last.text == "kind is a text not seen in fit, always 'a' in normals"
 
 
 def test_the_text_says_what_is_wrong(run_dir):
