@@ -181,9 +181,8 @@ def _columns(x, normal, features):
   equal = jnp.abs(z[:, None] - z) < _SAME
   ties = ((there[:, None] * there) * equal).sum((0, 1)) / count**2
   gone = 1 - there.sum(0) / jnp.maximum(normal.sum(), 1)
-  shape = [
-    compress(skewness), jnp.log1p(kurtosis), ties, constant * features, gone
-  ]  # fmt: skip
+  moments = [compress(skewness), jnp.log1p(kurtosis)]
+  shape = [*moments, ties, constant * features, gone]
   one_sign = (x.min(0) >= 0) | (x.max(0) <= 0)
   return Columns(
     mean * size,
@@ -466,12 +465,9 @@ def _describe(support, rows, normal, anomaly, joint):
     lambda r, w, a: _distances(r, support, w, a), (0, axis, axis)
   )(rows, normal, anomaly)
   conditional = solved * jnp.sqrt(count / support.precision)
-  conditional = jnp.clip(conditional, -_BIG, _BIG)
+  both = (residual, jnp.clip(conditional, -_BIG, _BIG))
   columns = [
-    compress(residual),
-    jnp.log1p(jnp.abs(residual)),
-    compress(conditional),
-    jnp.log1p(jnp.abs(conditional)),
+    f(x) for x in both for f in (compress, lambda x: jnp.log1p(abs(x)))
   ]
   mahalanobis = jnp.log(jnp.maximum(squared, 0) * count / width + 1e-3)
   discriminant = jax.vmap(lambda x, w: _discriminant(support, x, w), (0, axis))(
