@@ -1,256 +1,193 @@
-"""Which algorithm should I use? An answer in words, with its evidence.
+"""Which algorithm to use: an answer in words, from paired contests.
 
-Everything is derived from the rows of a results file: the best method of every
-cell, whether it is better than the others by paired tests over entities, what
-it costs, and one sentence at the end.
+The best method of a cell, of either kind, is tested against every other one on
+the same entities.
 """
 
 from collections.abc import Sequence
-import math
 import textwrap
 from typing import Any, NamedTuple
 
-from metaad_jax.scores import old_comparisons as comparisons
+from metaad_jax.evaluation.results import Results
+from metaad_jax.reports import tables
+from metaad_jax.reports.tables import CELL, Cell, Table
+from metaad_jax.scores import comparisons
 
-_ALPHA = 0.05
 _SHOWN = 4  # methods named where more cannot be told apart
 _FLEET = 'pooled'  # the one baseline that is trained on other entities
 
+BASIS = (
+  'By AUROC: the best method of a cell, of either kind, against every other '
+  'one on the same entities; Wilcoxon signed-rank tests, corrected after Holm. '
+  'The best is chosen with the rows that it is tested on. Meta-learners and '
+  'pooled have to be trained on other entities beforehand, as the shipped '
+  'network is; the other baselines do not.'
+)
+
 
 class Choice(NamedTuple):
-  """What one cell says.
+  """The best method of one cell beside the others.
 
   Attributes:
-    contest: the best method of the cell and its rivals.
-    alike: the best, and the rivals that it is not significantly better than
-      (Holm-corrected p >= 0.05), the highest mean first.
-    sentence: the same in words and numbers.
+    cell: source, contamination, A, K.
+    means: {method: mean}, the best first.
+    gaps: {method: mean difference of the best to it}, as `means`.
+    alike: the best, and the methods that it is not shown to be better than.
+    contest: of the best and the runner-up, see `comparisons.contests`.
+    left_out: methods that were not scored on every entity of the cell.
   """
 
-  contest: comparisons.Contest
-  alike: tuple[str, ...]
-  sentence: str
+  cell: tuple[Any, ...]
+  means: dict[str, float]
+  gaps: dict[str, float]
+  alike: list[str]
+  contest: Any
+  left_out: list[str]
 
 
-def known_rows(results: dict[str, Any], metric: str) -> list[dict[str, Any]]:
-  """The rows whose metric exists."""
-  return [row for row in results['rows'] if row.get(metric) is not None]
-
-
-def choices(results: dict[str, Any], metric: str = 'auroc') -> list[Choice]:
+def choices(results: Results, metric: str = 'auroc') -> list[Choice]:
   """Compares the best method of every cell with all others.
 
   Args:
-    results: what `results.validate` returned.
-    metric: a metric of the rows.
+    results: of an evaluation.
+    metric: higher is better.
 
   Returns:
-    One for each cell in which at least two methods were scored.
+    One for each cell in which two methods or more were scored on every entity,
+    by source and contamination in the order of the file, A and K.
   """
-  costs = _costs(results)
-  return [
-    _choice(contest, costs)
-    for contest in comparisons.contests(known_rows(results, metric), metric)
-    if len(contest.rivals) > 1
-  ]
-
-
-def _choice(contest, costs):
-  best, runner_up = contest.rivals[:2]
-  name, other = _text(best['learner']), _text(runner_up['learner'])
-  alike = tuple(
-    line['learner']
-    for line in contest.rivals
-    if line['p_holm'] is None or line['p_holm'] >= _ALPHA
+  table = results.table[results.table[metric].notna()]
+  own = table.groupby([*CELL, 'method', 'entity'], sort=False)[metric].mean()
+  means = own.groupby([*CELL, 'method'], sort=False).agg(['mean', 'size'])
+  entities = table.groupby(CELL)['entity'].nunique()
+  all_of_cell = entities.reindex(means.index.droplevel('method')).to_numpy()
+  whole = means['size'] == all_of_cell
+  complete = means[whole].reset_index()
+  best = complete.loc[complete.groupby(CELL)['mean'].idxmax()]
+  # The best takes the part of the learner, all others that of the baselines.
+  kept = table.merge(complete[[*CELL, 'method']]).merge(
+    best[[*CELL, 'method']].rename(columns={'method': 'best'})
   )
-  sure = runner_up['p_holm'] < _ALPHA
-  gap = f'{runner_up["difference"]:+.3f} ' + (
-    f'[{runner_up["low"]:+.3f}, {runner_up["high"]:+.3f}]'
-    if math.isfinite(runner_up['low'])
-    else '[-]'
-  )
-  chance = runner_up['p_holm']
-  p = '< 0.001' if chance < 0.001 else f'= {chance:.3f}'
-  verdict = 'significantly better than' if sure else 'not told apart from'
-  sentence = (
-    f'{name} {best["mean"]:.3f}{_cost(name, costs)}, {verdict} the runner-up '
-    f'{other} {runner_up["mean"]:.3f}{_cost(other, costs)}: {gap}, '
-    f'Holm-corrected p {p}.'
-  )
-  rest = [_text(n) for n in alike[1:] if n != runner_up['learner']]
-  if rest:
-    nor = 'Not told apart from' if sure else 'Nor from'
-    sentence += f' {nor} {_some(rest)}.'
-  if contest.left_out:
-    out = [_text(n) for n in contest.left_out]
-    sentence += f' Not on every entity: {_some(out)}.'
-  return Choice(contest, alike, sentence)
-
-
-def _text(name):
-  return ''.join(c if c.isprintable() else '?' for c in name)[:40]
+  champion = kept.method == kept.best
+  kept['kind'] = champion.map({True: 'learner', False: 'baseline'})
+  found = []
+  for _, block in tables.blocks(comparisons.contests(kept, metric)):
+    for cell, rivals in block.groupby(CELL, sort=False):
+      rivals = rivals.sort_values('difference', kind='stable')
+      first: str = rivals.learner.iloc[0]
+      unclear = rivals[rivals.p_holm >= tables.ALPHA].baseline
+      complete_here = whole.xs(cell, level=CELL)
+      found.append(
+        Choice(
+          cell,
+          means['mean'].xs(cell, level=CELL).to_dict(),
+          {first: 0.0}
+          | dict(zip(rivals.baseline, rivals.difference, strict=True)),
+          [first, *unclear],
+          next(rivals.itertuples()),
+          list(complete_here.index[~complete_here]),
+        )
+      )
+  return found
 
 
 def _some(names: Sequence[str]) -> str:
+  shown = ', '.join(tables.clean(name, 24) for name in names[:_SHOWN])
   more = len(names) - _SHOWN
-  return ', '.join(names[:_SHOWN]) + (f' and {more} more' if more > 0 else '')
+  return shown + (f' and {more} more' if more > 0 else '')
 
 
-def _costs(results):
-  return {line['learner']: line['seconds'] for line in results.get('costs', [])}
+def advice(found: Sequence[Choice], kinds: dict[str, str]) -> str:
+  """One sentence for cells without labelled anomalies, one for cells with.
 
-
-def _cost(name, costs):
-  """` (2.1 ms)`, of the method, or of its algorithm where runs share one."""
-  seconds = costs.get(name, costs.get(name.partition(' (')[0]))
-  return '' if seconds is None else f' ({_duration(seconds)})'
-
-
-def _duration(seconds: float) -> str:
-  if seconds >= 1:
-    return f'{seconds:.1f} s'
-  digits = 0 if seconds >= 0.01 else 1 if seconds >= 0.001 else 2
-  return f'{1000 * seconds:.{digits}f} ms'
-
-
-def advice(found: Sequence[Choice]) -> str:
-  """A sentence for cells without, and one for cells with labelled anomalies.
-
-  The method that is the best, or not told apart from it, in the most cells;
-  among equals that with the highest mean over cells. Where some supports are
-  clean and some contaminated, they get sentences of their own: what is best
+  It names the method that is the best, or not told apart from the best, in the
+  most cells; among equals that with the smallest mean gap. Where some supports
+  are clean and some contaminated, each gets sentences of its own: what is best
   for one may be bad for the other.
 
   Args:
     found: see `choices`.
-
-  Returns:
-    The sentences; they say so where nothing could be told apart.
+    kinds: {method: 'learner' or 'baseline'}.
   """
-  if not found:
-    return 'No advice: no cell in which two methods were scored.'
-  supports: dict[bool, list[Choice]] = {}
-  for choice in sorted(found, key=lambda c: c.contest.contamination > 0):
-    supports.setdefault(choice.contest.contamination > 0, []).append(choice)
+  groups: dict[tuple[bool, bool], list[Choice]] = {}
+  for choice in found:
+    _, contamination, anomalies, _ = choice.cell
+    groups.setdefault((contamination > 0, anomalies > 0), []).append(choice)
+  several = len({dirty for dirty, _ in groups}) > 1
   parts = []
-  for dirty, own in supports.items():
-    alone, labelled = 'From normals alone', 'With labelled anomalies'
-    if len(supports) > 1:
-      what = 'contaminated' if dirty else 'clean'
-      alone = f'From {what} normals alone'
-      labelled = f'With labelled anomalies beside {what} normals'
-    groups = {
-      alone: [c for c in own if not c.contest.anomalies],
-      labelled: [c for c in own if c.contest.anomalies],
-    }
-    parts += [_part(when, group) for when, group in groups.items() if group]
-  return ' '.join(parts)
-
-
-def _part(when, group):
-  name, level, rest, second = _favourite(group)
-  part = (
-    f'{when}, use {_text(name)}: the best, or not told apart from it, in '
-    f'{level} of {len(group)} cells'
+  for (dirty, labels), cells in sorted(groups.items()):
+    normals = 'normals'
+    if several:
+      normals = f'{"contaminated" if dirty else "clean"} normals'
+    when = f'From {normals} alone'
+    if labels:
+      when = 'With labelled anomalies' + f' beside {normals}' * several
+    parts.append(_sentence(when, cells, kinds))
+  return (
+    ' '.join(parts) or 'No advice: no cell in which two methods were scored.'
   )
-  kinds = {
-    line['learner']: line['kind'] for c in group for line in c.contest.rivals
-  }
+
+
+def _sentence(when: str, cells: Sequence[Choice], kinds: dict[str, str]) -> str:
+  names = list(dict.fromkeys(name for c in cells for name in c.gaps))
+  level = {name: [name in c.alike for c in cells] for name in names}
+  # a cell without the method counts as a gap of 1, the largest there is
+  behind = {name: sum(c.gaps.get(name, 1.0) for c in cells) for name in names}
+  first, *others = sorted(names, key=lambda n: (-sum(level[n]), behind[n]))
+  said = (
+    f'{when}, use {tables.clean(first, 24)}: the best, or not told apart from '
+    f'it, in {sum(level[first])} of {len(cells)} cells'
+  )
+  rest = [name for name in others if level[name] == level[first]]
   free = [n for n in rest if kinds[n] == 'baseline' and n != _FLEET]
   if rest:
-    part += (
-      f'; nothing here tells it from {_some([_text(other) for other in rest])}'
-    )
-    if kinds[name] == 'learner' and free:
-      part += f'; with no training beforehand, use {_text(free[0])}'
-  elif second:
-    part += f' (next: {_text(second[0])}, in {second[1]})'
-  return f'{part}.'
+    said += f'; nothing here tells it from {_some(rest)}'
+    if kinds[first] == 'learner' and free:
+      said += f'; with no training beforehand, use {_some(free[:1])}'
+  elif others:
+    said += f' (next: {_some(others[:1])}, in {sum(level[others[0]])})'
+  return f'{said}.'
 
 
-def _favourite(group):
-  """The method to use, in how many cells it is level, who is in the same."""
-  names = list(
-    dict.fromkeys(line['learner'] for c in group for line in c.contest.rivals)
-  )
-  level = {name: sum(name in c.alike for c in group) for name in names}
-
-  def behind(name):
-    """Mean over cells of the gap to the best; a missing cell counts as 1."""
-    gaps = [
-      line['difference']
-      for c in group
-      for line in c.contest.rivals
-      if line['learner'] == name
-    ]
-    return (sum(gaps) + len(group) - len(gaps)) / len(group)
-
-  order = sorted(names, key=lambda name: (-level[name], behind(name)))
-  first = order[0]
-  rest = [
-    name
-    for name in order[1:]
-    if level[name] == level[first]
-    and all((name in c.alike) == (first in c.alike) for c in group)
-  ]
-  second = (order[1], level[order[1]]) if len(order) > 1 else None
-  return first, level[first], rest, second
-
-
-def text(
-  results: dict[str, Any], metric: str = 'auroc', width: int = 100
-) -> str:
-  """The recommendation for the terminal.
-
-  Args:
-    results: what `results.validate` returned.
-    metric: a metric of the rows.
-    width: columns of the terminal.
-
-  Returns:
-    A line for every cell, grouped by source and contamination, what the times
-    are, and the advice as the last sentence.
-  """
-  found = choices(results, metric)
-  lines = [f'Which algorithm should I use? ({metric})']
-  block = None
+def evidence(found: Sequence[Choice]) -> list[Table]:
+  """The evidence of every cell, a table for each source and contamination."""
+  groups: dict[tuple, list[tuple[Cell, ...]]] = {}
   for choice in found:
-    contest = choice.contest
-    if (contest.source, contest.contamination) != block:
-      block = contest.source, contest.contamination
-      dirt = f'{100 * contest.contamination:g}% contaminated'
-      lines.append(
-        f'{_text(contest.source)}, support '
-        f'{dirt if contest.contamination else "clean"}:'
-      )
-    lines += textwrap.wrap(
-      f'A={contest.anomalies} K={contest.shots}, {contest.entities} '
-      f'entities: {choice.sentence}',
-      width,
-      initial_indent='  ',
-      subsequent_indent='      ',
+    c = choice.contest
+    named = lambda name, means=choice.means: Cell(
+      tables.clean(name, 24), tables.number(means[name])
     )
-  lines += textwrap.wrap(price(results), width)
-  lines += textwrap.wrap(advice(found), width)
-  return '\n'.join(lines) + '\n'
+    row = (
+      *(str(c.anomalies), str(c.shots), str(c.entities)),
+      *(named(c.learner), named(c.baseline)),
+      Cell(tables.number(c.difference, True), tables.interval(c)),
+      *(tables.p_value(c.p_holm), _some(choice.alike[1:]) or '-'),
+      _some(choice.left_out) or '-',
+    )
+    groups.setdefault(choice.cell[:2], []).append(tables.row(*row))
+  header = (
+    *('A', 'K', 'entities', 'best', 'runner-up', 'difference [95% interval]'),
+    *('p (Holm)', 'best not told apart from', 'not on every entity'),
+  )
+  return [
+    Table(
+      f'{tables.block_name(block)}: the best method of each cell by AUROC',
+      header,
+      {'': rows},
+      frozenset({0, 3, 4, 7, 8}),
+    )
+    for block, rows in groups.items()
+  ]
 
 
-def price(results: dict[str, Any]) -> str:
-  """What the times in brackets are, and what the methods cost before them."""
-  known = [c for c in results.get('costs', []) if c['seconds'] is not None]
-  if not known:
-    return 'The cost was not measured (--compare does).'
-  one = known[-1]
-  wider = ', '.join(
-    f'{_text(c["learner"])}: {c["columns"]}'
-    for c in known
-    if c['columns'] != one['columns']
-  )
-  columns = f'{one["columns"]} columns' + (f' ({wider})' if wider else '')
-  return (
-    f'In brackets: time for one entity, adapting to {one["shots"]} normal and '
-    f'{one["anomalies"]} anomalous rows of {columns} and '
-    f'scoring {one["queries"]} rows, features and compilation apart. '
-    'Meta-learners and pooled have to be trained on other entities once '
-    'before, as the shipped network is; the other baselines do not.'
-  )
+def text(results: Results, width: int = 100) -> str:
+  """The recommendation for the terminal; the advice is its last sentence."""
+  found = choices(results)
+  kinds = dict(zip(results.table.method, results.table.kind, strict=True))
+  parts = ['Which algorithm should I use?\n']
+  parts += [f'{tables.text(table, width)}\n' for table in evidence(found)]
+  parts += [
+    f'{textwrap.fill(paragraph, width)}\n'
+    for paragraph in (BASIS, advice(found, kinds))
+  ]
+  return ''.join(parts)

@@ -1,0 +1,481 @@
+"""Pages: the report of an evaluation, a page of docs/results, judged rows.
+
+The sections of an evaluation are made once (`sections`) and rendered by the
+templates beside this file, as HTML and as Markdown.
+"""
+
+import base64
+import collections
+from collections.abc import Sequence
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import jinja2
+import markupsafe
+import pandas as pd
+
+from metaad_jax import base, storage
+from metaad_jax.detector import explanations, judge
+from metaad_jax.evaluation import results as results_lib
+from metaad_jax.evaluation import tuning
+from metaad_jax.evaluation.results import Results
+from metaad_jax.reports import figures, recommendation, tables
+from metaad_jax.scores import comparisons
+
+_NAMED = 40  # entities whose names are listed
+_EXPLAINED = 10  # judged rows with their reasons
+
+_PROTOCOL = (
+  'K normal rows and A labelled anomalies are the support, the same for all '
+  'methods; all are scored on the same query. Draws are averaged within an '
+  'entity; entities are the units of all intervals (95%) and tests.'
+)
+_CONTESTS = (
+  'The best baseline of a cell has the highest mean; it is chosen with the rows '
+  'that it is tested on, which favours it. Difference: mean over the entities '
+  'that both were scored on; better-worse: on how many of them the learner is '
+  'above and below. p: Wilcoxon signed-rank test, corrected after Holm over all '
+  'pairs of a learner and a baseline of the cell; the verdict is at 5%.'
+)
+_MEANS = (
+  'Mean over entities, its 95% interval in brackets, then the median. Bold: the '
+  'best learner and the best baseline of a column; -: no value (it needs '
+  'labelled anomalies, or the entities have too few rows). Where the number of '
+  'entities differs, columns are not over the same ones.'
+)
+_OPERATION = (
+  'Share of the anomalies found where the threshold lets 1% or 5% of the '
+  "entity's normal rows through: the best learner and the best baseline by "
+  'recall at 1%. The threshold is that of the query itself; one that is set '
+  'beforehand, from few rows, is less exact.'
+)
+_TUNED = (
+  'Chosen on validation tasks, for each cell by mean AUROC: in brackets the '
+  'number of cells, then the AUROC of those tasks with the defaults and with '
+  'the choice.'
+)
+_TOO_FEW = (
+  'Too few rows for some combinations of K, A and contamination (how many; the '
+  'meta data say which)'
+)
+_NO_RANKS = (
+  'No diagram: fewer than five entities were scored by two methods or more.'
+)
+
+
+class Section(NamedTuple):
+  """A part of the report of an evaluation, to be rendered in this order.
+
+  Attributes:
+    key: its anchor.
+    title: its heading.
+    lead: the conclusion, in bold.
+    text: paragraphs.
+    code: shown as it is.
+    pictures: the first word of the names of its figures.
+    tables: rendered in order.
+    items: of a list.
+    folded: whether the tables are closed at first.
+  """
+
+  key: str
+  title: str
+  lead: str = ''
+  text: Sequence[str] = ()
+  code: str = ''
+  pictures: str = ''
+  tables: Sequence[tables.Table] = ()
+  items: Sequence[str] = ()
+  folded: bool = False
+
+
+class Statistics(NamedTuple):
+  """What is computed once from the table of an evaluation.
+
+  Attributes:
+    summary: of all metrics.
+    contests: of the AUROC and the average precision.
+    rankings: by the AUROC.
+  """
+
+  summary: pd.DataFrame
+  contests: pd.DataFrame
+  rankings: list[comparisons.Ranking]
+
+
+def statistics(table: pd.DataFrame) -> Statistics:
+  """Means, contests and ranks of the table of an evaluation."""
+  if table.empty:
+    raise base.DataError('no episode was scored: there is nothing to report')
+  of_all = lambda function, metrics: pd.concat(
+    [function(table, metric) for metric in metrics], ignore_index=True
+  )
+  return Statistics(
+    of_all(comparisons.summary, tables.METRICS),
+    of_all(comparisons.contests, ('auroc', 'ap')),
+    comparisons.ranks(table, 'auroc'),
+  )
+
+
+# ---- Sections ----
+
+
+def _run(results: Results, command: str) -> Section:
+  """What was run: when, where, by which command, on which entities."""
+  table, meta = results
+  flags = meta['flags']
+  duration = datetime.timedelta(seconds=round(meta['seconds'] or 0))
+  protocol = [
+    f'{name} {flags[name]}'
+    for name in ('draws', 'queries', 'split', 'seed')
+    if flags.get(name) not in (None, '')
+  ]
+  text = [
+    f'{meta["created"]}, {meta["hardware"]}, code {meta["code"]}, {duration}.',
+    f'Protocol: {", ".join(protocol)}. {_PROTOCOL}',
+  ]
+  for source, entities in table.groupby('source', sort=False).entity:
+    names = entities.unique()
+    shown = f': {", ".join(names)}' if len(names) <= _NAMED else ''
+    text.append(f'Entities of {source}: {len(names)}{shown}.')
+  code = f'{meta["command"] or "(the command was not recorded)"}\n{command}'
+  return Section('run', 'What was run', text=text, code=code.strip())
+
+
+def _contests(contests: pd.DataFrame) -> Section:
+  best = contests[contests.best]
+  auroc = best[best.metric == 'auroc']
+  verdicts = [tables.verdict(contest) for contest in auroc.itertuples()]
+  counts = ', '.join(
+    f'{verdict} in {verdicts.count(verdict)}'
+    for verdict in ('better', 'worse', 'not told apart')
+  )
+  return Section(
+    'contests',
+    'Learners against the best baseline',
+    f'AUROC, {len(verdicts)} pairs of a learner and a cell: {counts}.',
+    [_CONTESTS],
+    tables=[
+      tables.against_best(pairs, block)
+      for _, rows in best.groupby('metric', sort=False)
+      for block, pairs in tables.blocks(rows)
+    ],
+  )
+
+
+def _means(summary: pd.DataFrame, metric: str) -> Section:
+  title = tables.METRICS[metric]
+  return Section(
+    metric,
+    title[0].upper() + title[1:],
+    text=[_MEANS],
+    tables=[
+      tables.means(panel, block)
+      for block, rows in tables.blocks(summary[summary.metric == metric])
+      for _, panel in rows.groupby('anomalies')
+    ],
+    folded=metric != 'auroc',
+  )
+
+
+def _operation(results: Results, summary: pd.DataFrame) -> Section:
+  rates = tables.rows_per_day(results)
+  text = [_OPERATION]
+  if rates:
+    given = ', '.join(f'{s} {tables.amount(r)}' for s, r in rates.items())
+    text.append(
+      'Rows that an entity scores in a day, nearly all of them normal: '
+      f'{given}; the last two columns are the false alarms of a day.'
+    )
+  found = tables.operation(summary, rates)
+  return Section('operation', 'In operation', text=text, tables=found)
+
+
+def _left_out(notes: Sequence[str]) -> Section:
+  """One line for all entities with too few rows, one for any other note."""
+  parts = [note.partition(': no task with ') for note in notes]
+  few = collections.Counter(entity for entity, short, _ in parts if short)
+  counts = ', '.join(f'{entity} ({n})' for entity, n in few.items())
+  items = [f'{_TOO_FEW}: {counts}'] * bool(few)
+  items += [note for note, short, _ in parts if not short]
+  return Section('notes', 'Left out', items=items)
+
+
+def sections(
+  results: Results,
+  found: Statistics,
+  command: str = '',
+  metrics: Sequence[str] = tuple(tables.METRICS),
+) -> list[Section]:
+  """Everything that a report says, in its order.
+
+  Args:
+    results: of an evaluation.
+    found: see `statistics`.
+    command: makes the page again.
+    metrics: whose means are shown.
+  """
+  choices = recommendation.choices(results)
+  kinds = dict(zip(results.table.method, results.table.kind, strict=True))
+  tuned = [
+    line
+    for heading, lines in tuning.told(results.meta)
+    for line in (f'{heading}.', *lines)
+  ]
+  return [
+    _run(results, command),
+    Section(
+      'choice',
+      'Which algorithm should I use?',
+      recommendation.advice(choices, kinds),
+      [recommendation.BASIS],
+      tables=recommendation.evidence(choices),
+    ),
+    _contests(found.contests),
+    Section('samples', 'AUROC against samples', pictures='auroc budget'),
+    *(_means(found.summary, metric) for metric in metrics),
+    Section(
+      'ranks',
+      'Critical differences',
+      text=[] if found.rankings else [_NO_RANKS],
+      pictures='ranks',
+    ),
+    _operation(results, found.summary),
+    *[Section('tuned', 'Options of the baselines', text=[_TUNED], items=tuned)]
+    * bool(tuned),
+    *[_left_out(results.meta['notes'])] * bool(results.meta['notes']),
+  ]
+
+
+# ---- Rendering ----
+
+
+def _environment() -> jinja2.Environment:
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader('metaad_jax.reports'),
+    autoescape=jinja2.select_autoescape(['html.j2'], default_for_string=False),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters |= {
+    'md': tables.escape,
+    'md_table': tables.markdown,
+    'clean': lambda text: tables.clean(text, 400),
+    'png': lambda image: base64.b64encode(image).decode(),
+  }
+  return environment
+
+
+def _html(template: str, **context: Any) -> bytes:
+  """A page that needs no other file; only the script of `base` may run."""
+  environment = _environment()
+  script = environment.loader.get_source(environment, 'sort.js')[0]
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+  page = environment.get_template(template).render(
+    script=markupsafe.Markup(script), digest=digest, **context
+  )
+  return page.encode()
+
+
+def _slug(name: str) -> str:
+  return re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-.')[:80]
+
+
+def _of_evaluation(
+  results: Results, found: Statistics
+) -> list[figures.Picture]:
+  auroc = found.summary[found.summary.metric == 'auroc']
+  return figures.of_evaluation(results.table, auroc, found.rankings)
+
+
+def write(results: Results, folder: str | os.PathLike[str]) -> list[str]:
+  """Writes report.html, figures/*.png, summary.csv and contests.csv.
+
+  Args:
+    results: of an evaluation.
+    folder: made where it is missing.
+
+  Returns:
+    The paths of the files, the report first.
+
+  Raises:
+    DataError: if there is no row, or a file cannot be written.
+  """
+  found = statistics(results.table)
+  pictures = _of_evaluation(results, found)
+  page = _html(
+    'report.html.j2',
+    sections=sections(results, found),
+    pictures=[(p, figures.png(p.figure, transparent=True)) for p in pictures],
+    settings={
+      key: json.dumps(results.meta[key], indent=2)
+      for key in ('flags', 'versions')
+    },
+  )
+  content = {
+    'report.html': page,
+    'summary.csv': tables.csv(found.summary).encode(),
+    'contests.csv': tables.csv(found.contests).encode(),
+  }
+  for i, picture in enumerate(pictures, 1):
+    name = f'figures/{i:02d}-{_slug(picture.name)}.png'
+    content[name] = figures.png(picture.figure)
+  paths = [os.path.join(folder, name) for name in content]
+  for path, data in zip(paths, content.values(), strict=True):
+    storage.write_bytes(path, data)
+  return paths
+
+
+def write_markdown(
+  results: Results,
+  path: str | os.PathLike[str],
+  *,
+  intro: str | os.PathLike[str] | None = None,
+  rows_per_day: Sequence[float] | None = None,
+) -> list[pathlib.Path]:
+  """Writes a page, its figures, and the compact results it is made from.
+
+  Args:
+    results: of an evaluation; compact ones are enough.
+    path: the page, `docs/results/NAME.md`; `NAME.csv.xz`, `NAME.meta.json` and
+      `NAME-*.png` are written beside it.
+    intro: hand-written Markdown for the top; `intro/NAME.md` beside the page
+      by default, where there is one.
+    rows_per_day: one for all sources, or one for each in the order of the
+      rows, in place of what the evaluation was given.
+
+  Returns:
+    The files, the page first.
+
+  Raises:
+    DataError: if the page does not end in .md, or a file cannot be read or
+      written.
+  """
+  path = pathlib.Path(path)
+  if path.suffix != '.md':
+    raise base.DataError(f'{path} is no page: give a name that ends in .md')
+  top = _intro(path, intro)
+  table, meta = results_lib.compact(results)
+  if rows_per_day is not None:
+    meta = {**meta, 'flags': {**meta['flags'], 'rows_per_day': rows_per_day}}
+  results = Results(table, meta)
+  data = path.with_suffix('.csv.xz')
+  results_lib.save(results, data)
+  found = statistics(table)
+  images = []
+  for picture in _of_evaluation(results, found):
+    if picture.name.startswith(('budget', 'ranks')):
+      name = path.with_name(f'{path.stem}-{_slug(picture.name)}.png')
+      storage.write_bytes(name, figures.small_png(picture.figure))
+      images.append((picture, name.name))
+  command = f'python -m experiments.page --results={data} --output={path}'
+  command = storage.portable(command)
+  template = _environment().get_template('results.md.j2')
+  page = template.render(
+    title=f'Results: {path.stem}',
+    intro=top,
+    sections=sections(results, found, command, ('auroc', 'ap')),
+    pictures=images,
+  )
+  page = re.sub(r'\n{3,}', '\n\n', page).strip()
+  storage.write_bytes(path, f'{page}\n'.encode())
+  written = [path, data, path.with_suffix('.meta.json')]
+  return written + [path.with_name(name) for _, name in images]
+
+
+def _intro(path: pathlib.Path, intro: str | os.PathLike[str] | None) -> str:
+  """What was written by hand for the top of a page; '' where nothing was."""
+  top = path.parent / 'intro' / path.name if intro is None else intro
+  if intro is None and not os.path.exists(top):
+    return ''
+  try:
+    return pathlib.Path(top).read_text(encoding='utf-8').strip()
+  except (OSError, UnicodeDecodeError) as error:
+    raise base.DataError(
+      f'{top}: cannot be read ({error}): give a text in Markdown'
+    ) from None
+
+
+# ---- Judged rows ----
+
+
+def judged(found: judge.Judged, image: bytes) -> bytes:
+  """The page of a user's judged rows.
+
+  Args:
+    found: see `judge.judge`.
+    image: of the scores, see `scores_png`.
+
+  Returns:
+    One HTML file that needs no other.
+  """
+  count, alarms = len(found.scores), 0
+  headline = f'{count} rows ranked'
+  if found.outliers is not None:
+    alarms = int(found.outliers.sum())
+    headline = f'{alarms} of {count} rows are abnormal'
+  explained = [n for n in map(int, found.order()) if n in found.explanations]
+  return _html(
+    'judged.html.j2',
+    name=os.path.basename(found.path),
+    headline=headline,
+    summary=judge.summary(found).splitlines(),
+    image=image,
+    rows=[
+      {
+        'number': number,
+        'verdict': judge.decision(found.outliers[number]),
+        'explanation': found.explanations[number],
+        'text': explanations.text(found.explanations[number]),
+        'reasons': explanations.reasons(found.explanations[number], 5),
+      }
+      for number in explained[: _EXPLAINED if alarms else 3]
+      if found.outliers is not None
+    ],
+    adapted_on=_adapted_on(found.judge),
+    promise=_promise(found),
+  )
+
+
+def scores_png(found: judge.Judged) -> bytes:
+  """The scores of known and judged rows with the threshold, as a PNG file."""
+  by = found.judge
+  return figures.adapted_png(by.known, by.labels, found.scores, by.threshold)
+
+
+def _adapted_on(by: judge.Judge) -> str:
+  counts = [
+    f'{(by.labels == value).sum()} {name}'
+    for value, name in ((0, 'normal'), (1, 'anomalous'), (-1, 'unlabelled'))
+    if (by.labels == value).any()
+  ]
+  more = f' and {len(by.columns) - _NAMED} more' * (len(by.columns) > _NAMED)
+  columns = f' Columns: {", ".join(by.columns[:_NAMED])}{more}.'
+  return (
+    f'{os.path.basename(by.path)}: {", ".join(counts)} rows; detector: '
+    f'{by.run_dir}.{columns * bool(by.columns)} Each known row in the picture '
+    'is scored by a detector that has not seen it.'
+  )
+
+
+def _promise(found: judge.Judged) -> str:
+  if found.p_values is None:
+    return (
+      'None: this run is not calibrated. The scores rank the rows; how many '
+      'normal ones score as high is not known.'
+    )
+  rate, count = found.judge.rate, len(found.scores)
+  return (
+    f'On average over entities like those the detector was calibrated on, at '
+    f'most {rate:.3g} of the normal rows are called abnormal (about '
+    f'{rate * count:.3g} of {count}, were all of them normal). A p-value is the '
+    'share of normal rows that score at least as high. The promise holds on '
+    'average, not for each entity, and not where normal rows have drifted since '
+    'the known ones were taken.'
+  )
