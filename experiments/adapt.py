@@ -32,7 +32,7 @@ from experiments import cli
 from metaad_jax.base import DataError
 from metaad_jax.data import roles, user_files
 from metaad_jax.detector import estimator, follow, judge
-from metaad_jax.reports import judged_page
+from metaad_jax.reports import pages
 from metaad_jax.training import runs
 
 FLAGS = flags.FlagValues()
@@ -108,13 +108,13 @@ def main() -> int | None:
   _warn(missing)
   by = judge.adapt(run_dir, path, support, rate=_RATE.value, columns=columns)
   judged = judge.judge(by, query_path, query)
-  image = judged_page.picture(judged)
+  image = pages.scores_png(judged)
   written = judge.save(
     str(_OUTPUT.value),
     {
       **judge.files(judged),
       'scores.png': image,
-      'report.html': judged_page.page(judged, image).encode(),
+      'report.html': pages.judged(judged, image),
     },
   )
   print(f'{judge.summary(judged)}\n{", ".join(written)} written')

@@ -1,24 +1,24 @@
 r"""Makes a page of docs/results/ from the results of an evaluation.
 
-  python -m experiments.page --results=results/results.json \
+  python -m experiments.page --results=results \
     --output=docs/results/oddbench.md
 
-Writes the page, its figures, and oddbench.json.xz, a compact copy of the
-results from which the same command makes the same page again. What
-docs/results/intro/oddbench.md says is put at the top; nothing else on the page
-is written by hand.
+Writes the page, its figures, and a compact copy of the results (oddbench.csv.xz
+and oddbench.meta.json), from which the same command makes the same page again.
+What docs/results/intro/oddbench.md says is put at the top; nothing else on the
+page is written by hand.
 """
 
 from absl import flags
 
 from experiments import cli
-from metaad_jax.evaluation import old_results as results
-from metaad_jax.reports import page
+from metaad_jax.evaluation import results
+from metaad_jax.reports import pages
 
 FLAGS = flags.FlagValues()
 
 _RESULTS = flags.DEFINE_string(
-  'results', None, 'results.json, or a .json.xz', flag_values=FLAGS
+  'results', None, 'folder of an evaluation, or a .csv.xz', flag_values=FLAGS
 )
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'the page, a .md file', flag_values=FLAGS
@@ -43,7 +43,7 @@ def main() -> None:
   if not _RESULTS.value or not _OUTPUT.value:
     raise cli.UsageError('--results and --output are needed: name both files')
   rates = cli.rows_per_day(_ROWS_PER_DAY.value)
-  written = page.write(
+  written = pages.write_markdown(
     results.load(_RESULTS.value),
     _OUTPUT.value,
     intro=_INTRO.value,

@@ -24,7 +24,7 @@ from experiments import cli
 from metaad_jax import storage
 from metaad_jax.data import registry
 from metaad_jax.evaluation import jobs, tasks
-from metaad_jax.reports import report
+from metaad_jax.reports import figures
 from metaad_jax.scores import metrics
 from metaad_jax.training import runs
 

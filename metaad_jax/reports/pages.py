@@ -20,11 +20,12 @@ import markupsafe
 import pandas as pd
 
 from metaad_jax import base, storage
-from metaad_jax.detector import explanations, judge
+from metaad_jax.detector import judge, reasons
 from metaad_jax.evaluation import results as results_lib
 from metaad_jax.evaluation import tuning
 from metaad_jax.evaluation.results import Results
 from metaad_jax.reports import figures, recommendation, tables
+from metaad_jax.reports.tables import Table
 from metaad_jax.scores import comparisons
 
 _NAMED = 40  # entities whose names are listed
@@ -36,17 +37,18 @@ _PROTOCOL = (
   'entity; entities are the units of all intervals (95%) and tests.'
 )
 _CONTESTS = (
-  'The best baseline of a cell has the highest mean; it is chosen with the rows '
-  'that it is tested on, which favours it. Difference: mean over the entities '
-  'that both were scored on; better-worse: on how many of them the learner is '
-  'above and below. p: Wilcoxon signed-rank test, corrected after Holm over all '
-  'pairs of a learner and a baseline of the cell; the verdict is at 5%.'
+  'The best baseline of a cell has the highest mean; it is chosen with the '
+  'rows that it is tested on, which favours it. Difference: mean over the '
+  'entities that both were scored on; better-worse: on how many of them the '
+  'learner is above and below. p: Wilcoxon signed-rank test, corrected after '
+  'Holm over all pairs of a learner and a baseline of the cell; the verdict is '
+  'at 5%.'
 )
 _MEANS = (
-  'Mean over entities, its 95% interval in brackets, then the median. Bold: the '
-  'best learner and the best baseline of a column; -: no value (it needs '
-  'labelled anomalies, or the entities have too few rows). Where the number of '
-  'entities differs, columns are not over the same ones.'
+  'Mean over entities, its 95% interval in brackets, then the median. Bold: '
+  'the best learner and the best baseline of a column; -: no value (it needs '
+  'labelled anomalies, or the entities have too few rows). Where the number '
+  'of entities differs, columns are not over the same ones.'
 )
 _OPERATION = (
   'Share of the anomalies found where the threshold lets 1% or 5% of the '
@@ -77,7 +79,7 @@ class Section(NamedTuple):
     lead: the conclusion, in bold.
     text: paragraphs.
     code: shown as it is.
-    pictures: the first word of the names of its figures.
+    images: figures, each with its address.
     tables: rendered in order.
     items: of a list.
     folded: whether the tables are closed at first.
@@ -88,8 +90,8 @@ class Section(NamedTuple):
   lead: str = ''
   text: Sequence[str] = ()
   code: str = ''
-  pictures: str = ''
-  tables: Sequence[tables.Table] = ()
+  images: Sequence[tuple[figures.Picture, str]] = ()
+  tables: Sequence[Table] = ()
   items: Sequence[str] = ()
   folded: bool = False
 
@@ -209,6 +211,7 @@ def _left_out(notes: Sequence[str]) -> Section:
 def sections(
   results: Results,
   found: Statistics,
+  images: Sequence[tuple[figures.Picture, str]] = (),
   command: str = '',
   metrics: Sequence[str] = tuple(tables.METRICS),
 ) -> list[Section]:
@@ -217,17 +220,21 @@ def sections(
   Args:
     results: of an evaluation.
     found: see `statistics`.
+    images: figures with their addresses.
     command: makes the page again.
     metrics: whose means are shown.
   """
   choices = recommendation.choices(results)
   kinds = dict(zip(results.table.method, results.table.kind, strict=True))
+  shown = lambda *kinds: [
+    image for image in images if image[0].name.startswith(kinds)
+  ]
   tuned = [
     line
     for heading, lines in tuning.told(results.meta)
     for line in (f'{heading}.', *lines)
   ]
-  return [
+  parts = [
     _run(results, command),
     Section(
       'choice',
@@ -237,19 +244,24 @@ def sections(
       tables=recommendation.evidence(choices),
     ),
     _contests(found.contests),
-    Section('samples', 'AUROC against samples', pictures='auroc budget'),
+    Section('samples', 'AUROC by samples', images=shown('auroc', 'budget')),
     *(_means(found.summary, metric) for metric in metrics),
     Section(
       'ranks',
       'Critical differences',
       text=[] if found.rankings else [_NO_RANKS],
-      pictures='ranks',
+      images=shown('ranks'),
     ),
     _operation(results, found.summary),
-    *[Section('tuned', 'Options of the baselines', text=[_TUNED], items=tuned)]
-    * bool(tuned),
-    *[_left_out(results.meta['notes'])] * bool(results.meta['notes']),
+    Section(
+      'tuned',
+      'Options of the baselines',
+      text=[_TUNED][: len(tuned)],
+      items=tuned,
+    ),
+    _left_out(results.meta['notes']),
   ]
+  return [part for part in parts if any(part[2:])]
 
 
 # ---- Rendering ----
@@ -309,10 +321,13 @@ def write(results: Results, folder: str | os.PathLike[str]) -> list[str]:
   """
   found = statistics(results.table)
   pictures = _of_evaluation(results, found)
+  encode = lambda picture: base64.b64encode(figures.png(picture.figure, True))
+  images = [
+    (p, f'data:image/png;base64,{encode(p).decode()}') for p in pictures
+  ]
   page = _html(
     'report.html.j2',
-    sections=sections(results, found),
-    pictures=[(p, figures.png(p.figure, transparent=True)) for p in pictures],
+    sections=sections(results, found, images),
     settings={
       key: json.dumps(results.meta[key], indent=2)
       for key in ('flags', 'versions')
@@ -323,8 +338,8 @@ def write(results: Results, folder: str | os.PathLike[str]) -> list[str]:
     'summary.csv': tables.csv(found.summary).encode(),
     'contests.csv': tables.csv(found.contests).encode(),
   }
-  for i, picture in enumerate(pictures, 1):
-    name = f'figures/{i:02d}-{_slug(picture.name)}.png'
+  for picture in pictures:
+    name = f'figures/{_slug(picture.name)}.png'
     content[name] = figures.png(picture.figure)
   paths = [os.path.join(folder, name) for name in content]
   for path, data in zip(paths, content.values(), strict=True):
@@ -380,8 +395,7 @@ def write_markdown(
   page = template.render(
     title=f'Results: {path.stem}',
     intro=top,
-    sections=sections(results, found, command, ('auroc', 'ap')),
-    pictures=images,
+    sections=sections(results, found, images, command, ('auroc', 'ap')),
   )
   page = re.sub(r'\n{3,}', '\n\n', page).strip()
   storage.write_bytes(path, f'{page}\n'.encode())
@@ -406,40 +420,35 @@ def _intro(path: pathlib.Path, intro: str | os.PathLike[str] | None) -> str:
 
 
 def judged(found: judge.Judged, image: bytes) -> bytes:
-  """The page of a user's judged rows.
+  """The page of a user's judged rows: one HTML file that needs no other.
 
   Args:
     found: see `judge.judge`.
     image: of the scores, see `scores_png`.
-
-  Returns:
-    One HTML file that needs no other.
   """
-  count, alarms = len(found.scores), 0
-  headline = f'{count} rows ranked'
-  if found.outliers is not None:
-    alarms = int(found.outliers.sum())
-    headline = f'{alarms} of {count} rows are abnormal'
-  explained = [n for n in map(int, found.order()) if n in found.explanations]
+  alarms = found.outliers.any() and found.judge.threshold is not None
+  rows = [row for row in map(int, found.order()) if row in found.explanations]
+  labels = found.judge.labels
   return _html(
     'judged.html.j2',
-    name=os.path.basename(found.path),
-    headline=headline,
+    found=found,
+    names=[os.path.basename(path) for path in (found.path, found.judge.path)],
     summary=judge.summary(found).splitlines(),
+    counts={
+      name: int((labels == value).sum())
+      for name, value in (('normal', 0), ('anomalous', 1), ('unlabelled', -1))
+    },
     image=image,
     rows=[
-      {
-        'number': number,
-        'verdict': judge.decision(found.outliers[number]),
-        'explanation': found.explanations[number],
-        'text': explanations.text(found.explanations[number]),
-        'reasons': explanations.reasons(found.explanations[number], 5),
-      }
-      for number in explained[: _EXPLAINED if alarms else 3]
-      if found.outliers is not None
+      (
+        row,
+        judge.decision(found.outliers[row]),
+        found.explanations[row],
+        reasons.text(found.explanations[row]),
+        reasons.reasons(found.explanations[row], 5),
+      )
+      for row in rows[: _EXPLAINED if alarms else 3]
     ],
-    adapted_on=_adapted_on(found.judge),
-    promise=_promise(found),
   )
 
 
@@ -447,35 +456,3 @@ def scores_png(found: judge.Judged) -> bytes:
   """The scores of known and judged rows with the threshold, as a PNG file."""
   by = found.judge
   return figures.adapted_png(by.known, by.labels, found.scores, by.threshold)
-
-
-def _adapted_on(by: judge.Judge) -> str:
-  counts = [
-    f'{(by.labels == value).sum()} {name}'
-    for value, name in ((0, 'normal'), (1, 'anomalous'), (-1, 'unlabelled'))
-    if (by.labels == value).any()
-  ]
-  more = f' and {len(by.columns) - _NAMED} more' * (len(by.columns) > _NAMED)
-  columns = f' Columns: {", ".join(by.columns[:_NAMED])}{more}.'
-  return (
-    f'{os.path.basename(by.path)}: {", ".join(counts)} rows; detector: '
-    f'{by.run_dir}.{columns * bool(by.columns)} Each known row in the picture '
-    'is scored by a detector that has not seen it.'
-  )
-
-
-def _promise(found: judge.Judged) -> str:
-  if found.p_values is None:
-    return (
-      'None: this run is not calibrated. The scores rank the rows; how many '
-      'normal ones score as high is not known.'
-    )
-  rate, count = found.judge.rate, len(found.scores)
-  return (
-    f'On average over entities like those the detector was calibrated on, at '
-    f'most {rate:.3g} of the normal rows are called abnormal (about '
-    f'{rate * count:.3g} of {count}, were all of them normal). A p-value is the '
-    'share of normal rows that score at least as high. The promise holds on '
-    'average, not for each entity, and not where normal rows have drifted since '
-    'the known ones were taken.'
-  )

@@ -103,7 +103,7 @@ def block_name(block: Sequence[Any]) -> str:
 
 
 def blocks(frame: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
-  """((source, contamination), its rows by A and K), in the order of the file."""
+  """((source, contamination), its rows by A and K), ordered as the file."""
   for block, rows in frame.groupby(BLOCK, sort=False):
     yield block, rows.sort_values(['anomalies', 'shots'], kind='stable')
 
@@ -208,8 +208,8 @@ def against_best(contests: pd.DataFrame, block: Sequence[Any]) -> Table:
     *('median', 'better-worse', 'p (Holm)', 'verdict'),
   )
   return Table(
-    f'{block_name(block)}: {METRICS[contests.metric.iloc[0]]}, difference of each learner to the best '
-    'baseline of the cell',
+    f'{block_name(block)}: {METRICS[contests.metric.iloc[0]]}, each learner '
+    'against the best baseline of the cell',
     header,
     {'': rows},
     frozenset({0, 2, 3, 8}),
