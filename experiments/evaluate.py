@@ -17,14 +17,8 @@ from absl import flags
 
 from experiments import cli
 from metaad_jax.data import registry
-from metaad_jax.evaluation import (
-  baselines,
-  evaluate,
-  old_results,
-  results,
-  tasks,
-)
-from metaad_jax.reports import recommendation, report
+from metaad_jax.evaluation import baselines, evaluate, results, tasks
+from metaad_jax.reports import pages, recommendation, tables
 
 FLAGS = flags.FlagValues()
 
@@ -188,10 +182,10 @@ def main() -> None:
   if rates is not None:
     found.meta['flags']['rows_per_day'] = rates
   results.save(found, _OUTPUT.value)
-  old = old_results.from_tidy(found)
-  print(report.write(old, _OUTPUT.value))
+  written = pages.write(found, _OUTPUT.value)
+  print(f'{tables.terminal(found)}\n{written[0]} written')
   if _COMPARE.value:
-    print(f'\n{recommendation.text(old_results.validate(old))}')
+    print(f'\n{recommendation.text(found)}')
 
 
 if __name__ == '__main__':

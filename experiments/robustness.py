@@ -137,7 +137,7 @@ def measure(run, entities, grid) -> pd.DataFrame:
 def _picture(table, title):
   """Bars: what each change does to the AUROC and to the ranks."""
   figure = mpl_figure.Figure(figsize=(9, 4), layout='constrained')
-  figure.suptitle(title, fontsize=11)
+  figure.suptitle(f'{title}: AUROC and ranks of rows after a change')
   auroc = table.pivot(index='change', columns='method', values='auroc')
   moved = table.pivot(index='change', columns='method', values='moved')
   usual = auroc.loc['as it is']
@@ -178,7 +178,9 @@ def main() -> None:
   path = os.path.join(_OUTPUT.value, 'robustness')
   text = json.dumps(content, indent=1) + '\n'
   storage.write_bytes(path + '.json', text.encode())
-  storage.write_bytes(path + '.png', report.png(_picture(table, title)))
+  with figures.style():
+    picture = figures.png(_picture(table, title))
+  storage.write_bytes(path + '.png', picture)
 
 
 if __name__ == '__main__':

@@ -20,14 +20,8 @@ from absl import flags
 
 from experiments import cli, train
 from metaad_jax.data import registry
-from metaad_jax.evaluation import (
-  baselines,
-  evaluate,
-  old_results,
-  results,
-  tasks,
-)
-from metaad_jax.reports import report
+from metaad_jax.evaluation import baselines, evaluate, results, tasks
+from metaad_jax.reports import pages, tables
 from metaad_jax.training import runs
 
 FLAGS = flags.FlagValues()
@@ -124,7 +118,8 @@ def main() -> None:
   )
   found.meta['command'] = cli.command()
   results.save(found, _OUTPUT.value)
-  print(report.write(old_results.from_tidy(found), _OUTPUT.value))
+  written = pages.write(found, _OUTPUT.value)
+  print(f'{tables.terminal(found)}\n{written[0]} written')
 
 
 if __name__ == '__main__':

@@ -111,10 +111,10 @@ def _draw(
   numbers = entries[['mean', 'low', 'high']].to_numpy(float).T
   mean, low, high = numbers
   ends = np.nan_to_num(np.clip([mean - low, high - mean], 0, None))
-  error: dict[str, Any] = {'xerr' if horizontal else 'yerr': ends}
-  at = (mean, places) if horizontal else (places, mean)
-  edge = {'markeredgecolor': 'white', 'markeredgewidth': 0.5}
-  axis.errorbar(*at, **error, elinewidth=1, **edge, **options)
+  options |= {'markeredgecolor': 'white', 'markeredgewidth': 0.5}
+  options['xerr' if horizontal else 'yerr'] = ends
+  x, y = (mean, places) if horizontal else (places, mean)
+  axis.errorbar(x, y, elinewidth=1, **options)
 
 
 def against_shots(
@@ -135,8 +135,13 @@ def against_shots(
     panel = panel.set_index('shots')
     row = lambda name, panel=panel: panel[panel.method == name].reindex(shots)
     for i, name in enumerate(others):
-      label = None if i else f'{len(others)} other baselines'
-      look = {'color': _PALE, 'linewidth': 0.8, 'zorder': 1, 'label': label}
+      label = '_' if i else f'{len(others)} other baselines'
+      look: Any = {
+        'color': _PALE,
+        'linewidth': 0.8,
+        'zorder': 1,
+        'label': label,
+      }
       axis.plot(places, row(name)['mean'], **look)
     for offset, (name, look) in zip(offsets, looks.items(), strict=True):
       label = tables.clean(name, 24)
@@ -392,7 +397,7 @@ def adapted_png(
     for axis, title in ((left, 'support'), (right, 'new rows')):
       axis.axhspan(normal.min(), normal.max(), color=_NORMAL, alpha=0.12)
       if threshold is not None:
-        label = 'threshold' if axis is right else None
+        label = 'threshold' if axis is right else '_'
         axis.axhline(threshold, color=_ANOMALY, linestyle='--', label=label)
       axis.set_title(title)
       axis.set_xlabel('row')

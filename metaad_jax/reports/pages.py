@@ -276,10 +276,10 @@ def _environment() -> jinja2.Environment:
     lstrip_blocks=True,
   )
   environment.filters |= {
-    'md': tables.escape,
+    'md': lambda text: tables.escape(tables.clean(text, 10**6)),
     'md_table': tables.markdown,
-    'clean': lambda text: tables.clean(text, 400),
-    'png': lambda image: base64.b64encode(image).decode(),
+    'clean': lambda text: tables.clean(text, 10**6),
+    'data_uri': _data_uri,
   }
   return environment
 
@@ -287,7 +287,7 @@ def _environment() -> jinja2.Environment:
 def _html(template: str, **context: Any) -> bytes:
   """A page that needs no other file; only the script of `base` may run."""
   environment = _environment()
-  script = environment.loader.get_source(environment, 'sort.js')[0]
+  script = environment.get_template('sort.js').render()
   digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
   page = environment.get_template(template).render(
     script=markupsafe.Markup(script), digest=digest, **context
@@ -295,8 +295,12 @@ def _html(template: str, **context: Any) -> bytes:
   return page.encode()
 
 
+def _data_uri(png: bytes) -> str:
+  return f'data:image/png;base64,{base64.b64encode(png).decode()}'
+
+
 def _slug(name: str) -> str:
-  return re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-.')[:80]
+  return re.sub(r'[^A-Za-z0-9.=_-]+', '-', name).strip('-.')[:80]
 
 
 def _of_evaluation(
@@ -321,9 +325,9 @@ def write(results: Results, folder: str | os.PathLike[str]) -> list[str]:
   """
   found = statistics(results.table)
   pictures = _of_evaluation(results, found)
-  encode = lambda picture: base64.b64encode(figures.png(picture.figure, True))
   images = [
-    (p, f'data:image/png;base64,{encode(p).decode()}') for p in pictures
+    (picture, _data_uri(figures.png(picture.figure, transparent=True)))
+    for picture in pictures
   ]
   page = _html(
     'report.html.j2',

@@ -1,0 +1,221 @@
+"""Pages hold the numbers of the tables, need no other file, run no markup."""
+
+import base64
+import hashlib
+from html import parser
+import json
+import re
+import shutil
+import subprocess
+import types
+
+from made_up import make
+import numpy as np
+import pandas as pd
+import pytest
+
+from metaad_jax import base
+from metaad_jax.detector import judge
+from metaad_jax.evaluation import results as results_lib
+from metaad_jax.evaluation.results import Results
+from metaad_jax.reports import pages, tables
+from metaad_jax.scores import comparisons
+
+ATTACK = '<script>alert(1)</script>'
+CHROMIUM = shutil.which('chromium') or shutil.which('google-chrome')
+
+
+class Page(parser.HTMLParser):
+  """The rows of cells, the scripts and the addresses of a page."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.rows, self.scripts, self.addresses, self.inside = [], [], [], ''
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.inside = tag
+    self.addresses += [v for k, v in attrs if k in ('src', 'href')]
+    if tag == 'tr':
+      self.rows.append([])
+    elif tag in ('td', 'th'):
+      self.rows[-1].append('')
+    elif tag == 'script':
+      self.scripts.append('')
+
+  def handle_endtag(self, tag):
+    self.inside = '' if tag in ('td', 'th', 'script', 'style') else self.inside
+
+  def handle_data(self, data):
+    if self.inside in ('td', 'th', 'b', 'small') and self.rows:
+      self.rows[-1][-1] += data
+    elif self.inside == 'script':
+      self.scripts[-1] += data
+
+
+@pytest.fixture(scope='module')
+def folder(results, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('report')
+  written = pages.write(results, folder)
+  assert sorted(written) == sorted(
+    str(p) for p in folder.rglob('*') if p.is_file()
+  )
+  return folder
+
+
+@pytest.fixture(scope='module')
+def page(folder):
+  return Page((folder / 'report.html').read_text())
+
+
+def test_the_report_has_the_numbers_of_the_tables(results, page):
+  for metric in tables.METRICS:
+    summary = comparisons.summary(results.table, metric)
+    for block, rows in tables.blocks(summary):
+      for _, panel in rows.groupby('anomalies'):
+        for lines in tables.means(panel, block).groups.values():
+          for cells in lines:
+            assert [f'{c.text}{c.note}' for c in cells] in page.rows
+
+
+def test_the_report_needs_no_other_file_and_runs_one_known_script(folder, page):
+  assert page.addresses
+  assert all(re.match('data:image/png|#', a) for a in page.addresses)
+  (script,) = page.scripts
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+  text = (folder / 'report.html').read_text()
+  assert f"script-src 'sha256-{digest}'" in text
+  assert "default-src 'none'" in text
+
+
+def test_csv_files_hold_the_frames(results, folder):
+  contests = pd.concat(
+    [comparisons.contests(results.table, metric) for metric in ('auroc', 'ap')],
+    ignore_index=True,
+  )
+  again = pd.read_csv(folder / 'contests.csv')
+  pd.testing.assert_frame_equal(again, contests, check_dtype=False)
+  summary = pd.read_csv(folder / 'summary.csv')
+  assert set(summary.metric) == set(tables.METRICS)
+  assert summary.groupby('metric').size().nunique() == 1
+
+
+def test_names_are_text_and_no_markup_or_formula(tmp_path):
+  made = make({ATTACK: ('learner', 0.8), '=cmd': ('baseline', 0.7)})
+  table = made.table.replace({'rig': ATTACK, 'e0': ATTACK})
+  notes = [f'{ATTACK}: no task with 9 shots', ATTACK]
+  flags = {'source': ATTACK}
+  results = Results(table, {**made.meta, 'notes': notes, 'flags': flags})
+  pages.write(results, tmp_path)
+  text = (tmp_path / 'report.html').read_text()
+  assert len(Page(text).scripts) == 1
+  assert text.count('<script') == 1
+  assert '&lt;script&gt;alert(1)' in text
+  assert "'=cmd" in (tmp_path / 'summary.csv').read_text()
+  pages.write_markdown(results, tmp_path / 'page.md')
+  markdown = (tmp_path / 'page.md').read_text()
+  assert not re.search(r'(?<!\\)<script', markdown.partition('-->')[2])
+
+
+def test_nothing_scored_is_an_error_in_one_line(results, tmp_path):
+  with pytest.raises(base.DataError, match='no episode'):
+    pages.write(Results(results.table[:0], results.meta), tmp_path)
+
+
+@pytest.fixture(scope='module')
+def written(results, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('docs')
+  (folder / 'intro').mkdir()
+  (folder / 'intro' / 'rig.md').write_text('# The rig\n\nBy *hand*.\n')
+  paths = pages.write_markdown(
+    results, folder / 'rig.md', rows_per_day=[8640.0, 10.0]
+  )
+  assert all(path.exists() for path in paths)
+  return paths
+
+
+def test_a_page_is_made_again_from_what_lies_beside_it(written, tmp_path):
+  intro = written[0].parent / 'intro' / 'rig.md'
+  results = results_lib.load(written[1])
+  again = pages.write_markdown(results, tmp_path / 'rig.md', intro=intro)
+  assert [p.name for p in again] == [p.name for p in written]
+  for path, first in zip(again, written, strict=True):
+    assert path.read_bytes() == first.read_bytes(), path.name
+
+
+def test_a_page_has_what_was_written_by_hand_and_all_means(results, written):
+  lines = written[0].read_text().splitlines()
+  assert lines[2:5] == ['# The rig', '', 'By *hand*.']
+  assert sum(line.startswith('# ') for line in lines) == 1
+  means = comparisons.summary(results_lib.compact(results).table, 'auroc')
+  for block, rows in tables.blocks(means):
+    for _, panel in rows.groupby('anomalies'):
+      for line in tables.markdown(tables.means(panel, block)).splitlines():
+        assert line in lines
+  text = '\n'.join(lines)
+  assert '/home/me' not in text
+  assert 'rig 8,640, mill 10' in text
+  assert '- odd' in text and 'e9 (2)' in text
+  for path in written[3:]:
+    assert f']({path.name})' in text
+
+
+def test_what_cannot_be_a_page_is_refused(results, tmp_path):
+  with pytest.raises(base.DataError, match='ends in .md'):
+    pages.write_markdown(results, tmp_path / 'rig.html')
+  with pytest.raises(base.DataError, match='cannot be read'):
+    pages.write_markdown(
+      results, tmp_path / 'rig.md', intro=tmp_path / 'none.md'
+    )
+
+
+@pytest.mark.parametrize('threshold', [2.0, None])
+def test_judged_rows_are_shown_and_their_names_are_text(threshold, monkeypatch):
+  reason = types.SimpleNamespace(column=ATTACK, share=0.5)
+  monkeypatch.setattr(pages.reasons, 'text', lambda e: ATTACK)
+  monkeypatch.setattr(pages.reasons, 'reasons', lambda e, most: [reason])
+  monkeypatch.setattr(judge, 'summary', lambda found: ATTACK)
+  why = types.SimpleNamespace(score=3.25, threshold=2.0)
+  by = types.SimpleNamespace(
+    labels=np.array([0, 0, 1]), threshold=threshold, known=np.arange(3.0),
+    columns=(ATTACK,), path='known.csv', run_dir='shipped', rate=0.05,
+  )  # fmt: skip
+  scores = np.array([1.0, 3.25, 0.5])
+  found = judge.Judged(
+    by, ATTACK, scores, np.ones(3), scores > 2, {1: why}, None
+  )
+  text = pages.judged(found, pages.scores_png(found)).decode()
+  assert text.count('<script') == 1
+  assert 'row 1' in text and '3.25' in text
+  assert '2 normal, 1 anomalous' in text
+  assert ('1 of 3 rows are abnormal' in text) == (threshold is not None)
+  assert ('not calibrated' in text) == (threshold is None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason='no chromium is installed')
+def test_a_browser_sorts_a_table_by_the_number_clicked(folder, tmp_path):
+  text = (folder / 'report.html').read_text()
+  text = re.sub("script-src '[^']*'", "script-src 'unsafe-inline'", text)
+  click = """<script>
+    const table = document.querySelector('#auroc table');
+    const head = table.querySelectorAll('thead th')[1];
+    const column = () => [...table.tBodies].map(
+      b => [...b.querySelectorAll('tr:not(.group)')].map(
+        r => r.children[1].textContent.slice(0, 4)));
+    head.click(); const up = column(); head.click();
+    document.title = JSON.stringify([up, column()]);
+  </script></body>"""
+  path = tmp_path / 'report.html'
+  path.write_text(text.replace('</body>', click))
+  command = [
+    CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic',
+    '--no-first-run', '--disable-background-networking', '--disable-sync',
+    '--disable-component-update', f'--user-data-dir={tmp_path / "profile"}',
+    '--dump-dom', path.as_uri(),
+  ]  # fmt: skip
+  dom = subprocess.run(command, capture_output=True, text=True, timeout=120)
+  up, down = json.loads(re.search('<title>(.*?)</title>', dom.stdout)[1])
+  assert up == [sorted(group) for group in up]
+  assert down == [group[::-1] for group in up]
+  assert [len(group) for group in up] == [2, 2]
