@@ -4,9 +4,9 @@ r"""Makes a page of docs/results/ from the results of an evaluation.
     --output=docs/results/oddbench.md
 
 Writes the page, its figures, and a compact copy of the results (oddbench.csv.xz
-and oddbench.meta.json), from which the same command makes the same page again.
-What docs/results/intro/oddbench.md says is put at the top; nothing else on the
-page is written by hand.
+and oddbench.meta.json.xz), from which the same command makes the same page
+again. What docs/results/intro/oddbench.md says is put at the top; nothing else
+on the page is written by hand.
 """
 
 from absl import flags

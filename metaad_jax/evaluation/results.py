@@ -151,16 +151,14 @@ def save(results: Results, path: str | os.PathLike[str]) -> None:
   Args:
     results: of an evaluation.
     path: a folder, which gets `results.csv` and `meta.json`; or a file
-      `NAME.csv.xz`, which gets `NAME.meta.json` beside it.
+      `NAME.csv.xz`, which gets `NAME.meta.json.xz` beside it.
 
   Raises:
     DataError: if the results break the schema, or cannot be written.
   """
   table, meta = check(results)
   table_path, meta_path = _paths(path)
-  content = table.to_csv(index=False, lineterminator='\n').encode()
-  if table_path.suffix == '.xz':
-    content = lzma.compress(content)
+  content = table.to_csv(index=False, lineterminator='\n')
   try:
     text = json.dumps(meta, indent=1, allow_nan=False)
   except (TypeError, ValueError) as error:
@@ -168,8 +166,10 @@ def save(results: Results, path: str | os.PathLike[str]) -> None:
       f'the meta data are not JSON ({error}): leave only texts, numbers, lists '
       'and dicts there'
     ) from None
-  storage.write_bytes(meta_path, f'{text}\n'.encode())
-  storage.write_bytes(table_path, content)
+  for place, body in ((meta_path, f'{text}\n'), (table_path, content)):
+    packed = place.suffix == '.xz'
+    data = lzma.compress(body.encode()) if packed else body.encode()
+    storage.write_bytes(place, data)
 
 
 def load(path: str | os.PathLike[str]) -> Results:
@@ -188,15 +188,12 @@ def load(path: str | os.PathLike[str]) -> Results:
   table_path, meta_path = _paths(path)
   place = meta_path
   try:
-    meta = json.loads(meta_path.read_text())
+    meta = json.loads(_read(meta_path))
     if not isinstance(meta, dict):
       raise ValueError('no object')
     place = table_path
-    content = table_path.read_bytes()
-    if table_path.suffix == '.xz':
-      content = lzma.decompress(content)
     table = pd.read_csv(
-      io.BytesIO(content),
+      io.BytesIO(_read(table_path)),
       dtype=dict.fromkeys(TEXTS, str),
       keep_default_na=False,  # an entity may be called NA
       na_values=dict.fromkeys(metrics.NAMES, ['']),
@@ -215,6 +212,11 @@ def load(path: str | os.PathLike[str]) -> Results:
     ) from None
 
 
+def _read(path: pathlib.Path) -> bytes:
+  content = path.read_bytes()
+  return lzma.decompress(content) if path.suffix == '.xz' else content
+
+
 def _paths(path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.Path]:
   """The files of the table and of the meta data."""
   path = pathlib.Path(path)
@@ -223,5 +225,6 @@ def _paths(path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.Path]:
   for ending in ('.csv', '.csv.xz'):
     if path.name.endswith(ending):
       name = path.name.removesuffix(ending)
-      return path, path.with_name(f'{name}.meta.json')
+      packed = '.xz' * ending.endswith('.xz')
+      return path, path.with_name(f'{name}.meta.json{packed}')
   return path / 'results.csv', path / 'meta.json'

@@ -144,7 +144,7 @@ def against_shots(
       }
       axis.plot(places, row(name)['mean'], **look)
     for offset, (name, look) in zip(offsets, looks.items(), strict=True):
-      label = tables.clean(name, 24)
+      label = tables.clean(name)
       _draw(
         axis, places + offset, row(name), linewidth=1.1, label=label, **look
       )
@@ -184,7 +184,7 @@ def ladder(
       look = {**styles.get(name, {'color': _GREY, 'marker': 'd'})}
       look |= {'linestyle': '', 'markersize': 5}
       _draw(axis, [place], entries.loc[[name]], horizontal=True, **look)
-    axis.set_yticks(range(len(names)), [tables.clean(n, 24) for n in names])
+    axis.set_yticks(range(len(names)), [tables.clean(n) for n in names])
     axis.set_title(f'labelled anomalies: A = {anomalies}; K = {shots}')
     axis.set_xlabel(f'{metric}, mean and 95% interval')
   return _picture(
@@ -262,7 +262,7 @@ def _budget_panel(
   axis.axhline(last, color=_GREY, linewidth=0.9, linestyle=':', label=label)
   for name in tables.ranked(summary, 'learner')[:1]:
     ours = of_k(summary[summary.method == name])
-    label = tables.clean(name, 24)
+    label = tables.clean(name)
     _draw(axis, shots * 1.05, ours, markersize=6, label=label, **styles[name])
   axis.set_xscale('log')
   axis.set_xticks(shots, [str(k) for k in shots])
@@ -309,7 +309,9 @@ def _critical_differences(
   # seconds to import, which nobody who draws no ranks should wait for
   from scikit_posthocs import critical_difference_diagram
 
-  names = [tables.clean(name, 24) for name in ranking.methods]
+  names = [tables.clean(name) for name in ranking.methods]
+  if len(set(names)) < len(names):  # the diagram tells methods by their names
+    names = [f'{i} {name}' for i, name in enumerate(names, 1)]
   alike = np.eye(len(names))
   for first, last in ranking.cliques:
     alike[first : last + 1, first : last + 1] = 1

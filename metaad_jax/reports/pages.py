@@ -362,8 +362,8 @@ def write_markdown(
 
   Args:
     results: of an evaluation; compact ones are enough.
-    path: the page, `docs/results/NAME.md`; `NAME.csv.xz`, `NAME.meta.json` and
-      `NAME-*.png` are written beside it.
+    path: the page, `docs/results/NAME.md`; `NAME.csv.xz`, `NAME.meta.json.xz`
+      and `NAME-*.png` are written beside it.
     intro: hand-written Markdown for the top; `intro/NAME.md` beside the page
       by default, where there is one.
     rows_per_day: one for all sources, or one for each in the order of the
@@ -403,7 +403,7 @@ def write_markdown(
   )
   page = re.sub(r'\n{3,}', '\n\n', page).strip()
   storage.write_bytes(path, f'{page}\n'.encode())
-  written = [path, data, path.with_suffix('.meta.json')]
+  written = [path, data, path.with_suffix('.meta.json.xz')]
   return written + [path.with_name(name) for _, name in images]
 
 

@@ -92,7 +92,7 @@ def choices(results: Results, metric: str = 'auroc') -> list[Choice]:
 
 
 def _some(names: Sequence[str]) -> str:
-  shown = ', '.join(tables.clean(name, 24) for name in names[:_SHOWN])
+  shown = ', '.join(tables.clean(name) for name in names[:_SHOWN])
   more = len(names) - _SHOWN
   return shown + (f' and {more} more' if more > 0 else '')
 
@@ -135,7 +135,7 @@ def _sentence(when: str, cells: Sequence[Choice], kinds: dict[str, str]) -> str:
   behind = {name: sum(c.gaps.get(name, 1.0) for c in cells) for name in names}
   first, *others = sorted(names, key=lambda n: (-sum(level[n]), behind[n]))
   said = (
-    f'{when}, use {tables.clean(first, 24)}: the best, or not told apart from '
+    f'{when}, use {tables.clean(first)}: the best, or not told apart from '
     f'it, in {sum(level[first])} of {len(cells)} cells'
   )
   rest = [name for name in others if level[name] == level[first]]
@@ -155,7 +155,7 @@ def evidence(found: Sequence[Choice]) -> list[Table]:
   for choice in found:
     c = choice.contest
     named = lambda name, means=choice.means: Cell(
-      tables.clean(name, 24), tables.number(means[name])
+      tables.clean(name), tables.number(means[name])
     )
     row = (
       *(str(c.anomalies), str(c.shots), str(c.entities)),

@@ -170,7 +170,7 @@ def means(
 
   groups = {
     f'{kind}s': [
-      (Cell(clean(name, 24)), *(cell(key, name) for key in keys))
+      (Cell(clean(name)), *(cell(key, name) for key in keys))
       for name in ranked(summary, kind)
     ]
     for kind in KINDS
@@ -197,7 +197,7 @@ def against_best(contests: pd.DataFrame, block: Sequence[Any]) -> Table:
   ours = contests[contests.best].sort_values(['anomalies', 'shots'])
   for c in ours.itertuples():
     difference = Cell(number(c.difference, True), interval(c))
-    names = clean(c.learner, 24), clean(c.baseline, 24)
+    names = clean(c.learner), clean(c.baseline)
     counts = number(c.median, True), f'{c.wins}-{c.losses}'
     judged = p_value(c.p_holm), verdict(c)
     rows.append(
@@ -262,7 +262,7 @@ def operation(summary: pd.DataFrame, rates: dict[str, float]) -> list[Table]:
           for rate in (0.01, 0.05)
           if rates
         ]
-        name = clean(best.method, 24)
+        name = clean(best.method)
         rows.append(row(*map(str, cell[2:]), name, *found, *alarms))
     header = ['A', 'K', 'method', 'found at 1%', 'found at 5%']
     header += ['alarms a day at 1%', 'at 5%'] if rates else []
@@ -344,8 +344,8 @@ def sentence(contest: Any, learner: Any, baseline: Any) -> str:
   relation = verdict(contest)
   relation += ' from' if relation == 'not told apart' else ' than'
   said = (
-    f'{clean(contest.learner, 24)} {number(learner.mean)}, {relation} the best '
-    f'baseline {clean(contest.baseline, 24)} {number(baseline.mean)}: '
+    f'{clean(contest.learner)} {number(learner.mean)}, {relation} the best '
+    f'baseline {clean(contest.baseline)} {number(baseline.mean)}: '
     f'{number(contest.difference, True)} {interval(contest)}, median '
     f'{number(contest.median, True)}, better on {contest.wins} and worse on '
     f'{contest.losses} of {contest.entities} entities, Holm-corrected p '

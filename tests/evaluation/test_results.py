@@ -42,7 +42,10 @@ def test_saved_and_loaded_are_the_same(place, tmp_path):
     found.table, made().table[list(results.COLUMNS)], check_dtype=False
   )
   assert found.meta == META
-  names = {'': {'results.csv', 'meta.json'}}
+  names = {
+    '': {'results.csv', 'meta.json'},
+    'table.csv.xz': {'table.csv.xz', 'table.meta.json.xz'},
+  }
   expected = names.get(place, {place, 'table.meta.json'})
   assert {path.name for path in tmp_path.iterdir()} == expected
 
@@ -84,7 +87,7 @@ def test_impossible_meta_data_are_refused(change, match, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('file', ['NAME.csv.xz', 'NAME.meta.json'])
+@pytest.mark.parametrize('file', ['NAME.csv.xz', 'NAME.meta.json.xz'])
 @pytest.mark.parametrize('damage', ['gone', 'cut', 'other'])
 def test_damaged_files_are_named(file, damage, tmp_path):
   path = tmp_path / 'NAME.csv.xz'

@@ -9,7 +9,7 @@ import pytest
 from experiments import evaluate, export
 from metaad_jax import storage
 from metaad_jax.data import audits, registry
-from metaad_jax.evaluation import old_results as results
+from metaad_jax.evaluation import results
 from metaad_jax.training import runs
 
 
@@ -61,10 +61,10 @@ def test_other_tables_of_the_same_format_are_one_command(tmp_path):
     '--anomalies=1', '--draws=1', '--baselines=knn', '--workers=1',
     f'--output={tmp_path / "found"}',
   )  # fmt: skip
-  found = results.load(tmp_path / 'found' / 'results.json')
-  areas = [r['auroc'] for r in found['rows'] if r['learner'] == 'tables']
+  found = results.load(tmp_path / 'found')
+  areas = found.table.auroc[found.table.method == 'tables']
   assert len(areas) == 2 and min(areas) > 0.9
-  assert not any('trained or validated' in note for note in found['notes'])
+  assert not any('trained or validated' in note for note in found.meta['notes'])
   code, _, told = call(
     evaluate, '--run_dir=shipped', '--source=oddbench', '--split=all',
     f'--data_dir={tmp_path / "elsewhere"}', '--tune_baselines=2',
