@@ -134,6 +134,11 @@ def against_shots(
   for axis, (anomalies, panel) in zip(axes, panels, strict=True):
     panel = panel.set_index('shots')
     row = lambda name, panel=panel: panel[panel.method == name].reindex(shots)
+    for offset, (name, look) in zip(offsets, looks.items(), strict=True):
+      label = tables.clean(name)
+      _draw(
+        axis, places + offset, row(name), linewidth=1.1, label=label, **look
+      )
     for i, name in enumerate(others):
       label = '_' if i else f'{len(others)} other baselines'
       look: Any = {
@@ -143,11 +148,6 @@ def against_shots(
         'label': label,
       }
       axis.plot(places, row(name)['mean'], **look)
-    for offset, (name, look) in zip(offsets, looks.items(), strict=True):
-      label = tables.clean(name)
-      _draw(
-        axis, places + offset, row(name), linewidth=1.1, label=label, **look
-      )
     axis.set_xticks(places, [str(k) for k in shots])
     axis.set_xlim(-0.5, len(shots) - 0.5)
     axis.set_title(f'labelled anomalies: A = {anomalies}')

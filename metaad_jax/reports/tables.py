@@ -390,7 +390,7 @@ def verdicts(
   return said
 
 
-def terminal(results: Results, width: int = 100) -> str:
+def terminal(results: Results, width: int = 104) -> str:
   """Means of the AUROC for the terminal, with the verdict of every cell.
 
   Args:
