@@ -2,7 +2,8 @@
 
 import base64
 import hashlib
-from html import parser
+import html
+import itertools
 import json
 import re
 import shutil
@@ -25,32 +26,18 @@ ATTACK = '<script>alert(1)</script>'
 CHROMIUM = shutil.which('chromium') or shutil.which('google-chrome')
 
 
-class Page(parser.HTMLParser):
-  """The rows of cells, the scripts and the addresses of a page."""
+def rows_of(page):
+  """The text of the cells of every row of every table of a page."""
+  text = lambda cell: html.unescape(re.sub('<.*?>', '', cell))
+  rows = re.findall('<tr.*?</tr>', page, re.DOTALL)
+  return [[text(c) for c in re.findall('<t[dh].*?</t[dh]>', r)] for r in rows]
 
-  def __init__(self, text):
-    super().__init__()
-    self.rows, self.scripts, self.addresses, self.inside = [], [], [], ''
-    self.feed(text)
 
-  def handle_starttag(self, tag, attrs):
-    self.inside = tag
-    self.addresses += [v for k, v in attrs if k in ('src', 'href')]
-    if tag == 'tr':
-      self.rows.append([])
-    elif tag in ('td', 'th'):
-      self.rows[-1].append('')
-    elif tag == 'script':
-      self.scripts.append('')
-
-  def handle_endtag(self, tag):
-    self.inside = '' if tag in ('td', 'th', 'script', 'style') else self.inside
-
-  def handle_data(self, data):
-    if self.inside in ('td', 'th', 'b', 'small') and self.rows:
-      self.rows[-1][-1] += data
-    elif self.inside == 'script':
-      self.scripts[-1] += data
+def means_of(results, metric):
+  """The tables of the means of a metric, one for each A."""
+  for block, rows in tables.blocks(comparisons.summary(results.table, metric)):
+    for _, panel in rows.groupby('anomalies'):
+      yield tables.means(panel, block)
 
 
 @pytest.fixture(scope='module')
@@ -65,27 +52,25 @@ def folder(results, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def page(folder):
-  return Page((folder / 'report.html').read_text())
+  return (folder / 'report.html').read_text()
 
 
 def test_the_report_has_the_numbers_of_the_tables(results, page):
+  shown = rows_of(page)
   for metric in tables.METRICS:
-    summary = comparisons.summary(results.table, metric)
-    for block, rows in tables.blocks(summary):
-      for _, panel in rows.groupby('anomalies'):
-        for lines in tables.means(panel, block).groups.values():
-          for cells in lines:
-            assert [f'{c.text}{c.note}' for c in cells] in page.rows
+    for table in means_of(results, metric):
+      for cells in itertools.chain(*table.groups.values()):
+        assert [f'{c.text}{c.note}' for c in cells] in shown
 
 
-def test_the_report_needs_no_other_file_and_runs_one_known_script(folder, page):
-  assert page.addresses
-  assert all(re.match('data:image/png|#', a) for a in page.addresses)
-  (script,) = page.scripts
+def test_the_report_needs_no_other_file_and_runs_one_known_script(page):
+  addresses = re.findall('(?:src|href)="(.*?)"', page)
+  assert addresses
+  assert all(re.match('data:image/png|#', address) for address in addresses)
+  (script,) = re.findall('<script>(.*?)</script>', page, re.DOTALL)
   digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-  text = (folder / 'report.html').read_text()
-  assert f"script-src 'sha256-{digest}'" in text
-  assert "default-src 'none'" in text
+  assert f"script-src 'sha256-{digest}'" in page
+  assert "default-src 'none'" in page
 
 
 def test_csv_files_hold_the_frames(results, folder):
@@ -108,7 +93,6 @@ def test_names_are_text_and_no_markup_or_formula(tmp_path):
   results = Results(table, {**made.meta, 'notes': notes, 'flags': flags})
   pages.write(results, tmp_path)
   text = (tmp_path / 'report.html').read_text()
-  assert len(Page(text).scripts) == 1
   assert text.count('<script') == 1
   assert '&lt;script&gt;alert(1)' in text
   assert "'=cmd" in (tmp_path / 'summary.csv').read_text()
@@ -147,11 +131,8 @@ def test_a_page_has_what_was_written_by_hand_and_all_means(results, written):
   lines = written[0].read_text().splitlines()
   assert lines[2:5] == ['# The rig', '', 'By *hand*.']
   assert sum(line.startswith('# ') for line in lines) == 1
-  means = comparisons.summary(results_lib.compact(results).table, 'auroc')
-  for block, rows in tables.blocks(means):
-    for _, panel in rows.groupby('anomalies'):
-      for line in tables.markdown(tables.means(panel, block)).splitlines():
-        assert line in lines
+  for table in means_of(results_lib.compact(results), 'auroc'):
+    assert set(tables.markdown(table).splitlines()) <= set(lines)
   text = '\n'.join(lines)
   assert '/home/me' not in text
   assert 'rig 8,640, mill 10' in text
