@@ -141,13 +141,13 @@ def against_shots(
       )
     for i, name in enumerate(others):
       label = '_' if i else f'{len(others)} other baselines'
-      look: Any = {
+      pale: Any = {
         'color': _PALE,
         'linewidth': 0.8,
         'zorder': 1,
         'label': label,
       }
-      axis.plot(places, row(name)['mean'], **look)
+      axis.plot(places, row(name)['mean'], **pale)
     axis.set_xticks(places, [str(k) for k in shots])
     axis.set_xlim(-0.5, len(shots) - 0.5)
     axis.set_title(f'labelled anomalies: A = {anomalies}')

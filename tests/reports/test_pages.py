@@ -163,8 +163,9 @@ def test_judged_rows_are_shown_and_their_names_are_text(threshold, monkeypatch):
   )  # fmt: skip
   scores = np.array([1.0, 3.25, 0.5])
   found = judge.Judged(
-    by, ATTACK, scores, np.ones(3), scores > 2, {1: why}, None
-  )
+    judge=by, path=ATTACK, query=None, scores=scores, p_values=np.ones(3),
+    outliers=scores > 2, explanations={1: why},
+  )  # fmt: skip
   text = pages.judged(found, pages.scores_png(found)).decode()
   assert text.count('<script') == 1
   assert 'row 1' in text and '3.25' in text
