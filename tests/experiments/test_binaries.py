@@ -293,7 +293,7 @@ def test_training_on_bad_data_leaves_nothing_behind(arguments, told, tmp_path):
     ('wide.npy', 'good.npy', '65'),
     ('good.npy', 'wide.npy', '65'),
     ('sick.npz', 'good.npy', 'no normal row'),
-    ('text.txt', 'good.npy', '.csv'),
+    ('text.doc', 'good.npy', '.csv'),
     ('empty.npy', 'good.npy', 'no rows'),
     ('pickle.npy', 'good.npy', 'pickle'),
   ],
@@ -311,7 +311,7 @@ def test_adapting_to_bad_rows_leaves_nothing_behind(
   np.save('empty.npy', np.zeros((0, 64)))
   np.save('pickle.npy', np.array([{}], object), allow_pickle=True)
   np.savez('sick.npz', x=np.zeros((2, 64)), y=np.ones(2))
-  pathlib.Path('text.txt').write_text('1')
+  pathlib.Path('text.doc').write_text('1')
   assert told in fail(
     adapt, 1, f'--run_dir={folder}', f'--support={support}', f'--query={query}'
   )
