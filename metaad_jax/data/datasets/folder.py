@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from metaad_jax.base import DataError, Entity, Source
-from metaad_jax.data import cells, rows, series, user_files
+from metaad_jax.data import cells, roles, rows, series, user_files
 
 _log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def _read(source, options, alike=False):
       features=('*',) if options.ids else (),
       like=like,
     )
-    for note in samples.notes:
+    for note in roles.notes(samples.columns):
       _log.warning('%s: %s', path, note)
     labels = samples.labels
     if labels is None:
