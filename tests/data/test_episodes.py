@@ -284,17 +284,6 @@ def test_small_pools_pad_and_serve_the_query_first():
   assert counts == {(False, 5, 3, 4, 3), (True, 2, 1, 1, 3)}
 
 
-def test_a_task_is_a_function_of_its_key_jitted_or_not():
-  pools = episodes.pool([entity(f'e{i}', 5, 5, 9, 10.0 * i) for i in range(2)])
-  sample = episodes.from_pools(pools, RICH)
-  jitted = jax.jit(sample)
-  for k in range(2):
-    key = jax.random.key(k)
-    jax.tree.map(np.testing.assert_array_equal, sample(key), jitted(key))
-  one, other = jitted(jax.random.key(0)), jitted(jax.random.key(1))
-  assert (one.query.x != other.query.x).any()
-
-
 def test_pool_leaves_out_who_has_nothing_to_score_and_thins():
   good = entity('good', 100, 3, 3)
   pools = episodes.pool(
