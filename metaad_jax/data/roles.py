@@ -19,9 +19,10 @@ _PERHAPS = (
   'isoutlier', 'attack', 'isattack', 'fault', 'faulty', 'failure',
   'machinefailure', 'changepoint', 'groundtruth', 'isabnormal', 'abnormal',
 )  # fmt: skip
-_NORMAL = frozenset(
-  'normal ok okay good healthy benign no false inlier regular pass passed '
-  'negative fine legit genuine nominal nofault 0'.split()
+_GOOD = frozenset('normal ok okay good healthy benign inlier'.split())
+_NORMAL = _GOOD | frozenset(
+  'no false regular pass passed negative fine legit genuine nominal nofault '
+  '0'.split()
 )
 _ANOMALY = frozenset(
   'anomaly anomalous abnormal attack fault faulty broken defect defective '
@@ -174,6 +175,16 @@ def _are_labels(values):
   if levels <= {'0', '1'}:
     return True
   return levels <= _NORMAL | _ANOMALY and len(levels) <= 2
+
+
+def check_name(name: str, values: Any, anomaly_label: str) -> None:
+  """Refuses labels such as `is_normal` = 1, which mean the contrary of ours."""
+  words = set(re.split(r'[\W_]+', name.lower()))
+  if words & _GOOD and _are_labels(values) and not anomaly_label:
+    raise DataError(
+      f'column {name!r} says what is normal: name the value of an anomaly with '
+      '--anomaly_label, such as --anomaly_label=0'
+    )
 
 
 def labels(

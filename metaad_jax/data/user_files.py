@@ -290,6 +290,7 @@ def _samples(file, roles, like, window):
   if labels is None:
     named, others = roles_lib.find_label(content, roles.label, features)
     labels = content[named].values if named else None
+    roles_lib.check_name(named, labels, roles.anomaly_label)
   report = roles_lib.report(
     content,
     label=named,
@@ -308,6 +309,13 @@ def _samples(file, roles, like, window):
     raise DataError('it holds no rows')
   labels = roles_lib.labels(labels, len(rows), roles.anomaly_label)
   notes += roles_lib.notes(report)
+  if (
+    named and not roles.label and named.strip().lower() not in roles_lib.LABELS
+  ):
+    notes += (
+      f'column {named!r} is taken for the labels; if it holds none, '
+      '--label=none',
+    )
   if others:
     notes += (f'{", ".join(others)}: looks like labels: left out',)
   samples = Samples(

@@ -362,6 +362,15 @@ def test_labels_cannot_be_turned_round(bad, good, tmp_path):
     assert samples.label == name and list(samples.rows) == list(FRAME)
 
 
+def test_what_is_called_normal_or_ok_does_not_mark_anomalies(tmp_path):
+  for name, bad, good in (('is_normal', 0, 1), ('OK', 'no', 'yes')):
+    marks = [bad if i in (3, 17) else good for i in range(40)]
+    text = FRAME.assign(**{name: marks}).to_csv(index=False)
+    assert 'says what is normal' in refusal(tmp_path, text, label=name)
+    samples = read(tmp_path, text, label=name, anomaly_label=str(bad))
+    assert np.flatnonzero(samples.labels).tolist() == [3, 17]
+
+
 def test_words_without_a_meaning_need_one(tmp_path):
   text = FRAME.assign(label=['F', 'N'] * 20).to_csv(index=False)
   assert '--anomaly_label' in refusal(tmp_path, text)
