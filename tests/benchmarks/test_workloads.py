@@ -22,7 +22,7 @@ SMALL = {
     workloads.WORKLOADS['W3'], sizes=(1, 4, 4, 4, 1), length=64
   ),
   'W4': dataclasses.replace(
-    workloads.WORKLOADS['W4'], sizes=(1, 4, 4, 5), query=10, length=10
+    workloads.WORKLOADS['W4'], sizes=(1, 4, 4, 5), query=10, length=7
   ),
   'W5': dataclasses.replace(
     workloads.WORKLOADS['W5'], sizes=(3, 4, 4, 4, 4, 4, 1), support=6, query=5
@@ -222,7 +222,7 @@ def test_minimal_flops_of_the_workloads():
   layers = {name: workloads.layer_flops(w) for name, w in SMALL.items()}
   assert layers['W1'] == [2 * 5, 2 * 5 * 5, 2 * 5]
   assert layers['W3'] == [2 * 32 * 7 * 4, 2 * 16 * 28 * 4, 2 * 8 * 28 * 4, 8]
-  assert layers['W4'] == [2 * 100 * 9 * 4, 2 * 25 * 36 * 4, 2 * 4 * 4 * 5]
+  assert layers['W4'] == [2 * 49 * 9 * 4, 2 * 9 * 36 * 4, 2 * 4 * 5]
   gigaflops = {
     name: workloads.minimal_flops(w, 'maml', 5, w.tasks) / 1e9
     for name, w in workloads.WORKLOADS.items()
