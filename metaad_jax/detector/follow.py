@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator
 import csv
 import os
+import re
 import select
 import sys
 from typing import Any
+
+import numpy as np
 
 from metaad_jax import storage
 from metaad_jax.base import DataError
@@ -16,6 +19,7 @@ from metaad_jax.detector import judge, reasons
 _WAIT = 0.1  # seconds between looks at `stopped`
 _LONGEST = 1 << 20  # bytes of a line
 _BLOCK = 1 << 16
+_PLAIN = re.compile(r'[-+]?\d+(\.\d*)?([eE][-+]?\d+)?')
 
 
 def stream(descriptor: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
@@ -140,12 +144,20 @@ def _by_name(by, names, cells):
   return dict(zip(names, cells, strict=True))
 
 
+def _encoded(by, cells):
+  """A row of text; where all cells are plain numbers, without pandas."""
+  decimal = by.support.dialect.decimal if by.support.dialect else '.'
+  plain = all(_PLAIN.fullmatch(cells[name]) for name in by.columns)
+  if plain and decimal == '.' and (by.support.rows.dtypes == np.float64).all():
+    numbers = [float(cells[name]) for name in by.columns]
+    if np.isfinite(numbers).all():
+      return by.encode_numbers(numbers)
+  frame = user_files.row(cells, by.support.rows, decimal)
+  return by.encode(frame, 'the row')
+
+
 def _row(by, cells):
-  dialect = by.support.dialect
-  frame = user_files.row(
-    cells, by.support.rows, dialect.decimal if dialect else '.'
-  )
-  encoded = by.encode(frame, 'the row')
+  encoded = _encoded(by, cells)
   judged = by.detector.judge(encoded)
   row: dict[str, Any] = {'score': float(judged.scores[0])}
   if by.threshold is None:

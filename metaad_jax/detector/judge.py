@@ -74,6 +74,11 @@ class Judge(NamedTuple):
       rows = rows[list(self.columns)]
     return self.detector.encode(_shaped(rows, self.run_dir, path))
 
+  def encode_numbers(self, row: Sequence[float]) -> encoding.Encoded:
+    """One row of finite numbers, in the order of `columns`."""
+    x = _shaped(np.array([row], np.float64), self.run_dir, 'the row')
+    return encoding.Encoded(x, encoding.Columns(x.shape[1:]))
+
 
 class Judged(NamedTuple):
   """What was found in a file of n rows.

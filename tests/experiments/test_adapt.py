@@ -265,6 +265,10 @@ def test_rows_one_by_one_are_judged_as_in_a_file(judge):
   assert (found.outliers == bad).all()
   assert all(bool(r['reasons']) == b for r, b in zip(rows, bad, strict=True))
   assert summary == {'rows': 30, 'abnormal': sum(bad), 'malformed': 0}
+  gaps, _, _ = followed(judge, [b'1,2,,4', b'1,2,NA,4', b'1,2,inf,4'])
+  frame = pandas.DataFrame({'a': [1.0], 'b': [2.0], 'c': [np.nan], 'd': [4.0]})
+  expected = judge.detector.judge(frame).scores[0]
+  assert [row['score'] for row in gaps] == [expected] * 2
   # Names in another order, twice; no names, with and without the ignored one.
   turned = [text(r[::-1]) + b',x' for r in new]
   for ways in (
