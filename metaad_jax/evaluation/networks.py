@@ -20,7 +20,6 @@ def score(
   triples: Mapping[int, tasks.Triple],
   *,
   seed: int,
-  label: str = '',
   quiet: bool = False,
 ) -> dict[int, np.ndarray]:
   """Scores tasks with a learner that has no meta-parameters.
@@ -35,7 +34,6 @@ def score(
     options: of the learner.
     triples: place -> the task, its rows scaled.
     seed: not negative.
-    label: of the progress bar.
     quiet: no progress bar.
 
   Returns:
@@ -58,7 +56,7 @@ def score(
     lambda members, batch: adapt_and_score(root, places[members], batch),
     shapes,
     lambda member: rows[member],
-    label=label or name,
+    label=name,
     quiet=quiet,
   )
   return {

@@ -114,3 +114,15 @@ def test_networks_find_anomalies_whatever_else_is_scored(name):
     clean = triple(0, anomalies=0)
     (none,) = jobs.score_jobs(todo[:1], [clean], seed=0, workers=1, quiet=True)
     assert none == [None]
+
+
+def test_scaling_reaches_the_networks():
+  x, y, query = triple(0)
+  far = x * 4, y, query * 4
+  assert np.abs(far[0]).max() > 5
+  score = lambda options, rows: jobs.score_jobs(
+    [[('devnet', options)]], [rows], seed=0, workers=1, quiet=True
+  )[0][0]
+  clipped = score({'scaling': 'clipped'}, far)
+  scaled = baselines.scaled(far, 'clipped')
+  np.testing.assert_array_equal(clipped, score({}, scaled))
