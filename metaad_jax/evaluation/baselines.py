@@ -371,14 +371,7 @@ REGISTRY: dict[str, Baseline] = {
 def score_one(
   jobs: Sequence[Job], triple: Triple, seed: int, place: int
 ) -> list[np.ndarray]:
-  """Scores one task with several baselines, none of them a network.
-
-  Args:
-    jobs: names of `REGISTRY` with options: those of the method, and `scaling`,
-      one of `SCALINGS`.
-    triple: support x, support y and query x, standardised.
-    seed: not negative.
-    place: of the task among all.
+  """Scores the task at a place among all with baselines that are no networks.
 
   Returns:
     For each job [m] float64.

@@ -91,23 +91,15 @@ class Cell(NamedTuple):
 
 def check_grid(grid: Grid) -> None:
   """Raises DataError if a value of the grid is impossible."""
+  for name, least in (
+    ('shots', 1), ('anomalies', 0), ('draws', 1), ('queries', 2), ('seed', 0)
+  ):  # fmt: skip
+    values = np.atleast_1d(getattr(grid, name))
+    if not values.size or values.min() < least:
+      raise DataError(f'{name} must be {least} or more: {grid}')
   shares = grid.contamination
-  for good, message in (
-    (grid.shots and min(grid.shots) >= 1, 'shots must be 1 or more'),
-    (
-      grid.anomalies and min(grid.anomalies) >= 0,
-      'anomalies must be 0 or more',
-    ),
-    (
-      shares and all(0 <= share <= 0.5 for share in shares),
-      'contamination must lie between 0 and 0.5',
-    ),
-    (grid.draws >= 1, 'draws must be 1 or more'),
-    (grid.queries >= 2, 'queries must be 2 or more'),
-    (grid.seed >= 0, 'seed must be 0 or more'),
-  ):
-    if not good:
-      raise DataError(f'{message}: {grid}')
+  if not shares or not all(0 <= share <= 0.5 for share in shares):
+    raise DataError(f'contamination must lie between 0 and 0.5: {grid}')
 
 
 def draw_cells(
@@ -177,15 +169,7 @@ def _draw(
 
 
 def rows_of(cell: Cell, entity: Entity) -> Triple:
-  """The rows of a cell: contaminants are labelled normal.
-
-  Args:
-    cell: the task.
-    entity: that it indexes.
-
-  Returns:
-    Support x [n, ...], support y [n] float32 and query x [m, ...].
-  """
+  """The rows of a cell; contaminants are labelled normal."""
   places = np.concatenate([cell.contaminants, cell.anomalous])
   support = np.concatenate([entity.normal[cell.normal], entity.query[places]])
   labels = np.repeat([0, 1], [cell.shots, cell.anomalies])
@@ -280,21 +264,16 @@ def score_cells(
 ) -> list[np.ndarray]:
   """Scores of a learner: for each cell [Q], in batches on the device.
 
-  Where the learner takes any width, cells whose padded shapes are alike share a
-  batch, so that a small table is not padded to the widest of all.
-
   Args:
     learner: see `MetaLearner`.
     params: its meta-parameters.
     cells: the tasks.
     entities: featurized.
-    any_width: the learner takes rows of any width: they may differ in it.
+    any_width: entities may differ in their columns; a small table is then not
+      padded to the widest of all.
     seed: for learners that draw.
     label: of the progress bar.
     quiet: no progress bar.
-
-  Returns:
-    For each cell [Q].
   """
   score = jax.jit(functools.partial(loop.scores_of, learner))
   root = jax.random.key(seed)

@@ -237,16 +237,7 @@ def _scalings(name: str) -> list[dict[str, Any]]:
 
 
 def report(reported: str, home: str, tuned: Tuned) -> dict[str, list]:
-  """What was chosen, for the meta data of the results.
-
-  Args:
-    reported: spec of the source that is reported.
-    home: spec of the source that the choice was made on.
-    tuned: the choices.
-
-  Returns:
-    `tuned_on` and `tuning` as in docs/results_schema.md.
-  """
+  """What was chosen for a source, on another: see docs/results_schema.md."""
   where = {'source': reported, 'from': home, 'entities': tuned.entities}
   tuning = [
     {
