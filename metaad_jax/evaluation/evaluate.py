@@ -144,8 +144,8 @@ def evaluate(
 def _restore(run_dirs: Sequence[str], fine_tune: Sequence[str]) -> list[Member]:
   """The runs, and those that start from them."""
   folders = [os.path.realpath(path) for path in run_dirs]
-  for path, folder in zip(run_dirs, folders, strict=True):
-    if folders.count(folder) > 1:
+  for path in run_dirs:
+    if folders.count(os.path.realpath(path)) > 1:
       raise DataError(f'{path} is named twice: name every run once')
   if not folders:
     raise DataError('no run to evaluate: name at least one')
@@ -343,8 +343,7 @@ def _tune(
 
 def _rows(group: Group, scored: dict[str, Scored]) -> list[dict[str, Any]]:
   """One row per method and cell, audited."""
-  rows = []
-  entities = group.side.entities
+  rows, entities = [], group.side.entities
   for name, (kind, places, scores) in scored.items():
     cells = [group.cells[place] for place in places]
     audits.constant(name, cells, scores, entities)
