@@ -43,6 +43,7 @@ def test_it_knows_what_it_has_seen():
     assert seen == (entity.fold != run.config.fold), entity.name
 
 
+@pytest.mark.slow
 def test_other_tables_of_the_same_format_are_one_command(tmp_path):
   """--data_dir=<another root>, whatever the names, with every split."""
   rng = np.random.default_rng(0)
