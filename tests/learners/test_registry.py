@@ -210,7 +210,7 @@ def test_the_meta_gradient_is_that_of_adapt_and_score(case):
 
 @pytest.mark.parametrize(
   'name',
-  ['maml', 'fomaml', 'reptile', 'protonet', 'deep_mahalanobis', 'pooled'],
+  ['maml', 'reptile', 'protonet', 'deep_mahalanobis', 'pooled'],
 )
 def test_algorithms_take_tables_of_any_width(name):
   learner, task = make(name, TABLES), padded(tiny.task())
