@@ -1,15 +1,17 @@
 """Opening public files as they come: plain, or with `.xz` appended.
 
-Nothing is ever unpickled, and nothing is written.
+Files are named by the folder of their source, `root` = `<data_dir>/<source>`,
+and a path below it. Nothing is unpickled, and nothing is written. What is
+missing, corrupt or of another layout is a DataError that says how to get it.
 """
 
 from collections.abc import Iterator, Sequence
 import contextlib
 import csv
 import hashlib
-import io
 import lzma
 import pathlib
+from typing import IO
 import urllib.parse
 import warnings
 
@@ -20,8 +22,7 @@ from metaad_jax import storage
 from metaad_jax.base import DataError, RemoteFile
 
 
-def fetching(root: pathlib.Path) -> str:
-  """The remedy for a missing or broken file below `<data_dir>/<source>`."""
+def _fetching(root):
   return (
     f'fetch it with `python -m experiments.download --source={root.name} '
     f'--data_dir={root.parent}`'
@@ -29,7 +30,7 @@ def fetching(root: pathlib.Path) -> str:
 
 
 def folder(data_dir: str | None, source: str) -> pathlib.Path:
-  """Returns `<data_dir>/<source>`; a DataError says how to get it."""
+  """Returns `<data_dir>/<source>`."""
   if data_dir is None:
     raise DataError(
       f'source {source!r} reads files: give the folder that holds {source}/ as '
@@ -38,8 +39,20 @@ def folder(data_dir: str | None, source: str) -> pathlib.Path:
     )
   root = pathlib.Path(data_dir) / source
   if not root.is_dir():
-    raise DataError(f'{root} is not there: {fetching(root)}')
+    raise DataError(f'{root} is not there: {_fetching(root)}')
   return root
+
+
+def names(root: pathlib.Path, pattern: str, remedy: str = '') -> list[str]:
+  """Sorted names, without folder and `.xz`, of the files of a pattern."""
+  suffix = pathlib.PurePath(pattern).suffix
+  found = {p.name.removesuffix('.xz') for p in root.glob(pattern + '*')}
+  found = {name for name in found if name.endswith(suffix)}
+  if not found:
+    raise DataError(
+      f'{root} holds no {pattern}, nor with .xz: {remedy or _fetching(root)}'
+    )
+  return sorted(name.removesuffix(suffix) for name in found)
 
 
 def find(root: pathlib.Path, path: str) -> pathlib.Path:
@@ -48,35 +61,41 @@ def find(root: pathlib.Path, path: str) -> pathlib.Path:
   for candidate in (plain, plain.with_name(plain.name + '.xz')):
     if candidate.is_file():
       return candidate
-  raise DataError(f'{plain} is not there, nor with .xz: {fetching(root)}')
+  raise DataError(f'{plain} is not there, nor with .xz: {_fetching(root)}')
+
+
+def _open(place: pathlib.Path) -> IO[bytes]:
+  return lzma.open(place) if place.suffix == '.xz' else open(place, 'rb')
 
 
 def read(root: pathlib.Path, path: str) -> bytes:
   """Returns the (decompressed) content of root/path."""
   place = find(root, path)
-  with reading(root, place):
-    content = place.read_bytes()
-    if place.suffix == '.xz':
-      content = lzma.decompress(content)
+  with reading(root, path), _open(place) as file:
+    content = file.read()
   if not content.strip():
-    raise DataError(f'{place} is empty: {fetching(root)}')
+    raise DataError(f'{place} is empty: {_fetching(root)}')
   return content
 
 
-def broken(
-  root: pathlib.Path, path: pathlib.Path | str, why: object
-) -> DataError:
-  """A DataError for a file, or a path below root, that does not read."""
-  path = find(root, path) if isinstance(path, str) else path
+def broken(root: pathlib.Path, path: str, why: object) -> DataError:
+  """A DataError for a file that makes no sense."""
   reason = storage.reason(why) if isinstance(why, Exception) else why
   return DataError(
-    f'{path} is truncated or corrupt ({reason}): delete it and {fetching(root)}'
+    f'{find(root, path)} is truncated or corrupt ({reason}): delete it and '
+    f'{_fetching(root)}'
   )
 
 
+def require(good: object, root: pathlib.Path, path: str, why: object) -> None:
+  """Raises `broken` unless what must hold of a file does."""
+  if not good:
+    raise broken(root, path, why)
+
+
 @contextlib.contextmanager
-def reading(root: pathlib.Path, path: pathlib.Path | str) -> Iterator[None]:
-  """Turns what a reader of a damaged file raises into a DataError."""
+def reading(root: pathlib.Path, path: str) -> Iterator[None]:
+  """Turns what a reader of a damaged file raises into `broken`."""
   try:
     yield
   except (UserWarning, *storage.BROKEN) as error:
@@ -86,7 +105,7 @@ def reading(root: pathlib.Path, path: pathlib.Path | str) -> Iterator[None]:
 def lines(root: pathlib.Path, path: str) -> list[str]:
   """Returns the lines of a text file."""
   content = read(root, path)
-  with reading(root, find(root, path)):
+  with reading(root, path):
     return content.decode('utf-8-sig').splitlines()
 
 
@@ -98,99 +117,62 @@ def table(
   header: tuple[str, ...] = (),
   columns: tuple[int, ...] | None = None,
 ) -> np.ndarray:
-  """Reads a table of numbers.
+  """Reads a table of numbers, [rows, columns] float64.
 
   Args:
-    root: `<data_dir>/<source>`.
-    path: below it.
+    root: see above.
+    path: see above.
     delimiter: between columns.
     header: the names in the first line, all of them; () = there is no header.
     columns: numbers of the columns to read; None = all.
-
-  Returns:
-    [rows, columns] float64.
-
-  Raises:
-    DataError: if the file is missing, empty, corrupt or of another layout.
   """
   text = lines(root, path)
-  place = find(root, path)
   if header:
-    names = tuple(text.pop(0).strip().replace('"', '').split(delimiter))
-    _check_header(root, place, names, header)
-  with reading(root, place), warnings.catch_warnings():
+    first = text.pop(0).strip().replace('"', '').split(delimiter)
+    _check_header(root, path, first, header)
+  with reading(root, path), warnings.catch_warnings():
     warnings.simplefilter('error')  # no rows
     return np.loadtxt(
-      text,
-      delimiter=delimiter,
-      usecols=columns,
-      ndmin=2,
-      comments=None,
+      text, delimiter=delimiter, usecols=columns, ndmin=2, comments=None,
       quotechar='"',
-    )
+    )  # fmt: skip
 
 
 def cells(
-  root: pathlib.Path,
-  path: str,
-  *,
-  header: tuple[str, ...] = (),
-  width: int | None = None,
+  root: pathlib.Path, path: str, *, header: tuple[str, ...] = (), width: int = 0
 ) -> np.ndarray:
-  """Reads a comma-separated table of text.
+  """Reads a comma-separated table of text, [rows, columns] strings.
 
   Args:
-    root: `<data_dir>/<source>`.
-    path: below it.
-    header: the names in the first line, all of them; () = there is no header.
+    root: see above.
+    path: see above.
+    header: as for `table`.
     width: columns, where there is no header.
-
-  Returns:
-    [rows, columns] strings, as they stand in the file.
-
-  Raises:
-    DataError: if the file is missing, empty, corrupt or of another layout.
   """
   text = lines(root, path)
-  place = find(root, path)
-  with reading(root, place):
+  with reading(root, path):
     listed = [row for row in csv.reader(text, strict=True) if row]
     for number, row in enumerate(listed):
       if len(row) != (len(header) or width):
         raise ValueError(f'row {number} has {len(row)} cells')
-  rows = np.array(listed)
   if header:
-    _check_header(root, place, tuple(rows[0]), header)
-    rows = rows[1:]
-  if not len(rows):
-    raise DataError(f'{place} holds no rows: {fetching(root)}')
-  return rows
+    _check_header(root, path, listed.pop(0), header)
+  require(listed, root, path, 'it holds no rows')
+  return np.array(listed)
 
 
-def _check_header(root, place, names, expected):
-  if tuple(names) != expected:
-    raise DataError(
-      f'{place}: the header is {",".join(names)[:60]}, expected '
-      f'{",".join(expected)[:60]}: {fetching(root)}'
-    )
+def _check_header(root, path, names, expected):
+  told, wanted = (','.join(some)[:60] for some in (names, expected))
+  why = f'the header is {told}, expected {wanted}'
+  require(tuple(names) == expected, root, path, why)
 
 
 def numbers(
-  root: pathlib.Path, path: str, values: np.ndarray, *, missing: str = 'nan'
+  root: pathlib.Path, path: str, values: np.ndarray, missing: str = 'nan'
 ) -> np.ndarray:
-  """Turns text of `cells` into float64; a DataError names the place.
-
-  Args:
-    root: as for `cells`.
-    path: as for `cells`.
-    values: [rows, columns] strings; an empty one is NaN.
-    missing: another string that stands for NaN.
-
-  Returns:
-    [rows, columns] float64.
-  """
+  """Turns text of `cells` into float64; '' and `missing` are NaN."""
   filled = np.where((values == '') | (values == missing), 'nan', values)
-  with reading(root, find(root, path)):
+  with reading(root, path):
     try:
       return filled.astype(np.float64)
     except ValueError:
@@ -202,9 +184,9 @@ def numbers(
 
 def array(root: pathlib.Path, path: str, key: str) -> np.ndarray:
   """Returns array `key` of an .npz file, flat, float64."""
-  content = read(root, path)
-  with reading(root, find(root, path)):
-    return _values(io.BytesIO(content), key)
+  place = find(root, path)
+  with reading(root, path), _open(place) as file:
+    return _values(file, key)
 
 
 def arrays(
@@ -217,23 +199,18 @@ def arrays(
   """Reads arrays of an .npz file, or the one of an .npy file.
 
   Args:
-    root: `<data_dir>/<source>`.
-    path: below it.
+    root: see above.
+    path: see above.
     needed: names of the arrays that must be there (of an .npz).
     optional: names of arrays that are left out where they are not there, or
       hold objects.
 
   Returns:
     The arrays by name, as they were stored; that of an .npy is 'array'.
-
-  Raises:
-    DataError: if the file is missing or corrupt, or one that is needed is not
-      there or holds objects: pickles are not opened.
   """
   place = find(root, path)
   # An open file and not its content: only what is asked for is decompressed.
-  opened = lzma.open if place.suffix == '.xz' else open
-  with reading(root, place), opened(place, 'rb') as file:
+  with reading(root, path), _open(place) as file:
     if '.npy' in place.suffixes:
       return {'array': np.load(file, allow_pickle=False)}
     with np.load(file, allow_pickle=False) as archive:
@@ -253,6 +230,12 @@ def _values(file, key):
   return values
 
 
+def are_labels(labels: np.ndarray, count: int) -> bool:
+  """Whether an array holds one label, 0 or 1, for each of `count` rows."""
+  plain = labels.dtype.kind in 'fiub' and labels.shape == (count,)
+  return plain and bool(np.isin(labels, (0, 1)).all())
+
+
 def remote(source: str, base_url: str) -> tuple[RemoteFile, ...]:
   """The files of one source that `checksums.txt` lists."""
   listed = pathlib.Path(__file__).with_name('checksums.txt').read_text('utf-8')
@@ -260,14 +243,13 @@ def remote(source: str, base_url: str) -> tuple[RemoteFile, ...]:
   for line in listed.splitlines():
     digits, _, path = line.partition(f'  {source}/')
     if path and not digits.startswith('#'):
-      files.append(
-        RemoteFile(path, base_url + urllib.parse.quote(path), digits)
-      )
+      url = base_url + urllib.parse.quote(path)
+      files.append(RemoteFile(path, url, digits))
   return tuple(files)
 
 
 def digest(path: pathlib.Path, like: str) -> str:
-  """Digest of a file's decompressed content, in the form of `like`.
+  """SHA-256 of a file's decompressed content, in the form of `like`.
 
   Args:
     path: a file; `.xz` is decompressed.
@@ -275,13 +257,12 @@ def digest(path: pathlib.Path, like: str) -> str:
       .npz file (little-endian float64), whatever its compression.
 
   Returns:
-    The sha256, with `KEY:` in front where `like` has it; the reason in words
+    The digits, with `KEY:` in front where `like` has it; the reason in words
     where the file does not read.
   """
   key, colon, _ = like.rpartition(':')
-  opened = lzma.open if path.suffix == '.xz' else open
   try:
-    with opened(path, 'rb') as file:
+    with _open(path) as file:
       if colon:
         sha256 = hashlib.sha256(_values(file, key).tobytes())
       else:

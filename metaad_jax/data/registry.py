@@ -45,11 +45,7 @@ REGISTRY: dict[str, Source] = {
 
 
 def get(spec: str) -> tuple[Source, dict[str, Any]]:
-  """Parses `name:option=value,...` into a source and its options.
-
-  Raises:
-    DataError: for an unknown source or option, or a value of a wrong type.
-  """
+  """Parses `name:option=value,...` into a source and its checked options."""
   name, options = specs.parse(spec)
   source = specs.look_up('source', REGISTRY, name)
   specs.check(f'source {name!r}', source.load, **options)
@@ -98,73 +94,68 @@ def validate(source: Source, entities: Sequence[Entity]) -> None:
   if not entities:
     raise DataError(f'{source.name}: no entities: check data_dir and options')
   names = set()
-  shape = entities[0].normal.shape[1:]
   for entity in entities:
-    where = f'{source.name}: entity {entity.name!r}'
-    if not entity.name or entity.name in names:
-      raise DataError(f'{where}: the name is taken or empty: make it unique')
+    same = entity if source.tables else entities[0]
+    fault = (
+      'the name is taken or empty: make it unique'
+      if not entity.name or entity.name in names
+      else _fault(entity, source, same.normal.shape[1:])
+    )
+    if fault:
+      raise DataError(f'{source.name}: entity {entity.name!r}: {fault}')
     names.add(entity.name)
-    channels = source.channels
-    if source.tables:
-      shape, channels = entity.normal.shape[1:], entity.columns
-    if entity.side not in ('', 'train', 'test'):
-      raise DataError(
-        f"{where}: side {entity.side!r}: it must be '', 'train' or 'test'"
-      )
-    for part in ('normal', 'query'):
-      rows = getattr(entity, part)
-      _check_rows(where, part, rows, shape, channels, source.tables)
-    if not len(entity.normal):
-      raise DataError(
-        f'{where}: no normal rows: supports need at least one; leave it out'
-      )
-    labels = entity.labels
-    if labels.dtype != np.int32 or labels.shape != (len(entity.query),):
-      raise DataError(
-        f'{where}: labels are {labels.dtype} {list(labels.shape)}: they must '
-        f'be int32, one for each of the {len(entity.query)} query rows'
-      )
-    bad = np.flatnonzero((labels != 0) & (labels != 1))
-    if len(bad):
-      raise DataError(
-        f'{where}: query row {bad[0]}: label {labels[bad[0]]}: '
-        'use 1 for an anomaly, 0 for normal'
-      )
-    if entity.kinds and (
-      len(entity.kinds) != len(labels)
-      or any(
-        bool(kind) > label
-        for kind, label in zip(entity.kinds, labels, strict=True)
-      )
-    ):
-      raise DataError(
-        f'{where}: kinds must be one string per query row, empty where the '
-        'row is normal'
-      )
 
 
-def _check_rows(where, part, rows, shape, channels, tables):
+def _fault(entity, source, shape):
+  """What is wrong with an entity of rows [.., *shape], or ''."""
+  channels = entity.columns if source.tables else source.channels
+  for part, rows in (('normal', entity.normal), ('query', entity.query)):
+    if fault := _fault_of_rows(rows, shape, channels, source.tables):
+      return f'{part} {fault}'
+  labels, kinds = entity.labels, entity.kinds
+  if entity.side not in ('', 'train', 'test'):
+    return f"side {entity.side!r}: it must be '', 'train' or 'test'"
+  if not len(entity.normal):
+    return 'no normal rows: supports need at least one; leave it out'
+  if labels.dtype != np.int32 or labels.shape != (len(entity.query),):
+    return (
+      f'labels are {labels.dtype} {list(labels.shape)}: they must be int32, '
+      f'one for each of the {len(entity.query)} query rows'
+    )
+  bad = np.flatnonzero((labels != 0) & (labels != 1))
+  if len(bad):
+    return (
+      f'query row {bad[0]}: label {labels[bad[0]]}: use 1 for an anomaly, 0 '
+      'for normal'
+    )
+  if kinds and (
+    len(kinds) != len(labels)
+    or any(kind and not y for kind, y in zip(kinds, labels, strict=True))
+  ):
+    return 'kinds must be one string per query row, empty where it is normal'
+  return ''
+
+
+def _fault_of_rows(rows, shape, channels, tables):
   if rows.dtype != np.float32 or rows.ndim not in ((2,) if tables else (2, 3)):
-    raise DataError(
-      f'{where}: {part} is {rows.dtype} {list(rows.shape)}: it must be float32 '
-      '[N, F] or [N, L, C]'
+    return (
+      f'is {rows.dtype} {list(rows.shape)}: it must be float32 [N, F] or '
+      '[N, L, C]'
     )
   if rows.shape[1:] != shape:
-    raise DataError(
-      f'{where}: a {part} row has shape {list(rows.shape[1:])}, the first '
-      f'of its entity or source has {list(shape)}: give all rows one shape'
+    return (
+      f'rows have shape {list(rows.shape[1:])}, the first of the entity or '
+      f'source has {list(shape)}: give all rows one shape'
     )
   if channels and rows.shape[-1] != len(channels):
-    raise DataError(
-      f'{where}: {part} has {rows.shape[-1]} columns, the source names '
-      f'{len(channels)} channels'
+    return f'has {rows.shape[-1]} columns, there are {len(channels)} names'
+  bad = np.argwhere(np.isinf(rows) if tables else ~np.isfinite(rows))
+  if len(bad):
+    row, *sample, column = bad[0]
+    value = rows[tuple(bad[0])]
+    where = f'row {row}' + ''.join(f', sample {i}' for i in sample)
+    return (
+      f'{where}, column {channels[column] if channels else column} is {value}: '
+      'remove or repair that row in the file'
     )
-  bad = np.isinf(rows) if tables else ~np.isfinite(rows)
-  if bad.any():
-    place = np.argwhere(bad)[0]
-    column = channels[place[-1]] if channels else place[-1]
-    sample = f', sample {place[1]}' if rows.ndim == 3 else ''
-    raise DataError(
-      f'{where}: {part} row {place[0]}{sample}, column {column} is '
-      f'{rows[tuple(place)]}: remove or repair that row in the file'
-    )
+  return ''

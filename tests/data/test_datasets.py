@@ -18,6 +18,7 @@ from metaad_jax.data import (
   audits,
   public_files,
   registry,
+  rows,
   series,
   splitting,
 )
@@ -248,17 +249,17 @@ def test_validate_accepts_good_and_rejects_none():
 
 
 def test_windows_lie_within_and_thinning_keeps_order_and_ends():
-  rows = np.arange(20.0)[:, None]
-  first = series.starts(3, 17, 5, 2, 'x')
-  windows = series.gather(rows, first, 5)
-  assert windows.shape == (5, 5, 1) and windows.dtype == np.float32
+  x = np.arange(20.0)[:, None]
+  windows = series.cut(x[3:17], 5, 2)
+  assert np.array_equal(windows[:, 0, 0], [3, 5, 7, 9, 11])
   assert np.array_equal(windows[1, :, 0], [5, 6, 7, 8, 9])
-  assert windows.min() == 3 and windows.max() < 17
-  assert np.array_equal(series.starts(0, 10, 3, 0, 'x'), [0, 3, 6])
-  thinned = series.thin(np.arange(100), 7)
+  assert np.array_equal(series.cut(x[:10, 0], 3)[:, 0], [0, 3, 6])
+  assert np.array_equal(series.cut(x, 1, 7)[:, 0], [0, 7, 14])
+  assert not len(series.cut(x[:4], 5))
+  thinned = rows.thin(np.arange(100), 7)
   assert thinned[0] == 0 and thinned[-1] == 99 and len(thinned) == 7
   assert set(np.diff(thinned)) <= {16, 17}
-  assert np.array_equal(series.thin(first, 99), first)
+  assert np.array_equal(rows.thin(thinned, 99), thinned)
 
 
 # --- cwru --------------------------------------------------------------------
@@ -287,8 +288,8 @@ def test_time_separates_sides_and_supports_from_queries(ramps):
     [e for e in entities if e.side == side] for side in ('train', 'test')
   )
   for entity in test:
-    for rows in (entity.normal, *by_label(entity)):
-      assert np.diff(rows[:, 0, 0]).min() > 63.5  # no overlap
+    for part in (entity.normal, *by_label(entity)):
+      assert np.diff(part[:, 0, 0]).min() > 63.5  # no overlap
   last_normal = max(by_label(e)[0].max() for e in train)
   last_fault = max(by_label(e)[1].max() for e in train)
   assert last_normal + 500 < min(e.normal.min() for e in test)

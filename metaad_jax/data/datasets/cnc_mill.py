@@ -7,11 +7,12 @@ from another experiment than the supports.
 """
 
 import collections
+from collections.abc import Iterator
 
 import numpy as np
 
 from metaad_jax.base import DataError, Entity, Source
-from metaad_jax.data import public_files, rows, series
+from metaad_jax.data import public_files, rows
 
 _AXES = {
   'X1': 'OutputPower',
@@ -38,29 +39,20 @@ _HEADER = (
 )
 # A position tells the experiment.
 CHANNELS = tuple(name for name in _SENSORS if not name.endswith('Position'))
-_TRAIN = (
-  'No',
-  'material',
-  'feedrate',
-  'clamp_pressure',
-  'tool_condition',
-  'machining_finalized',
-  'passed_visual_inspection',
+_TRAIN = tuple(
+  'No material feedrate clamp_pressure tool_condition machining_finalized '
+  'passed_visual_inspection'.split()
 )
 
 
+@rows.limited
 def load(
-  data_dir: str | None,
-  *,
-  apart: bool = True,
-  min_rows: int = 10,
-  max_rows: int = 2000,
-  max_queries: int = 2000,
-) -> list[Entity]:
-  """One entity per feed rate and stage of the machining.
+  data_dir: str | None, *, apart: bool = True, min_rows: int = 10
+) -> Iterator[Entity]:
+  """One entity per feed rate and stage of the machining, rows [N, 36].
 
-  Rows are left out in which, as the publisher says, the machine does not report
-  its operation: feed rate 50 or X1 position 198.
+  Those of one feed rate share experiments, and therefore a group and a fold,
+  such as 'feed3'.
 
   Args:
     data_dir: holds cnc_mill/.
@@ -70,17 +62,10 @@ def load(
       follows after a gap of 10 rows (1 s) is scored.
     min_rows: an entity must have so many rows for supports, normals to score
       and anomalies, each.
-    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
-
-  Returns:
-    Entities with rows [N, 36], one in 100 ms. Those of one feed rate share
-    experiments, and therefore a group and a fold, such as 'feed3'.
   """
-  rows.check_limits('cnc_mill', max_rows, max_queries)
   if min_rows < 1:
     raise DataError(f'cnc_mill: min_rows={min_rows}: choose min_rows >= 1')
   root = public_files.folder(data_dir, 'cnc_mill')
-  entities = []
   for (feed, stage), parts in sorted(_stages(root).items()):
     unworn, worn = parts['unworn'], parts['worn']
     if apart:
@@ -91,44 +76,38 @@ def load(
     counts = [sum(map(len, side)) for side in (pools, scored, worn)]
     if min(counts) < min_rows:
       continue
-    pool = np.concatenate(pools)
-    query = np.concatenate(scored + worn)
-    labels = np.repeat([0, 1], counts[1:]).astype(np.int32)
-    chosen = np.flatnonzero(rows.unseen(query, pool))
-    chosen = chosen[series.choose(labels[chosen] == 1, max_queries)]
-    entities.append(
-      Entity(
-        name=f'feed{feed}/{stage}',
-        normal=pool[series.thin(np.arange(len(pool)), max_rows)],
-        query=query[chosen],
-        labels=labels[chosen],
-        kinds=tuple('worn tool' if y else '' for y in labels[chosen]),
-        group=f'feed{feed}',
-        fold=f'feed{feed}',
-      )
+    pool, query = np.concatenate(pools), np.concatenate(scored + worn)
+    kinds = np.repeat(['', 'worn tool'], counts[1:])
+    new = rows.unseen(query, pool)
+    group = f'feed{feed}'
+    yield rows.entity(
+      f'{group}/{stage}', pool, query[new], kinds[new], group=group, fold=group
     )
-  return entities
 
 
 def _stages(root):
-  """{(feed rate, stage): {worn: [rows of one experiment, ...]}}."""
+  """{(feed rate, stage): {worn: [rows of one experiment, ...]}}.
+
+  Rows are left out in which, as the publisher says, the machine does not report
+  its operation: feed rate 50 or X1 position 198.
+  """
   stages: dict = collections.defaultdict(lambda: {'worn': [], 'unworn': []})
   for number, _, feed, _, tool, *_ in public_files.cells(
     root, 'train.csv', header=_TRAIN
   ):
-    if tool not in ('worn', 'unworn') or not (number + feed).isdecimal():
-      why = f'experiment {number!r}: {feed!r} {tool!r}'
-      raise public_files.broken(root, 'train.csv', why)
+    good = tool in ('worn', 'unworn') and (number + feed).isdecimal()
+    why = f'experiment {number!r}: {feed!r} {tool!r}'
+    public_files.require(good, root, 'train.csv', why)
     path = f'experiment_{int(number):02d}.csv'
     cells = public_files.cells(root, path, header=_HEADER)
     values = public_files.numbers(root, path, cells[:, :-1])
     column = dict(zip(_HEADER, values.T, strict=False))
-    good = column['M1_CURRENT_FEEDRATE'] != 50
-    good &= column['X1_ActualPosition'] != 198
+    reported = column['M1_CURRENT_FEEDRATE'] != 50
+    reported &= column['X1_ActualPosition'] != 198
     x = np.stack([column[name] for name in CHANNELS], 1).astype(np.float32)
     process = np.char.lower(cells[:, -1])
-    for stage in np.unique(process[good]):
-      part = x[good & (process == stage)]
+    for stage in np.unique(process[reported]):
+      part = x[reported & (process == stage)]
       stages[int(feed), str(stage)][str(tool)].append(part)
   return stages
 

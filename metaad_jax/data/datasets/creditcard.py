@@ -3,72 +3,53 @@
 No card or holder is named; an entity is a span of hours.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from metaad_jax.base import DataError, Entity, Source
-from metaad_jax.data import public_files, rows, series
+from metaad_jax.data import public_files, rows
 
 CHANNELS = (*(f'V{i}' for i in range(1, 29)), 'Amount')
 _HEADER = ('Time', *CHANNELS, 'Class')
 _SAMPLE, _FULL = 'creditcard_sample.csv', 'creditcard.csv'
 
 
-def load(
-  data_dir: str | None,
-  *,
-  hours: float = 2.0,
-  max_rows: int = 2000,
-  max_queries: int = 2000,
-) -> list[Entity]:
-  """One entity per span of time.
+@rows.limited
+def load(data_dir: str | None, *, hours: float = 2.0) -> Iterator[Entity]:
+  """One entity per span of time, 'hour 0', 'hour 2', ..., rows [N, 29].
 
   Supports come from the first half of a span's normal payments, the query is
   what comes later in it, frauds included; frauds before that are left out, and
-  so is the time. Rows that repeat an earlier one are dropped.
+  so are the time, rows that repeat an earlier one, and spans without a normal
+  row for the support, or with less than both kinds to score.
 
   Args:
     data_dir: holds creditcard/creditcard_sample.csv or the whole
       creditcard/creditcard.csv.
     hours: length of a span.
-    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
-
-  Returns:
-    Entities 'hour 0', 'hour 2', ... with rows [N, 29]. Spans without a normal
-    row for the support, or with less than both kinds to score, are left out.
   """
-  rows.check_limits('creditcard', max_rows, max_queries)
   if not 0 < hours <= 48:
     raise DataError(f'creditcard: hours={hours}: choose 0 < hours <= 48')
   root = public_files.folder(data_dir, 'creditcard')
   path = _FULL if (root / _FULL).exists() else _SAMPLE
   table = public_files.table(root, path, header=_HEADER)
   time, fraud = table[:, 0], table[:, -1]
-  if not np.isin(fraud, (0, 1)).all() or not np.isfinite(time).all():
-    raise public_files.broken(root, path, 'no time, or Class not 0/1')
+  good = public_files.are_labels(fraud, len(fraud)) and np.isfinite(time).all()
+  public_files.require(good, root, path, 'no time, or Class not 0/1')
   order = np.argsort(time, kind='stable')
   x = table[order, 1:-1].astype(np.float32)
   kept = rows.distinct(x)
   x, fraud = x[kept], fraud[order][kept] == 1
   span = np.floor(time[order][kept] / (3600 * hours)).astype(int)
-  entities = []
   for number in np.unique(span):
     own = np.flatnonzero(span == number)
     normal = own[~fraud[own]]
     pool = normal[: len(normal) // 2]
     later = own[own > pool[-1]] if len(pool) else own[:0]
-    if not fraud[later].any() or fraud[later].all():
-      continue
-    later = later[series.choose(fraud[later], max_queries)]
-    entities.append(
-      Entity(
-        name=f'hour {number * hours:g}',
-        normal=x[series.thin(pool, max_rows)],
-        query=x[later],
-        labels=fraud[later].astype(np.int32),
-        kinds=tuple('fraud' if y else '' for y in fraud[later]),
-      )
-    )
-  return entities
+    if fraud[later].any() and not fraud[later].all():
+      kinds = np.where(fraud[later], 'fraud', '')
+      yield rows.entity(f'hour {number * hours:g}', x[pool], x[later], kinds)
 
 
 SOURCE = Source(

@@ -20,7 +20,7 @@ import zlib
 import numpy as np
 
 from metaad_jax.base import DataError, Entity, Source
-from metaad_jax.data import public_files, series
+from metaad_jax.data import public_files, rows, series
 
 RATE = 12000  # Hz
 _NORMAL = 'Data/1797 RPM/1797_Normal.npz'
@@ -37,29 +37,20 @@ FILES = public_files.remote(
 
 
 def read(root: pathlib.Path, path: str, *, lowpass: bool = True) -> np.ndarray:
-  """The drive-end acceleration of one recording.
+  """The drive-end acceleration of one recording, [T] float64 in g, at 12 kHz.
 
   Args:
     root: `<data_dir>/cwru`.
     path: of the .npz file below it.
     lowpass: whether what lies above 4 kHz is removed.
-
-  Returns:
-    [T] float64 in g, at 12 kHz.
   """
   recording = public_files.array(root, path, 'DE')
-  bad = np.flatnonzero(~np.isfinite(recording))
-  if len(bad):
-    raise public_files.broken(
-      root,
-      path,
-      f'DE[{bad[0]}] is {recording[bad[0]]}',
-    )
+  whole = np.isfinite(recording).all() and len(recording) >= 8 * _GAP
+  why = f'DE: {len(recording)} samples are too few, or not finite'
+  public_files.require(whole, root, path, why)
   from scipy import signal  # late: the detector starts without
 
   taps = signal.firwin(129, _CUTOFF, fs=RATE)
-  if len(recording) < 8 * _GAP:
-    raise public_files.broken(root, path, f'{len(recording)} samples only')
   if path == _NORMAL:
     recording = signal.decimate(recording, 4, ftype='fir')
   return signal.filtfilt(taps, 1.0, recording) if lowpass else recording
@@ -83,6 +74,7 @@ def load(
   Recordings are cut in time, with gaps of at least a window: first halves are
   for training, second halves for test; within a half, the query's normals come
   after those of the supports. A query has as many fault windows as normal ones.
+  Kind and group are such as 'IR_14', the fold such as 'ball'.
 
   Args:
     data_dir: holds cwru/.
@@ -95,13 +87,11 @@ def load(
     copies: training windows appear so many times, with independent noise.
     load: '0', or 'all': also faults under 1 to 3 HP, beside normals of 0 HP.
     seed: of the noise.
-
-  Returns:
-    Windows [N, window, 1]; kind and group such as 'IR_14'; fold such as 'ball'.
   """
   _check(window, stride, copies, snr_db, load)
   root = public_files.folder(data_dir, 'cwru')
   gap = max(window, _GAP)
+  snr_db, copies = (np.inf, 1) if clean else (snr_db, copies)
   normals = _halves(read(root, _NORMAL, lowpass=lowpass), gap)
   entities = []
   for path in (file.path for file in FILES):
@@ -109,35 +99,36 @@ def load(
     if match is None or (match[1] != '1797' and str(load) == '0'):
       continue
     faults = _halves(read(root, path, lowpass=lowpass), gap)
-    name = match[2] if match[1] == '1797' else f'{match[2]}_{match[1]}rpm'
-    for side, normal, fault in zip(
+    fault, place = match.group(2, 3)
+    name = fault if match[1] == '1797' else f'{fault}_{match[1]}rpm'
+    for side, normal, faulty in zip(
       ('train', 'test'), normals, faults, strict=True
     ):
-      parts = [*_halves(normal, gap), fault]
-      step = stride if side == 'train' else window
-      rng = np.random.default_rng(
-        [seed, zlib.crc32(name.encode()), side == 'test']
+      training = side == 'train'
+      step, times = (stride, copies) if training else (window, 1)
+      entropy = [seed, zlib.crc32(name.encode()), not training]
+      rng = np.random.default_rng(entropy)
+      pool, later, bad = (
+        _windows(part, window, step, path)
+        for part in (*_halves(normal, gap), faulty)
       )
-      pool, later, faulty = _noisy_windows(
-        parts, window, step, path, zscore,
-        np.inf if clean else snr_db,
-        copies if side == 'train' and not clean else 1, rng,
-      )  # fmt: skip
-      entities.append(_entity(name, match, side, pool, later, faulty))
+      bad = bad[rows.thin(np.arange(len(bad)), len(later))]
+      pool, later, bad = (
+        _noisy(np.tile(part, (times, 1)), snr_db, zscore, rng)
+        for part in (pool, later, bad)
+      )
+      entities.append(
+        rows.entity(
+          name + ('/train' if training else ''),
+          pool,
+          np.concatenate([later, bad]),
+          np.repeat(['', fault], [len(later), len(bad)]),
+          group=fault,
+          fold=_FOLDS[place],
+          side=side,
+        )
+      )
   return entities
-
-
-def _entity(name, match, side, pool, later, faulty):
-  return Entity(
-    name=name + ('/train' if side == 'train' else ''),
-    normal=pool,
-    query=np.concatenate([later, faulty]),
-    labels=np.repeat([0, 1], [len(later), len(faulty)]).astype(np.int32),
-    kinds=('',) * len(later) + (match[2],) * len(faulty),
-    group=match[2],
-    fold=_FOLDS[match[3]],
-    side=side,
-  )
 
 
 def _check(window, stride, copies, snr_db, load):
@@ -155,25 +146,14 @@ def _halves(recording, gap):
   return recording[: middle - gap // 2], recording[middle + gap - gap // 2 :]
 
 
-def _windows(recording, window, stride, path, limit=2**31):
-  first = series.starts(0, len(recording), window, stride, 'cwru')
-  if not len(first):
+def _windows(recording, window, stride, path):
+  windows = series.cut(recording, window, stride)
+  if not len(windows):
     raise DataError(
       f'cwru: window={window} is longer than a part of {path} '
       f'({len(recording)} samples): choose a shorter window'
     )
-  index = series.thin(first, limit)
-  return recording[index[:, None] + np.arange(window)]
-
-
-def _noisy_windows(parts, window, step, path, zscore, snr_db, times, rng):
-  """Windows of two parts of the normal recording and of the faulty one."""
-  pool, later = (_windows(part, window, step, path) for part in parts[:2])
-  faulty = _windows(parts[2], window, step, path, limit=len(later))
-  return [
-    _noisy(np.tile(part, (times, 1)), snr_db, zscore, rng)
-    for part in (pool, later, faulty)
-  ]
+  return windows
 
 
 def _noisy(windows, snr_db, zscore, rng):

@@ -5,9 +5,9 @@ order. `folder_series` takes every file as a recording of the same columns, in
 the order of time, from which windows can be cut.
 """
 
+from collections.abc import Iterator
 import logging
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,30 +18,17 @@ from metaad_jax.data import cells, roles, rows, series, user_files
 _log = logging.getLogger(__name__)
 
 
-class _Options(NamedTuple):
-  """Options of both loaders; see `load_tables`."""
-
-  folder: str
-  share: float
-  max_rows: int
-  max_queries: int
-  label: str
-  anomaly_label: str
-  ids: bool
-
-
+@rows.limited
 def load_tables(
   data_dir: str | None,
   *,
   path: str = '',
   share: float = 0.5,
-  max_rows: int = 2000,
-  max_queries: int = 2000,
   label: str = '',
   anomaly_label: str = '',
   ids: bool = False,
-) -> list[Entity]:
-  """One entity per file, of any width; see `user_files.read` for the files.
+) -> Iterator[Entity]:
+  """One entity per file, named after it; see `user_files.read` for the files.
 
   Supports come from the first of the normal rows, all others are scored. A
   file without labels holds normal rows only.
@@ -50,20 +37,13 @@ def load_tables(
     data_dir: the folder, where `path` is not given.
     path: the folder.
     share: of the normal rows, for supports.
-    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
     label: the column of labels, see `user_files.read`.
     anomaly_label: the word of an anomaly, see `user_files.read`.
     ids: columns that count the rows or tell the time are features.
-
-  Returns:
-    Entities with rows [N, F], named after their files.
   """
-  entities = []
-  options = _Options(
-    str(path) or data_dir or '', share, max_rows, max_queries, label,
-    anomaly_label, ids,
-  )  # fmt: skip
-  for name, x, labels, columns in _read('folder', options):
+  for name, x, labels, columns in _read(
+    str(path) or data_dir, share, label, anomaly_label, ids, alike=False
+  ):
     if x.ndim != 2:
       raise DataError(
         f'{name} holds windows, not rows: read it with --source=folder_series'
@@ -71,20 +51,11 @@ def load_tables(
     normal = np.flatnonzero(labels == 0)
     pool = normal[: max(1, round(share * len(normal)))]
     query = np.setdiff1d(np.arange(len(x)), pool)
-    query = query[series.choose(labels[query] == 1, max_queries)]
-    entities.append(
-      Entity(
-        name=name,
-        normal=x[series.thin(pool, max_rows)],
-        query=x[query],
-        labels=labels[query],
-        kinds=tuple('anomaly' if y else '' for y in labels[query]),
-        columns=columns,
-      )
-    )
-  return entities
+    kinds = np.where(labels == 1, 'anomaly', '')[query]
+    yield rows.entity(name, x[pool], x[query], kinds, columns=columns)
 
 
+@rows.limited
 def load_series(
   data_dir: str | None,
   *,
@@ -92,114 +63,87 @@ def load_series(
   window: int = 1,
   stride: int = 0,
   share: float = 0.5,
-  max_rows: int = 2000,
-  max_queries: int = 2000,
   label: str = '',
   anomaly_label: str = '',
   ids: bool = False,
-) -> list[Entity]:
+) -> Iterator[Entity]:
   """One entity per file, all of the same columns, rows in the order of time.
 
   Supports come from the beginning of a file, from what is normal there; the
-  rest is scored, after a gap of a window. Files of windows, [n, L, C], are
-  taken as they are.
+  rest is scored, after a gap of a window. A window is anomalous where any of
+  its rows is. Files of windows, [n, L, C], are taken as they are.
 
   Args:
-    data_dir: the folder, where `path` is not given.
-    path: the folder.
-    window: rows per window; 1 = rows.
-    stride: rows between windows; 0 = `window`.
+    data_dir: as for `load_tables`.
+    path: as for `load_tables`.
+    window: see `series.cut`.
+    stride: see `series.cut`.
     share: of the file, its beginning, for supports.
-    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
-    label, anomaly_label, ids: as for `load_tables`.
-
-  Returns:
-    Entities with rows [N, C], or windows [N, window, C], which are anomalous
-    where any of their rows is; named after their files.
+    label: as for `load_tables`.
+    anomaly_label: as for `load_tables`.
+    ids: as for `load_tables`.
   """
-  entities = []
-  options = _Options(
-    str(path) or data_dir or '', share, max_rows, max_queries, label,
-    anomaly_label, ids,
-  )  # fmt: skip
-  for name, x, labels, columns in _read('folder_series', options, alike=True):
+  for name, x, labels, columns in _read(
+    str(path) or data_dir, share, label, anomaly_label, ids, alike=True
+  ):
     if x.ndim > 2 and window != 1:
       raise DataError(f'{name} holds windows already: leave out window')
-    entities.append(
-      _recording(name, x, labels, columns, window, stride, options)
+    end = round(share * len(x))
+    anomalous, late = (
+      series.cut(part == 1, window, stride).reshape(-1, window).any(1)
+      for part in (labels[:end], labels[end + window - 1 :])
     )
-  return entities
+    if anomalous.all() or not len(late):
+      raise DataError(
+        f'{name}: window={window}, share={share} leave no normal window for '
+        f'supports, or none to score, of {len(x)} rows: change them'
+      )
+    normal = series.cut(x[:end], window, stride)[~anomalous]
+    query = series.cut(x[end + window - 1 :], window, stride)
+    kinds = np.where(late, 'anomaly', '')
+    yield rows.entity(name, normal, query, kinds, columns=columns)
 
 
-def _recording(name, x, labels, columns, window, stride, options):
-  """One file: its beginning for supports, the rest to score."""
-  end = round(options.share * len(x))
-  pool = series.starts(0, end, window, stride, name)
-  later = series.starts(end + window - 1, len(x), window, stride, name)
-  inside = lambda first, y=labels: y[first[:, None] + np.arange(window)].max(1)
-  pool = pool[inside(pool) == 0]
-  if not len(pool) or not len(later):
+def _read(folder, share, label, anomaly_label, ids, alike):
+  """(name, rows, labels, names of columns) of each file."""
+  if not 0 < share < 1:
+    raise DataError(f'share={share}: choose 0 < share < 1')
+  root = pathlib.Path(folder or '')
+  if not folder or not root.is_dir():
     raise DataError(
-      f'{name}: window={window}, share={options.share} leave no normal '
-      f'window for supports, or none to score, of {len(x)} rows: change them'
+      f'{str(root)!r} is no folder: give one of files such as .csv, '
+      '--source=folder:path=... or --data_dir=...'
     )
-  later = later[series.choose(inside(later) == 1, options.max_queries)]
-  anomalous = inside(later)
-  return Entity(
-    name=name,
-    normal=series.gather(x, series.thin(pool, options.max_rows), window),
-    query=series.gather(x, later, window),
-    labels=anomalous,
-    kinds=tuple('anomaly' if y else '' for y in anomalous),
-    columns=columns,
-  )
-
-
-def _read(source, options, alike=False):
-  """(name, rows, int32 labels, names of columns) of each file."""
-  rows.check_limits(source, options.max_rows, options.max_queries)
-  if not 0 < options.share < 1:
-    raise DataError(f'{source}: share={options.share}: choose 0 < share < 1')
-  root = pathlib.Path(options.folder)
-  if not options.folder or not root.is_dir():
-    raise DataError(
-      f'{source}: {str(root)!r} is no folder: give one of files such as .csv, '
-      f'--source={source}:path=... or --data_dir=...'
-    )
-  files = sorted(
-    path
-    for path in root.iterdir()
-    if path.is_file() and user_files.holds_table(path)
-  )
+  files = [p for p in sorted(root.iterdir()) if p.is_file()]
+  files = [path for path in files if user_files.holds_table(path)]
   if not files:
-    raise DataError(f'{source}: {root} holds no file such as .csv: add some')
+    raise DataError(f'{root} holds no file such as .csv: add some')
   like = None
   for path in files:
     samples = user_files.read(
       str(path),
-      label=options.label,
-      anomaly_label=options.anomaly_label,
-      features=('*',) if options.ids else (),
+      label=label,
+      anomaly_label=anomaly_label,
+      features=('*',) if ids else (),
       like=like,
     )
     for note in roles.notes(samples.columns):
       _log.warning('%s: %s', path, note)
     labels = samples.labels
     if labels is None:
-      labels = np.zeros(len(samples.rows), np.int32)
+      labels = np.zeros(len(samples.rows), int)
     if (labels < 0).any():
       raise DataError(
         f'{path}: row {labels.argmin()} has no label: give it one'
       )
-    x = samples.rows
-    names: tuple[str, ...] = ()
+    x, names = samples.rows, ()
     if isinstance(x, pd.DataFrame):
-      like = like if like is not None else x if alike else None
+      like = x if like is None and alike else like
       x = x if like is None else x.reindex(columns=like.columns)
       names = tuple(map(str, x.columns))
       x = np.column_stack([cells.codes(x[column]) for column in names])
     with np.errstate(over='ignore'):
-      yield path.name, x.astype(np.float32), labels.astype(np.int32), names
+      yield path.name, x.astype(np.float32), labels, names
 
 
 TABLES = Source(

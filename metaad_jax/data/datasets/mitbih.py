@@ -10,7 +10,7 @@ import tempfile
 import numpy as np
 
 from metaad_jax.base import DataError, Entity, Source
-from metaad_jax.data import public_files
+from metaad_jax.data import public_files, rows
 
 RATE = 360
 # Annotations that are beats; others are of rhythm, noise or waves.
@@ -25,24 +25,20 @@ def load(
   minutes: float = 5.0,
   zscore: bool = True,
 ) -> list[Entity]:
-  """One entity per record; a window is one beat.
+  """One entity per record; a window [N, window, 1] is one beat.
 
   Supports come from the first minutes, the query is everything after them and
   a gap of one window. Beats other than the normal one in the first minutes are
   left out, as are beats whose window is not within the record. Windows are
-  longer than fast beats are apart: they may hold part of the next beat.
+  longer than fast beats are apart: they may hold part of the next beat. Kinds
+  are the symbols of the beats.
 
   Args:
     data_dir: holds mitbih/.
-    window: samples at 360 Hz, three eighths of them before the annotated R
-      peak.
+    window: samples at 360 Hz, three eighths of them before the R peak.
     lead: 0 or 1, the first or second signal of the record.
     minutes: how long supports are taken from.
-    zscore: standardize every window.
-
-  Returns:
-    Entities with windows [N, window, 1], in mV if not standardized; kinds are
-    the symbols of the beats.
+    zscore: standardize every window; else they are in mV.
   """
   if not 8 <= window <= 7200 or lead not in (0, 1) or not 0 < minutes < 30:
     raise DataError(
@@ -50,16 +46,10 @@ def load(
       '8..7200, lead 0 or 1, and 0 < minutes < 30'
     )
   root = public_files.folder(data_dir, 'mitbih')
-  heads = {p.name.removesuffix('.xz') for p in root.glob('*.hea*')}
-  names = sorted(h.removesuffix('.hea') for h in heads if h.endswith('.hea'))
-  if not names:
-    raise DataError(
-      f'{root} holds no .hea, nor .hea.xz: {public_files.fetching(root)}'
-    )
-  entities = []
-  for name in names:
-    entities.append(_entity(root, name, window, lead, minutes, zscore))
-  return entities
+  return [
+    _entity(root, name, window, lead, minutes, zscore)
+    for name in public_files.names(root, '*.hea')
+  ]
 
 
 def _entity(root, name, window, lead, minutes, zscore):
@@ -70,8 +60,7 @@ def _entity(root, name, window, lead, minutes, zscore):
   beat = np.isin(symbols, BEATS) & whole
   first, symbols = first[beat], symbols[beat]
   known, counts = np.unique(symbols, return_counts=True)
-  if not len(known):
-    raise public_files.broken(root, f'{name}.atr', 'no beats')
+  public_files.require(len(known), root, f'{name}.atr', 'no beats')
   usual = known[counts.argmax()]
   end = int(minutes * 60 * RATE)
   early = (first + window <= end) & (symbols == usual)
@@ -82,29 +71,18 @@ def _entity(root, name, window, lead, minutes, zscore):
     beats = centred / np.maximum(centred.std(1, keepdims=True), 1e-6)
   beats = beats[:, :, None].astype(np.float32)
   kinds = np.where(symbols == usual, '', symbols)[late]
-  return Entity(
-    name=name,
-    normal=beats[early],
-    query=beats[late],
-    labels=(kinds != '').astype(np.int32),
-    kinds=tuple(map(str, kinds)),
-  )
+  return rows.entity(name, beats[early], beats[late], kinds)
 
 
 def read(
   root: pathlib.Path, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Reads a record.
+  """Reads a record: signals [T, 2] in mV, [B] samples of the annotations, and
+  [B] symbols.
 
   Args:
     root: `<data_dir>/mitbih`.
     name: such as '100'.
-
-  Returns:
-    The signals [T, 2] in mV; [B] samples of the annotations and [B] symbols.
-
-  Raises:
-    DataError: if one of the three files is missing or broken.
   """
   # It imports pandas and a network client: only who needs it should wait.
   try:
@@ -114,39 +92,33 @@ def read(
       "mitbih: wfdb is not installed: pip install 'metaad_jax[ecg]'"
     ) from error
 
-  parts = {
-    suffix: public_files.read(root, f'{name}.{suffix}')
-    for suffix in ('hea', 'dat', 'atr')
-  }
-  told = parts['hea'].split()[:4]
-  length = len(parts['dat']) // 3
+  head, data, marks = (f'{name}.{suffix}' for suffix in ('hea', 'dat', 'atr'))
+  parts = {path: public_files.read(root, path) for path in (head, data, marks)}
+  length = len(parts[data]) // 3
   # Format 212: a pair of samples in three bytes. A header may name any file.
-  lines = [line for line in parts['hea'].split(b'\n') if line[:1] != b'#']
+  lines = [line for line in parts[head].split(b'\n') if line[:1] != b'#']
   signals = [line.split()[0] for line in lines[1:] if line.strip()]
-  if (
-    told != [name.encode(), b'2', str(RATE).encode(), str(length).encode()]
-    or signals != 2 * [f'{name}.dat'.encode()]
-    or len(parts['dat']) != 3 * length
-  ):
-    raise public_files.broken(
-      root,
-      f'{name}.hea',
-      f'not 2 signals at {RATE} Hz as long as {name}.dat',
-    )
+  public_files.require(
+    parts[head].split()[:4] == f'{name} 2 {RATE} {length}'.encode().split()
+    and signals == 2 * [data.encode()]
+    and len(parts[data]) == 3 * length,
+    root,
+    head,
+    f'not 2 signals at {RATE} Hz as long as {data}',
+  )
   with tempfile.TemporaryDirectory() as folder:
-    for suffix, content in parts.items():
-      pathlib.Path(folder, f'{name}.{suffix}').write_bytes(content)
-    path = str(pathlib.Path(folder, name))
-    with public_files.reading(root, f'{name}.hea'):
-      signal = wfdb.rdrecord(path).p_signal
-    with public_files.reading(root, f'{name}.atr'):
-      notes = wfdb.rdann(path, 'atr')
+    for path, content in parts.items():
+      pathlib.Path(folder, path).write_bytes(content)
+    with public_files.reading(root, head):
+      signal = wfdb.rdrecord(f'{folder}/{name}').p_signal
+    with public_files.reading(root, marks):
+      notes = wfdb.rdann(f'{folder}/{name}', 'atr')
       peaks, symbols = np.asarray(notes.sample), np.array(notes.symbol)
-  if not np.isfinite(signal).all() or len(signal) != length:
-    raise public_files.broken(root, f'{name}.dat', 'samples are missing')
-  if len(peaks) and not 0 <= peaks.min() <= peaks.max() <= length:
-    why = f'an annotation is not within {name}.dat'
-    raise public_files.broken(root, f'{name}.atr', why)
+  whole = np.isfinite(signal).all() and len(signal) == length
+  public_files.require(whole, root, data, 'samples are missing')
+  within = not len(peaks) or 0 <= peaks.min() <= peaks.max() <= length
+  why = f'an annotation is not within {data}'
+  public_files.require(within, root, marks, why)
   return signal, peaks, symbols
 
 

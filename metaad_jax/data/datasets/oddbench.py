@@ -5,27 +5,25 @@ normal, rows with a rare value are the anomalies. Any folder of files in this
 format is read, whatever the names.
 """
 
+import collections
 from collections.abc import Iterable
+import dataclasses
 import itertools
 import re
-from typing import Any
+from typing import NamedTuple
 import zlib
 
 import numpy as np
 import scipy.sparse.csgraph
 
 from metaad_jax.base import DataError, Entity, Source
-from metaad_jax.data import cells, public_files, rows, series
+from metaad_jax.data import cells, public_files, rows
 
 _NEEDED = ('train', 'test', 'test_labels')
 _TOLD = (
-  'feature_names',
-  'github_link',
-  'indicator_feature',
-  'llm_keywords',
-  'origin',
-  'tags',
-)
+  'feature_names', 'github_link', 'indicator_feature', 'llm_keywords',
+  'origin', 'tags',
+)  # fmt: skip
 # Words of llm_keywords; each also in the plural.
 _WORDS = {
   'finance': 'account accounting bank banking billing claim credit currency '
@@ -69,102 +67,84 @@ def load(
   """One entity per table: supports from its `train`, query from its `test`.
 
   Infinities count as missing. Query rows that equal a normal row stay.
+  `near_duplicates` share a group, whose hash is the fold, part0 to part4. Kinds
+  name the indicator.
 
   Args:
     data_dir: holds oddbench/*.npz.
     scenario: 'all', or one of `SCENARIOS`: tables that belong there.
     overlap: False leaves out the tables that adbench has too (`IN_ADBENCH`).
-    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
-
-  Returns:
-    Entities of different width, by name. `near_duplicates` share a group, whose
-    hash is the fold, part0 to part4. Kinds name the indicator.
+    max_rows: see `rows.thinned`.
+    max_queries: see `rows.thinned`.
   """
   if scenario not in ('all', *SCENARIOS):
     raise DataError(
       f'oddbench: scenario={scenario!r}: choose all, {", ".join(SCENARIOS)}'
     )
-  rows.check_limits('oddbench', max_rows, max_queries)
   root = public_files.folder(data_dir, 'oddbench')
-  paths = {path.name.removesuffix('.xz') for path in root.glob('*.npz*')}
-  names = sorted(p.removesuffix('.npz') for p in paths if p.endswith('.npz'))
-  if not names:
-    raise DataError(f'{root} holds no .npz: {SOURCE.note}')
-  tables: list[dict[str, Any]] = []
-  for name in names:
+  tables: list[_Table] = []
+  for name in public_files.names(root, '*.npz', SOURCE.note):
     if name in IN_ADBENCH and not overlap:
       continue
     told = public_files.arrays(root, f'{name}.npz', optional=_TOLD)
     if scenario == 'all' or scenario in scenarios(
       _text(told, 'origin'), _words(told, 'tags'), _words(told, 'llm_keywords')
     ):
-      tables.append(_read(root, name, told, max_rows, max_queries))
+      entity, sketch = _read(root, name, told)
+      entity = rows.thinned(entity, max_rows, max_queries)
+      repository = '/'.join(_text(told, 'github_link').split('/')[3:5])
+      if 'Shuttle' in name:  # all NASA's; scaled rows and other names hide it
+        repository = 'shuttle'
+      tables.append(_Table(entity, repository, sketch))
+  entities = [table.entity for table in tables]
   groups = near_duplicates(
-    [table['columns'] for table in tables],
-    [table['repository'] for table in tables],
-    [table['sketch'] for table in tables],
+    [entity.columns for entity in entities],
+    [table.repository for table in tables],
+    [table.sketch for table in tables],
   )
-  names = [tables[group]['name'] for group in groups]
-  return [
-    Entity(
-      name=table['name'],
-      normal=table['normal'],
-      query=table['query'],
-      labels=table['labels'],
-      kinds=tuple(table['kind'] if label else '' for label in table['labels']),
-      group=name,
-      fold=f'part{zlib.crc32(name.encode()) % _PARTS}',
-      columns=table['columns'],
-    )
-    for table, name in zip(tables, names, strict=True)
-  ]
+  grouped = []
+  for entity, group in zip(entities, groups, strict=True):
+    name = entities[group].name
+    fold = f'part{zlib.crc32(name.encode()) % _PARTS}'
+    grouped.append(dataclasses.replace(entity, group=name, fold=fold))
+  return grouped
 
 
-def _read(root, name, told, max_rows, max_queries):
-  """What is kept of one table."""
+class _Table(NamedTuple):
+  entity: Entity
+  repository: str
+  sketch: np.ndarray  # see `near_duplicates`
+
+
+def _read(root, name, told):
+  """One table, and the sketch of its rows."""
   path = f'{name}.npz'
   held = public_files.arrays(root, path, _NEEDED)
-  where = public_files.find(root, path)
-  train, test = (_numbers(root, where, held[part]) for part in _NEEDED[:2])
+  train, test = (_numbers(root, path, held[part]) for part in _NEEDED[:2])
   labels = held['test_labels'].ravel()
-  if train.ndim != 2 or train.shape[1:] != test.shape[1:] or not train.size:
-    why = f'train {train.shape}, test {test.shape}: not rows of one width'
-    raise public_files.broken(root, where, why)
-  if (
-    labels.dtype.kind not in 'fiub'
-    or len(labels) != len(test)
-    or not np.isin(labels, (0, 1)).all()
-  ):
-    why = f'test_labels are not 0 or 1, for each of {len(test)} rows'
-    raise public_files.broken(root, where, why)
-  chosen = series.choose(labels == 1, max_queries)
-  sketch = np.concatenate([_sketch(train), _sketch(test)])
+  good = train.ndim == 2 and train.shape[1:] == test.shape[1:] and train.size
+  why = f'train {train.shape}, test {test.shape}: not rows of one width'
+  public_files.require(good, root, path, why)
+  good = public_files.are_labels(labels, len(test))
+  why = f'test_labels are not 0 or 1, for each of {len(test)} rows'
+  public_files.require(good, root, path, why)
   columns = tuple(' '.join(c.split()) for c in _words(told, 'feature_names'))
   if len(columns) != train.shape[1]:
     columns = tuple(f'column {i}' for i in range(train.shape[1]))
-  repository = '/'.join(_text(told, 'github_link').split('/')[3:5])
-  if 'Shuttle' in name:  # all NASA's; scaled rows and other names hide it
-    repository = 'shuttle'
-  return {
-    'name': name,
-    'normal': train[series.thin(np.arange(len(train)), max_rows)],
-    'query': test[chosen],
-    'labels': labels[chosen].astype(np.int32),
-    'kind': _text(told, 'indicator_feature') or 'anomaly',
-    'columns': columns,
-    'repository': repository,
-    'sketch': np.unique(sketch)[:_SKETCH],
-  }
+  kind = _text(told, 'indicator_feature') or 'anomaly'
+  kinds = np.where(labels == 1, kind, '')
+  sketch = np.unique(np.concatenate([_sketch(train), _sketch(test)]))
+  return rows.entity(name, train, test, kinds, columns=columns), sketch[
+    :_SKETCH
+  ]
 
 
-def _numbers(root, where, x):
+def _numbers(root, path, x):
   """float32, what is not finite as NaN."""
-  with public_files.reading(root, where), np.errstate(over='ignore'):
+  with public_files.reading(root, path), np.errstate(over='ignore'):
     if x.dtype.kind in 'US' and x.ndim == 2:
-      listed = x.astype(str).T.tolist()
-      typed = [
-        cells.typed(str(i), cell).values for i, cell in enumerate(listed)
-      ]
+      listed = enumerate(x.astype(str).T.tolist())
+      typed = [cells.typed(str(i), cell).values for i, cell in listed]
       x = np.column_stack([cells.codes(column) for column in typed])
     if x.dtype.kind not in 'fiub':
       raise ValueError(f'{x.dtype} is not numbers')
@@ -189,20 +169,10 @@ def scenarios(
 ) -> frozenset[str]:
   """Which of `SCENARIOS` a table belongs to, by what was written about it.
 
-  A keyword decides that has a telling word in it. The origin (Human, Science,
-  Engineering, Logistics, Other) and the tags are too coarse to decide alone:
-  one keyword is enough where the origin agrees (medicine: Human or Science;
-  industry and network: Engineering; finance: Logistics or Human), two are
-  needed elsewhere. The keywords were written by a language model: expect one
-  table in five to be there by mistake, and others to be missing.
-
-  Args:
-    origin: of the table.
-    tags: of the table; one such as 'origin_Engineering' counts as the origin.
-    keywords: of the table.
-
-  Returns:
-    Their names; none for most tables.
+  A keyword decides that has a telling word in it: one is enough where the
+  origin (or a tag such as 'origin_Engineering') agrees, two are needed
+  elsewhere. The keywords were written by a language model: expect one table in
+  five to be there by mistake, and others to be missing.
   """
   fitting = {
     'finance': {'Logistics', 'Human'},
@@ -260,36 +230,33 @@ def near_duplicates(
     Per table the number of the first table of its group.
   """
 
-  def shared(items):
-    """{(i, j): how many items they share} for pairs that share any."""
-    owners: dict[Any, list[int]] = {}
-    for i, some in enumerate(items):
-      for item in some:
-        owners.setdefault(item, []).append(i)
-    counts: dict[tuple[int, int], int] = {}
-    for owner in owners.values():
-      for pair in itertools.combinations(owner, 2):
-        counts[pair] = counts.get(pair, 0) + 1
-    return counts
-
   plain = [
     {re.sub(r'[\W_]+', '', name.lower()) for name in names} for names in columns
   ]
   plain = [{n for n in names if not _GENERIC.fullmatch(n)} for names in plain]
-  hashes = [sketch.tolist() for sketch in sketches]
-  same = set(shared([[name] if name else [] for name in repositories]))
-  for (i, j), count in shared(plain).items():
+  hashes = [set(sketch.tolist()) for sketch in sketches]
+  edges = set(_shared([{name} - {''} for name in repositories]))
+  for (i, j), count in _shared(plain).items():
     if count >= 4 and count >= 0.6 * len(plain[i] | plain[j]):
-      same.add((i, j))
-  for (i, j), count in shared(hashes).items():
+      edges.add((i, j))
+  for (i, j), count in _shared(hashes).items():
     if count >= max(5, 0.05 * min(len(hashes[i]), len(hashes[j]))):
-      same.add((i, j))
-  size = len(columns)
-  i, j = np.array(sorted(same), int).reshape(-1, 2).T
-  edges = scipy.sparse.coo_array((np.ones(len(i)), (i, j)), (size, size))
-  _, group = scipy.sparse.csgraph.connected_components(edges, directed=False)
+      edges.add((i, j))
+  graph = np.zeros((len(columns), len(columns)), bool)
+  graph[tuple(np.array(sorted(edges), int).reshape(-1, 2).T)] = True
+  _, group = scipy.sparse.csgraph.connected_components(graph, directed=False)
   _, first = np.unique(group, return_index=True)
   return first[group].tolist()
+
+
+def _shared(sets):
+  """{(i, j): how many items they share} for pairs that share any."""
+  owners = collections.defaultdict(list)
+  for i, items in enumerate(sets):
+    for item in items:
+      owners[item].append(i)
+  pairs = (itertools.combinations(owner, 2) for owner in owners.values())
+  return collections.Counter(itertools.chain.from_iterable(pairs))
 
 
 SOURCE = Source(

@@ -7,7 +7,7 @@ is normal are drawings of it, anomalies are drawings of other characters.
 import numpy as np
 
 from metaad_jax.base import DataError, Entity, Source
-from metaad_jax.data import public_files
+from metaad_jax.data import public_files, rows
 
 SIZE = 28
 _DRAWN = 105
@@ -17,28 +17,26 @@ _SUPPORTS = 10  # drawings for supports; the other ten are scored
 def load(
   data_dir: str | None, *, limit: int = 0, anomalies: int = 10
 ) -> list[Entity]:
-  """One entity per character.
+  """One entity per character, with windows [N, 28, 28], 1 = ink, 0 = paper.
 
   Supports come from ten people's drawings, the query from those of the other
-  ten: of this character, and of others from the same file, one each.
+  ten: of this character, and of others from the same file, one each. Side
+  'train' is the background file, 'test' the evaluation file. Kinds name the
+  character.
 
   Args:
     data_dir: holds omniglot/.
     limit: characters of each file, the first so many; 0 = all.
     anomalies: drawings of other characters per entity.
-
-  Returns:
-    Entities with windows [N, 28, 28], 1 = ink, 0 = paper; side 'train' from the
-    background file, 'test' from the evaluation file. Kinds name the character.
   """
   root = public_files.folder(data_dir, 'omniglot')
   entities = []
   for side, part in (('train', 'background'), ('test', 'evaluation')):
     path = f'images_{part}.npz'
     drawn = public_files.arrays(root, path, ('images',))['images']
-    if drawn.dtype != bool or drawn.shape[1:] != (20, _DRAWN, _DRAWN):
-      why = f'{drawn.dtype} {drawn.shape}, expected bool [N, 20, 105, 105]'
-      raise public_files.broken(root, path, why)
+    good = drawn.dtype == bool and drawn.shape[1:] == (20, _DRAWN, _DRAWN)
+    why = f'{drawn.dtype} {drawn.shape}, expected bool [N, 20, 105, 105]'
+    public_files.require(good, root, path, why)
     ink = _shrink(drawn[: limit or None])
     del drawn
     if limit < 0 or not 1 <= anomalies < len(ink):
@@ -51,17 +49,12 @@ def load(
       others = rng.choice(len(ink) - 1, anomalies, replace=False)
       others += others >= i
       people = rng.integers(_SUPPORTS, len(drawings), anomalies)
-      query = [drawings[_SUPPORTS:], ink[others, people]]
-      same = len(query[0])
+      same = drawings[_SUPPORTS:]
+      query = np.concatenate([same, ink[others, people]])
+      kinds = [*[''] * len(same), *(f'{part} {j}' for j in others)]
+      normal = drawings[:_SUPPORTS]
       entities.append(
-        Entity(
-          name=f'{part} {i}',
-          normal=drawings[:_SUPPORTS],
-          query=np.concatenate(query),
-          labels=np.repeat([0, 1], (same, anomalies)).astype(np.int32),
-          kinds=('',) * same + tuple(f'{part} {j}' for j in others),
-          side=side,
-        )
+        rows.entity(f'{part} {i}', normal, query, kinds, side=side)
       )
   return entities
 

@@ -4,7 +4,10 @@ The reports nobody inspected give the level of each product's price and
 quantity; neither verdict has a part in it.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+import pandas as pd
 
 from metaad_jax.base import DataError, Entity, Source
 from metaad_jax.data import public_files, rows
@@ -20,95 +23,70 @@ _HEADER = ('ID', 'Prod', 'Quant', 'Val', 'Insp')
 _FILE = 'sales.csv'
 
 
+@rows.limited
 def load(
   data_dir: str | None,
   *,
   by: str = 'product',
   min_normals: int = 10,
   min_anomalies: int = 3,
-  max_rows: int = 2000,
-  max_queries: int = 2000,
-) -> list[Entity]:
-  """One entity per product, or per salesperson.
+) -> Iterator[Entity]:
+  """One entity per product, or per salesperson, rows [N, 5].
 
   Only inspected reports are rows. Supports come from the first half of the
-  honest ones (the order is that of the file, no time is given).
+  honest ones (the order is that of the file, no time is given). NaN: the
+  quantity or value is not stated, or nothing uninspected tells the product's
+  level.
 
   Args:
     data_dir: holds sales_fraud/sales.csv.
     by: 'product' or 'salesperson'.
     min_normals: honest reports that an entity must have.
     min_anomalies: fraudulent reports that it must have.
-    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
-
-  Returns:
-    Entities with rows [N, 5]. NaN: the quantity or value is not stated, or
-    nothing uninspected tells the product's level.
   """
   if by not in ('product', 'salesperson'):
     raise DataError(
       f"sales_fraud: by={by!r}: choose by='product' or by='salesperson'"
     )
-  rows.check_limits('sales_fraud', max_rows, max_queries)
   root = public_files.folder(data_dir, 'sales_fraud')
   cells = public_files.cells(root, _FILE, header=_HEADER)
   verdict = cells[:, 4]
-  if not np.isin(verdict, ('ok', 'fraud', 'unkn')).all():
-    raise public_files.broken(root, _FILE, 'Insp is not ok, fraud or unkn')
+  good = np.isin(verdict, ('ok', 'fraud', 'unkn')).all()
+  public_files.require(good, root, _FILE, 'Insp is not ok, fraud or unkn')
   x = _features(root, cells, verdict == 'unkn')
   owner = cells[:, 1 if by == 'product' else 0]
-  inspected = np.flatnonzero(verdict != 'unkn')
-  names, of = np.unique(owner[inspected], return_inverse=True)
-  entities = []
-  for number in sorted(range(len(names)), key=lambda i: _order(names[i])):
-    own = inspected[of == number]
-    labels = verdict[own] == 'fraud'
-    if (~labels).sum() < min_normals or labels.sum() < min_anomalies:
+  inspected = pd.Series(np.flatnonzero(verdict != 'unkn'))
+  groups = inspected.groupby(owner[inspected])
+  for name, own in sorted(groups, key=lambda group: _order(group[0])):
+    own = own.to_numpy()
+    fraud = verdict[own] == 'fraud'
+    if (~fraud).sum() < min_normals or fraud.sum() < min_anomalies:
       continue
-    pool, query = rows.deal(
-      x[own], labels, max_rows=max_rows, max_queries=max_queries
+    pool, query = rows.deal(x[own], fraud)
+    kinds = np.where(fraud[query], 'fraud', '')
+    yield rows.entity(
+      str(name), x[own[pool]], x[own[query]], kinds, columns=COLUMNS
     )
-    entities.append(
-      Entity(
-        name=str(names[number]),
-        normal=x[own[pool]],
-        query=x[own[query]],
-        labels=labels[query].astype(np.int32),
-        kinds=tuple('fraud' if y else '' for y in labels[query]),
-        columns=COLUMNS,
-      )
-    )
-  return entities
 
 
 def _features(root, cells, uninspected):
   """The five columns, [N, 5]."""
-  quantity, value = public_files.numbers(
-    root, _FILE, cells[:, 2:4], missing='NA'
-  ).T
+  quantity, value = public_files.numbers(root, _FILE, cells[:, 2:4], 'NA').T
   with np.errstate(divide='ignore', invalid='ignore'):
     price = value / quantity
     price[~np.isfinite(price)] = np.nan
     logs = np.log(np.stack([price, quantity]))
     logs[~np.isfinite(logs)] = np.nan
-  product = np.unique(cells[:, 1], return_inverse=True)[1]
-  level = _medians(logs, product, uninspected)
-  x = np.stack([quantity, value, price, *(logs - level[:, product])], 1)
+  product = cells[:, 1]
+  level = np.stack([_medians(v, product, uninspected) for v in logs])
+  x = np.stack([quantity, value, price, *(logs - level)], 1)
   return x.astype(np.float32)
 
 
 def _medians(values, product, known):
-  """[V, P] medians of the known rows of each product; NaN where none is."""
-  level = np.full((len(values), product.max() + 1), np.nan)
-  chosen = np.flatnonzero(known)
-  chosen = chosen[np.argsort(product[chosen], kind='stable')]
-  numbers, begin = np.unique(product[chosen], return_index=True)
-  for number, part in zip(numbers, np.split(chosen, begin[1:]), strict=True):
-    for row, v in zip(level, values, strict=True):
-      stated = v[part][~np.isnan(v[part])]
-      if len(stated):
-        row[number] = np.median(stated)
-  return level
+  """[N]: for each row the median of its product's known rows, or NaN."""
+  stated = pd.Series(values).where(known)
+  return stated.groupby(product).transform('median').to_numpy()
 
 
 def _order(name):

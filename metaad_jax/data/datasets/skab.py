@@ -6,29 +6,22 @@ sides of the block, and the supports are drawn from the beginning of the file
 alone, from rows that the query does not hold.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from metaad_jax.base import DataError, Entity, Source
-from metaad_jax.data import public_files, series
+from metaad_jax.base import Entity, Source
+from metaad_jax.data import public_files, rows, series
 
 CHANNELS = (
-  'Accelerometer1RMS',
-  'Accelerometer2RMS',
-  'Current',
-  'Pressure',
-  'Temperature',
-  'Thermocouple',
-  'Voltage',
-  'Volume Flow RateRMS',
-)
+  'Accelerometer1RMS', 'Accelerometer2RMS', 'Current', 'Pressure',
+  'Temperature', 'Thermocouple', 'Voltage', 'Volume Flow RateRMS',
+)  # fmt: skip
 _HEADER = ('datetime', *CHANNELS, 'anomaly', 'changepoint')
 _KINDS = {
   'valve1': 'inlet valve closed',
   'valve2': 'outlet valve closed',
-  'other/1': 'fluid leak or addition',
-  'other/2': 'fluid leak or addition',
-  'other/3': 'fluid leak or addition',
-  'other/4': 'fluid leak or addition',
+  **{f'other/{i}': 'fluid leak or addition' for i in range(1, 5)},
   'other/5': 'rotor imbalance, sharp',
   'other/6': 'rotor imbalance, linear',
   'other/7': 'rotor imbalance, step',
@@ -55,61 +48,36 @@ FILES = public_files.remote(
 )
 
 
+@rows.limited
 def load(
   data_dir: str | None, *, window: int = 1, stride: int = 0
-) -> list[Entity]:
-  """One entity per file.
-
-  The first half of the rows before the block of anomalies is for the supports;
-  the query is the rest of the file, after a gap of one window.
+) -> Iterator[Entity]:
+  """One entity per file; the fold is its folder (valve1, valve2, other).
 
   Args:
     data_dir: holds skab/.
-    window: rows per window, at about one row per second; 1 = rows.
-    stride: rows between windows; 0 = `window`. Overlapping windows put nearly
-      the same samples into a query and among its labelled support anomalies.
-
-  Returns:
-    Entities with rows [N, 8], or windows [N, window, 8], which are anomalous
-    where any of their rows is; the fold is the folder (valve1, valve2, other).
+    window: see `series.cut`.
+    stride: see `series.cut`. Overlapping windows put nearly the same samples
+      into a query and among its labelled support anomalies.
   """
   root = public_files.folder(data_dir, 'skab')
-  entities = []
   for path in (file.path for file in FILES):
-    rows = public_files.table(
-      root,
-      path,
-      delimiter=';',
-      header=_HEADER,
-      columns=tuple(range(1, len(_HEADER))),
+    columns = tuple(range(1, len(_HEADER)))
+    table = public_files.table(
+      root, path, delimiter=';', header=_HEADER, columns=columns
     )
-    sensors, anomalous = rows[:, : len(CHANNELS)], rows[:, len(CHANNELS)]
-    if not np.isin(anomalous, (0, 1)).all() or not anomalous.any():
-      raise public_files.broken(root, path, 'labels are not 0 and 1, both')
-    half = int(np.argmax(anomalous)) // 2
-    pool = series.starts(0, half, window, stride, 'skab')
-    later = series.starts(half + window, len(rows), window, stride, 'skab')
-    if not len(pool) or not len(later):
-      raise DataError(
-        f'skab: window={window} leaves no normal window in {path}, whose '
-        f'supports come from its first {half} rows: choose window <= {half}'
-      )
-    labels = series.gather(anomalous[:, None], later, window)
-    labels = labels.reshape(len(later), -1).max(1).astype(np.int32)
+    sensors, anomalous = table[:, : len(CHANNELS)], table[:, len(CHANNELS)]
+    good = public_files.are_labels(anomalous, len(table)) and anomalous.any()
+    public_files.require(good, root, path, 'labels are not 0 and 1, both')
     name = path.removeprefix('data/').removesuffix('.csv')
-    kind = _KINDS.get(name) or _KINDS[name.split('/')[0]]
-    entities.append(
-      Entity(
-        name=name,
-        normal=series.gather(sensors, pool, window),
-        query=series.gather(sensors, later, window),
-        labels=labels,
-        kinds=tuple(kind if label else '' for label in labels),
-        group=_GROUPS.get(name, name),
-        fold=name.split('/')[0],
-      )
-    )
-  return entities
+    fold = name.split('/')[0]
+    kinds = np.where(anomalous, _KINDS.get(name) or _KINDS[fold], '')
+    half = int(np.argmax(anomalous)) // 2
+    later = slice(half + window, None)
+    yield series.entity(
+      name, sensors[:half], sensors[later], kinds[later], window, stride,
+      group=_GROUPS.get(name, name), fold=fold,
+    )  # fmt: skip
 
 
 SOURCE = Source(

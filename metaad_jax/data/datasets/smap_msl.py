@@ -4,6 +4,7 @@ The first column is the telemetry of one channel, the others are commands, one
 or none at a time. They differ in number between the two spacecraft.
 """
 
+from collections.abc import Iterator
 import json
 import re
 
@@ -26,67 +27,57 @@ _LABELS = 'labeled_anomalies.csv'
 _HEADER = ('chan_id', 'spacecraft', 'anomaly_sequences', 'class', 'num_values')
 
 
+@rows.limited
 def load(
   data_dir: str | None,
   *,
   spacecraft: str = 'SMAP',
   window: int = 1,
   stride: int = 0,
-  max_rows: int = 2000,
-  max_queries: int = 2000,
-) -> list[Entity]:
+) -> Iterator[Entity]:
   """One entity per channel: supports from its training series, query from test.
+
+  Kinds are 'point' or 'contextual'.
 
   Args:
     data_dir: holds smap_msl/.
-    spacecraft: 'SMAP' or 'MSL'.
-    window: rows per window; 1 = rows.
-    stride: rows between windows; 0 = `window`.
-    max_rows, max_queries: limits, see `series.thin` and `series.choose`.
-
-  Returns:
-    Entities with rows [N, 25] (SMAP) or [N, 55] (MSL), or windows
-    [N, window, ...], which are anomalous where any of their rows is. Kinds are
-    'point' or 'contextual'.
+    spacecraft: 'SMAP' (25 columns) or 'MSL' (55).
+    window: see `series.cut`.
+    stride: see `series.cut`.
   """
   if spacecraft not in _WIDTHS:
     raise DataError(
       f"smap_msl: spacecraft={spacecraft!r}: choose 'SMAP' or 'MSL'"
     )
-  rows.check_limits('smap_msl', max_rows, max_queries)
   root = public_files.folder(data_dir, 'smap_msl')
   spans: dict[str, list[tuple[int, int, str]]] = {}
-  for channel, craft, *told in public_files.cells(
-    root, _LABELS, header=_HEADER
-  ):
+  cells = public_files.cells(root, _LABELS, header=_HEADER)
+  for channel, craft, sequences, classes, _ in cells:
     if craft == spacecraft and re.fullmatch(r'[A-Z]+-\d+', channel):
       # P-2 stands there twice.
-      spans.setdefault(str(channel), []).extend(_spans(root, *told[:2]))
-  entities = []
+      spans.setdefault(str(channel), []).extend(
+        _spans(root, sequences, classes)
+      )
   for name in sorted(spans, key=lambda n: (n[0], int(n.split('-')[1]))):
     if not any((root / 'train').glob(f'{name}.npy*')):
       continue
     train, test = (_series(root, name, part, spacecraft) for part in _PARTS)
     kinds = np.full(len(test), '', object)
     for first, last, kind in spans[name]:
-      if not 0 <= first <= last < len(test):
-        why = f'{name}: anomaly {first}..{last} of {len(test)} rows'
-        raise public_files.broken(root, _LABELS, why)
+      why = f'{name}: anomaly {first}..{last} of {len(test)} rows'
+      good = 0 <= first <= last < len(test)
+      public_files.require(good, root, _LABELS, why)
       kinds[first : last + 1] = kind
-    parts = series.windows(
-      f'smap_msl {name}', train, test, kinds, window=window, stride=stride,
-      max_rows=max_rows, max_queries=max_queries,
-    )  # fmt: skip
-    entities.append(Entity(name=name, group=_GROUPS.get(name, name), **parts))
-  return entities
+    group = _GROUPS.get(name, name)
+    yield series.entity(name, train, test, kinds, window, stride, group=group)
 
 
 def _series(root, name, part, spacecraft):
   path = f'{part}/{name}.npy'
   x = public_files.arrays(root, path)['array']
-  if x.dtype.kind not in 'fiu' or x.shape[1:] != (_WIDTHS[spacecraft],):
-    why = f'{x.dtype} {x.shape}, expected {_WIDTHS[spacecraft]} columns'
-    raise public_files.broken(root, path, why)
+  good = x.dtype.kind in 'fiu' and x.shape[1:] == (_WIDTHS[spacecraft],)
+  why = f'{x.dtype} {x.shape}, expected {_WIDTHS[spacecraft]} columns'
+  public_files.require(good, root, path, why)
   return x
 
 
