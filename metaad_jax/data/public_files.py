@@ -11,7 +11,7 @@ import csv
 import hashlib
 import lzma
 import pathlib
-from typing import IO
+from typing import Any
 import urllib.parse
 import warnings
 
@@ -64,7 +64,7 @@ def find(root: pathlib.Path, path: str) -> pathlib.Path:
   raise DataError(f'{plain} is not there, nor with .xz: {_fetching(root)}')
 
 
-def _open(place: pathlib.Path) -> IO[bytes]:
+def _open(place: pathlib.Path) -> Any:
   return lzma.open(place) if place.suffix == '.xz' else open(place, 'rb')
 
 

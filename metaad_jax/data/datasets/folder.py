@@ -89,11 +89,10 @@ def load_series(
     if x.ndim > 2 and window != 1:
       raise DataError(f'{name} holds windows already: leave out window')
     end = round(share * len(x))
-    anomalous, late = (
-      series.cut(part == 1, window, stride).reshape(-1, window).any(1)
-      for part in (labels[:end], labels[end + window - 1 :])
-    )
-    if anomalous.all() or not len(late):
+    inside = lambda y: series.cut(y == 1, window, stride).reshape(-1, window)
+    anomalous = inside(labels[:end]).any(1)
+    late = inside(labels[end + window - 1 :]).any(1)
+    if anomalous.all() or not late.size:
       raise DataError(
         f'{name}: window={window}, share={share} leave no normal window for '
         f'supports, or none to score, of {len(x)} rows: change them'
@@ -136,12 +135,13 @@ def _read(folder, share, label, anomaly_label, ids, alike):
       raise DataError(
         f'{path}: row {labels.argmin()} has no label: give it one'
       )
-    x, names = samples.rows, ()
+    x = samples.rows
+    names: tuple[str, ...] = ()
     if isinstance(x, pd.DataFrame):
       like = x if like is None and alike else like
       x = x if like is None else x.reindex(columns=like.columns)
       names = tuple(map(str, x.columns))
-      x = np.column_stack([cells.codes(x[column]) for column in names])
+      x = np.column_stack([cells.codes(x[name]) for name in names])
     with np.errstate(over='ignore'):
       yield path.name, x.astype(np.float32), labels, names
 
