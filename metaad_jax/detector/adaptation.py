@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from metaad_jax import base, devices
-from metaad_jax.base import DataError, MetaLearner
+from metaad_jax.base import DataError
 from metaad_jax.data import episodes
 from metaad_jax.training import runs
 
@@ -21,34 +21,16 @@ _ELEMENTS = 1 << 23  # of queries x support x columns: 32 MB in float32
 
 
 class Adapted(NamedTuple):
-  """A learner adapted to one entity.
+  """A learner adapted to one entity."""
 
-  Attributes:
-    state: what the learner's `adapt` returned.
-    width: columns of a row.
-    size: of the padded support times that of the padded columns.
-  """
-
-  state: Any
-  width: int
-  size: int
-
-
-def any_width(run: runs.Run) -> bool:
-  """Whether a run takes rows of any number of columns, NaN = missing."""
-  return run.setup.any_width
-
-
-class _Compiled(NamedTuple):
-  """A learner's functions, jitted once."""
-
-  adapt: Any
-  score: Any
-  cross_fit: Any
+  state: Any  # what its `adapt` returned
+  width: int  # columns of a row
+  size: int  # elements of the padded support
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(learner: MetaLearner):
+def _compiled(learner):
+  """The learner's `adapt` and `score`, and `score` of rows left out; jitted."""
   rows = devices.tuning().score_rows
 
   def score(state, x):
@@ -62,15 +44,14 @@ def _compiled(learner: MetaLearner):
       kept, out = part
       rest = jax.tree.map(lambda leaf: leaf[kept], support)
       rest = rest._replace(mask=rest.mask * (kept >= 0))
-      return learner.score(
-        learner.adapt(key, params, rest, features), support.x[out]
-      )
+      state = learner.adapt(key, params, rest, features)
+      return learner.score(state, support.x[out])
 
     # One after the other: vmap compiles for minutes, and is no faster here.
     return jax.lax.map(one, parts)
 
   jit = functools.partial(jax.jit, compiler_options=devices.quick())
-  return _Compiled(jit(learner.adapt), jit(score), jit(cross_fit))
+  return jit(learner.adapt), jit(score), jit(cross_fit)
 
 
 @functools.cache
@@ -79,18 +60,28 @@ def _key():
 
 
 def _padded(run, x, y):
+  """The support and the mask of its columns."""
   x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
-  shape = (episodes.padded_size(len(x)), *x.shape[1:])
-  if any_width(run):
-    shape = (*shape[:-1], episodes.padded_size(x.shape[-1]))
-  features = np.zeros(shape[-1], np.float32)
-  features[: x.shape[-1]] = 1
+  shape = [episodes.padded_size(len(x)), *x.shape[1:]]
+  if run.setup.any_width:
+    shape[-1] = episodes.padded_size(x.shape[-1])
 
   def fill(array) -> Any:
-    pairs = zip(array.shape, shape, strict=False)
-    return np.pad(array, [(0, padded - size) for size, padded in pairs])
+    sizes = zip(array.shape, shape, strict=False)
+    return np.pad(array, [(0, padded - size) for size, padded in sizes])
 
+  features = (np.arange(shape[-1]) < x.shape[-1]).astype(np.float32)
   return base.Rows(fill(x), fill(y), fill(np.ones_like(y))), features
+
+
+def _finite(scores, name):
+  if not np.isfinite(scores).all():
+    row = np.flatnonzero(~np.isfinite(scores))[0]
+    raise DataError(
+      f'{name.format(row)} has no finite score: its values are too large for '
+      'this run'
+    )
+  return scores
 
 
 def adapt(run: runs.Run, x: np.ndarray, y: np.ndarray) -> Adapted:
@@ -101,12 +92,9 @@ def adapt(run: runs.Run, x: np.ndarray, y: np.ndarray) -> Adapted:
     x: [n, ...] featurized support rows, float32; NaN = missing, if the run
       takes tables.
     y: [n] 1 = anomaly, 0 = normal; at least one normal.
-
-  Returns:
-    What `score` needs.
   """
   rows, features = _padded(run, x, y)
-  state = _compiled(run.learner).adapt(_key(), run.params, rows, features)
+  state = _compiled(run.learner)[0](_key(), run.params, rows, features)
   return Adapted(jax.block_until_ready(state), x.shape[-1], rows.x.size)
 
 
@@ -116,10 +104,10 @@ def score(run: runs.Run, adapted: Adapted, x: np.ndarray) -> np.ndarray:
   Raises:
     DataError: if a score is not finite.
   """
-  compiled = _compiled(run.learner).score
+  compiled = _compiled(run.learner)[1]
   x = np.asarray(x, np.float32)
   width = x.shape[-1]
-  if any_width(run):
+  if run.setup.any_width:
     width = episodes.padded_size(width)
   chunk = _FEW
   if len(x) > _SOME:
@@ -127,19 +115,13 @@ def score(run: runs.Run, adapted: Adapted, x: np.ndarray) -> np.ndarray:
     chunk = min(_MANY, 1 << (room.bit_length() - 1))
     if len(x) <= chunk // 4:
       chunk = max(_SOME, chunk // 4)
-  done = []
+  done = [np.zeros(0)]
   for start in range(0, len(x), chunk):
     part = x[start : start + chunk]
     padded = np.zeros((chunk, *x.shape[1:-1], width), np.float32)
     padded[: len(part), ..., : x.shape[-1]] = part
     done.append(np.asarray(compiled(adapted.state, padded))[: len(part)])
-  scores = np.concatenate(done or [np.zeros(0)]).astype(np.float64)
-  if not np.isfinite(scores).all():
-    row = np.flatnonzero(~np.isfinite(scores))[0]
-    raise DataError(
-      f'row {row} has no finite score: its values are too large for this run'
-    )
-  return scores
+  return _finite(np.concatenate(done).astype(np.float64), 'row {}')
 
 
 def _split(normal):
@@ -152,17 +134,10 @@ def _split(normal):
 def without(
   run: runs.Run, x: np.ndarray, y: np.ndarray
 ) -> list[tuple[Adapted, np.ndarray]]:
-  """Detectors of parts of the support, each with the normals it has not seen.
+  """The detectors behind `support_scores`, each with the normals it left out.
 
-  They are those of `support_scores`. A single normal is not left out.
-
-  Args:
-    run: see `runs.restore`.
-    x: [n, ...] featurized support rows.
-    y: [n] 1 = anomaly, 0 = normal.
-
-  Returns:
-    Adapted detectors, and positions in x.
+  A single normal is not left out. Arguments as of `adapt`; the normals are
+  positions in x.
   """
   y = np.asarray(y)
   normal = np.flatnonzero(y != 1)
@@ -179,12 +154,7 @@ def support_scores(run: runs.Run, x: np.ndarray, y: np.ndarray) -> np.ndarray:
   """Scores [k] of the support's normals, each adapted without itself.
 
   Up to eight normals are left out one by one, more in four parts. A single
-  normal cannot be scored without itself: then k is 0.
-
-  Args:
-    run: see `runs.restore`.
-    x: [n, ...] featurized support rows.
-    y: [n] 1 = anomaly, 0 = normal.
+  normal cannot be scored without itself: then k is 0. Arguments as of `adapt`.
   """
   normal = np.flatnonzero(np.asarray(y) != 1)
   if len(normal) < 2:
@@ -201,10 +171,8 @@ def support_scores(run: runs.Run, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     others = np.setdiff1d(np.arange(len(y)), members)
     kept[i, : len(others)] = others
     out[i, : len(members)] = members
-  cross_fit = _compiled(run.learner).cross_fit
+  cross_fit = _compiled(run.learner)[2]
   parts = cross_fit(_key(), run.params, rows, features, (kept, out))
   scores = np.zeros(len(rows.y))
   scores[out[out >= 0]] = np.asarray(parts)[out >= 0]
-  if not np.isfinite(scores).all():
-    raise DataError('a support row has no finite score: look at its values')
-  return scores[normal]
+  return _finite(scores, 'a support row')[normal]

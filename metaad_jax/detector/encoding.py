@@ -1,8 +1,7 @@
 """From what users have to numbers: arrays and frames, read and checked once.
 
 A frame's columns are matched by name; text becomes codes, times become seconds,
-missing cells NaN. `Encoded` rows go into every method of the detector in place
-of the frame they came from.
+missing cells NaN.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,29 +23,20 @@ _ROUNDING = 1e-13  # of the size: what varies by less is constant, as 0.1 + 0.2
 
 
 class Columns(NamedTuple):
-  """What was learned of the columns in `fit`.
+  """The columns of the rows of `fit`.
 
-  Attributes:
-    shape: of a row: (d,), or (length, channels) of a window.
-    names: of a frame's columns; () for arrays.
-    levels: the texts that the codes 0, 1, ... of a column stand for, by name.
+  `levels` are the texts that the codes 0, 1, ... of a column stand for.
   """
 
-  shape: tuple[int, ...]
-  names: tuple[str, ...] = ()
+  shape: tuple[int, ...]  # of a row: (d,), or (length, channels) of a window
+  names: tuple[str, ...] = ()  # of a frame's columns
   levels: Mapping[str, Sequence[str]] = {}
 
 
 class Encoded(NamedTuple):
-  """Rows as numbers.
+  """Rows as numbers, and the texts [n] of columns of text; None = missing."""
 
-  Attributes:
-    x: [n, *shape] float64; NaN = missing.
-    columns: what they mean.
-    texts: [n] objects for each column of text, by name; None = missing.
-  """
-
-  x: np.ndarray
+  x: np.ndarray  # [n, *shape] float64; NaN = missing
   columns: Columns
   texts: Mapping[str, np.ndarray] = {}
 
@@ -57,22 +47,17 @@ class Encoded(NamedTuple):
 
   def words(self, row: int) -> dict[str, str]:
     """The texts of one row, by column; missing ones left out."""
-    told = {name: text[row] for name, text in self.texts.items()}
-    return {name: text for name, text in told.items() if text is not None}
-
-
-def is_frame(rows: Any) -> bool:
-  """Whether rows have named columns, as frames of pandas and polars do."""
-  return hasattr(rows, 'columns') and hasattr(rows, '__getitem__')
+    words = {name: text[row] for name, text in self.texts.items()}
+    return {name: text for name, text in words.items() if text is not None}
 
 
 def frame(rows: Any, known: Columns | None) -> Encoded:
-  """Encodes a frame.
+  """Encodes a frame of pandas or polars.
 
   Args:
-    rows: of pandas, polars, or anything with `columns` and `[name]`.
-    known: columns of the rows of `fit`, in whose order and levels the columns
-      are encoded; None = these are the rows of `fit`.
+    rows: anything with `columns` and `[name]`.
+    known: columns of the rows of `fit`, which give the order and the levels;
+      None = these are the rows of `fit`.
 
   Returns:
     The rows. A text without a level gets the code after the last.
@@ -81,10 +66,31 @@ def frame(rows: Any, known: Columns | None) -> Encoded:
     DataError: for columns that are missing, surplus or of one name, or cells
       that are neither numbers, times nor text.
   """
-  places = {str(name): name for name in rows.columns}
-  if len(places) < len(rows.columns):
+  columns = {str(name): rows[name] for name in _names(rows, known)}
+  if known is not None and known.names:
+    columns = {name: columns[name] for name in known.names}
+  encoded, levels, texts = [], {}, {}
+  for name, cells_of in columns.items():
+    before = None if known is None else known.levels.get(name, ())
+    column = _typed(name, cells_of, before)
+    if cells.kind_of(column) == 'number':
+      encoded.append(cells.codes(column))
+      continue
+    levels[name] = before or list(column.cat.categories)
+    texts[name] = column.astype(object).where(column.notna(), None).to_numpy()
+    codes = {cells.key(level): code for code, level in enumerate(levels[name])}
+    new = [codes.get(cells.key(t), len(codes)) for t in column.cat.categories]
+    places = column.cat.codes.to_numpy()  # -1 = missing
+    encoded.append(np.array([*new, np.nan], np.float64)[places])
+  made = known or Columns((len(columns),), tuple(columns), levels)
+  return Encoded(np.column_stack(encoded), made, texts)
+
+
+def _names(rows, known):
+  """The names of a frame's columns, checked against those of `fit`."""
+  names = [str(name) for name in rows.columns]
+  if len(set(names)) < len(names):
     raise DataError('X has two columns of one name: rename one')
-  names = tuple(places)
   wanted = names if known is None else known.names or names
   if known is not None and not known.names and len(names) != known.shape[0]:
     raise DataError(
@@ -92,7 +98,7 @@ def frame(rows: Any, known: Columns | None) -> Encoded:
       f'{known.shape[0]} features as input'
     )
   for name in wanted:
-    if name not in places:
+    if name not in names:
       raise DataError(f'X lacks column {name!r}')
   for name in names:
     if name not in wanted:
@@ -102,21 +108,7 @@ def frame(rows: Any, known: Columns | None) -> Encoded:
       f'X has {len(rows)} rows and {len(names)} columns: give at least one '
       '(0 sample(s), 0 feature(s) make no table)'
     )
-  encoded, levels, texts = [], {}, {}
-  for name in wanted:
-    before = None if known is None else known.levels.get(name, ())
-    column = _typed(name, rows[places[name]], before)
-    if cells.kind_of(column) == 'number':
-      encoded.append(cells.codes(column))
-      continue
-    levels[name] = before or list(column.cat.categories)
-    texts[name] = column.astype(object).where(column.notna(), None).to_numpy()
-    codes = {cells.key(level): code for code, level in enumerate(levels[name])}
-    new = [codes.get(cells.key(t), len(codes)) for t in column.cat.categories]
-    places_of = column.cat.codes.to_numpy()  # -1 = missing
-    encoded.append(np.array([*new, np.nan], np.float64)[places_of])
-  columns = known or Columns((len(wanted),), wanted, levels)
-  return Encoded(np.column_stack(encoded), columns, texts)
+  return list(rows.columns)
 
 
 def _typed(name, column, levels):
@@ -136,10 +128,10 @@ def _typed(name, column, levels):
 
 
 def check(x: np.ndarray, shape: tuple[int, ...] | None, missing: bool) -> None:
-  """Checks encoded rows.
+  """Checks encoded rows [n, ...].
 
   Args:
-    x: [n, ...].
+    x: the rows.
     shape: that a row must have; None = any.
     missing: whether NaN is a missing value in a table.
 
@@ -157,27 +149,22 @@ def check(x: np.ndarray, shape: tuple[int, ...] | None, missing: bool) -> None:
       f'X: a row has shape {list(x.shape[1:])}, the run or the fitted rows '
       f'have {list(shape)}'
     )
-  if np.isinf(x).any():
+  missing = missing and x.ndim == 2
+  bad = np.isinf(x) if missing else ~np.isfinite(x)
+  if bad.any():
+    place = tuple(np.argwhere(bad)[0])
+    what = 'NaN' if np.isnan(x[place]) else 'infinity'
     raise DataError(
-      f'X: row {np.argwhere(np.isinf(x))[0][0]} holds infinity: mend it, or '
-      'write NaN for a missing value'
-    )
-  if np.isnan(x).any() and not (missing and x.ndim == 2):
-    raise DataError(
-      f'X: row {np.argwhere(np.isnan(x))[0][0]} holds NaN: this run takes no '
-      'missing values; mend or leave out that row'
+      f'X: row {place[0]} holds {what}: mend it, or '
+      + ('write NaN for a missing value' if missing else 'leave out that row')
     )
 
 
 def labels(y: Any, n: int) -> np.ndarray:
   """[n] int64 labels: 0 = normal, 1 = anomaly, -1 = unlabelled.
 
-  Args:
-    y: [n] or [n, 1], an array, list or column; None = all normal.
-    n: number of rows.
-
-  Raises:
-    DataError: for anything else.
+  `y` is an array, list or column [n] or [n, 1]; None = all normal. Anything
+  else is a DataError.
   """
   if y is None:
     return np.zeros(n, np.int64)
@@ -213,10 +200,7 @@ def scaling(x: np.ndarray) -> Scaling:
   A table learner looks at differences and ratios, so a power of two changes
   nothing; a column that varies by less than 1e-4 of its size, such as a time
   of day in seconds since 1970, is shifted by its median, but not if all that
-  varies is the rounding of float64.
-
-  Args:
-    x: [n, d] support rows.
+  varies is the rounding of float64. `x` holds the support rows [n, d].
   """
   with warnings.catch_warnings(), np.errstate(all='ignore'):
     warnings.simplefilter('ignore', RuntimeWarning)  # columns all missing
@@ -235,9 +219,7 @@ def scaling(x: np.ndarray) -> Scaling:
   return Scaling(centre, unit)
 
 
-@functools.lru_cache(maxsize=64)
-def _made(spec, shape, rate):
-  return features.make(spec, shape, rate=rate)
+_made = functools.lru_cache(maxsize=64)(features.make)
 
 
 def feature(
@@ -245,33 +227,23 @@ def feature(
 ) -> features.Feature | None:
   """What a window is turned into for a run; None = rows of a table stay.
 
-  Args:
-    run: see `runs.restore`.
-    columns: of the rows.
-    spec: features of windows, for a run that takes tables of any width.
-    rate: sampling rate of windows in Hz, for such a run.
+  For a run that takes tables of any width `spec` names the features, and `rate`
+  is the sampling rate in Hz.
   """
   if len(columns.shape) == 1:
     return None
   if run.layout.shape:
     return run.setup.feature
   spec = spec or features.of_windows(columns.shape[0])
-  return _made(spec, columns.shape, rate)
+  return _made(spec, columns.shape, rate=rate)
 
 
 def names(
   run: runs.Run, columns: Columns, made: features.Feature | None
 ) -> tuple[str, ...]:
-  """What the columns or features that a run looks at are called.
-
-  Args:
-    run: see `runs.restore`.
-    columns: of the rows.
-    made: see `feature`.
-  """
+  """Of the columns, or of the features `made` of them."""
   if made is None:
-    width = range(columns.shape[0])
-    generic = tuple(f'column {i}' for i in width)
+    generic = tuple(f'column {i}' for i in range(columns.shape[0]))
     return columns.names or run.layout.channels or generic
   if columns.shape[-1] == 1:
     return tuple(name.removesuffix(', ch 0') for name in made.names)

@@ -15,15 +15,9 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from metaad_jax.base import DataError
-from metaad_jax.detector import adaptation, encoding, explanations
+from metaad_jax.detector import encoding, explanations, fitted
 from metaad_jax.detector.encoding import Columns, Encoded
-from metaad_jax.detector.fitted import (
-  Fitted,
-  Judgement,
-  Options,
-  adapt,
-  load_run,
-)
+from metaad_jax.detector.fitted import Fitted, Judgement, load_run
 from metaad_jax.scores import conformal, metrics
 
 _ANOMALIES = 64  # labelled ones that a support holds at most
@@ -107,9 +101,6 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       y: [n] 0 = normal, 1 = anomaly, -1 = unlabelled: taken for normal, with
         room for error. None = all normal.
 
-    Returns:
-      self.
-
     Raises:
       ValueError: for rows or labels that make no sense, in one line.
     """
@@ -189,11 +180,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
 
   def p_values(self, X) -> np.ndarray:
     """[n] how likely a normal row scores as high; see `conformal`."""
-    fitted = self._checked()
-    rows = self._encode(X)
-    return conformal.p_values(
-      fitted.calibration, fitted.evidence, fitted.score(rows.x)
-    )
+    _ = self._checked().calibration  # refuses a run without
+    return self.judge(X).p_values
 
   def judge(self, X) -> Judgement:
     """Scores, p-values and decisions, in one go."""
@@ -224,21 +212,14 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
   def explain(
     self, X, judged: Judgement | None = None
   ) -> list[explanations.Explanation]:
-    """Why each row scores what it scores.
-
-    Args:
-      X: rows, see the class.
-      judged: what `judge` said of them, if it was asked.
-    """
-    rows, fitted = self.encode(X), self._fitted
-    judged = fitted.judge(rows.x) if judged is None else judged
-    return fitted.explain(rows, judged)
+    """Why each row scores what it scores; `judged` = `judge(X)`, if known."""
+    rows = self.encode(X)
+    return self._fitted.explain(rows, judged or self._fitted.judge(rows.x))
 
   def save(self, path: str) -> None:
-    """Writes the detector, its run and its rows into one model file.
+    """Writes the detector, its run and its rows into one model file (.npz).
 
-    Args:
-      path: ends in .npz. The file holds arrays and JSON, no code.
+    The file holds arrays and JSON, no code.
 
     Raises:
       DataError: if it cannot be written.
@@ -250,24 +231,20 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     """Reads what `save` wrote.
 
     Raises:
-      DataError: if the file is missing, damaged, of another version, or no
-        detector.
+      DataError: if the file is missing, damaged, or no detector.
     """
-    fitted = Fitted.load(path)
-    made = cls(**fitted.options._asdict())
-    made._name(fitted.columns.names, fitted.x.shape[1])
-    made._fitted, made.support_ = fitted, fitted.support
+    loaded = Fitted.load(path)
+    made = cls(**loaded.options._asdict())
+    made._name(loaded.columns.names, loaded.x.shape[1])
+    made._fitted, made.support_ = loaded, loaded.support
     return made
 
   def export(self, path: str) -> None:
-    """Writes the fitted detector as compiled functions; see `exported`.
+    """Writes the fitted detector as compiled functions (.npz); see `exported`.
 
     The file scores, decides and gives p-values with jax alone. It cannot be
     fitted again, explains nothing, and takes arrays: its columns are those of
     `fit`, in their order, text as the number of the category.
-
-    Args:
-      path: ends in .npz.
 
     Raises:
       DataError: if it cannot be written, or the run is not calibrated.
@@ -276,18 +253,20 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
 
   @property
   def threshold_(self) -> float:
-    fitted = self._checked()
-    _ = fitted.calibration  # refuses a run without
-    return fitted.threshold
+    _ = self._checked().calibration  # refuses a run without
+    return self._fitted.threshold
 
   @property
   def offset_(self) -> float:
     return -float(np.nan_to_num(self._checked().threshold))
 
-  decision_scores_ = property(lambda self: self._checked().scores)
-  labels_ = property(
-    lambda self: (self.decision_scores_ > self.threshold_).astype(int)
-  )
+  @property
+  def decision_scores_(self) -> np.ndarray:
+    return self._checked().scores
+
+  @property
+  def labels_(self) -> np.ndarray:
+    return (self.decision_scores_ > self.threshold_).astype(int)
 
   @property
   def calibrated(self) -> bool:
@@ -304,10 +283,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     return _UNCALIBRATED if calibration is None else int(calibration.shots[-1])
 
   def _adapt(self, columns, x, y, support):
-    options = Options(
-      self.run_dir, self.false_alarm_rate, self.window_features, self.rate
-    )
-    self._fitted = adapt(options, columns, x, y, support)
+    options = fitted.Options(*(getattr(self, n) for n in fitted.Options._fields))
+    self._fitted = fitted.adapt(options, columns, x, y, support)
     self.support_ = support
     return self
 
@@ -319,26 +296,21 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       return X
     columns = None if fitting else self._fitted.columns
     run = load_run(self.run_dir) if fitting else self._fitted.run
-    shape: Any = run.layout.shape
-    if not shape:
-      shape = None if columns is None else columns.shape
-    if encoding.is_frame(X):
+    shape: Any = run.layout.shape or getattr(columns, 'shape', None)
+    if hasattr(X, 'columns') and hasattr(X, '__getitem__'):
       rows = encoding.frame(X, columns)
     else:
+      options: Any = {'allow_nd': True, 'ensure_all_finite': False}
       try:
-        x = validate_data(
-          self, X, reset=fitting, dtype=np.float64, allow_nd=True,
-          ensure_all_finite=False,
-        )  # fmt: skip
+        x = validate_data(self, X, reset=fitting, dtype=np.float64, **options)
       except (OverflowError, MemoryError, AttributeError) as error:
         raise DataError(f'X cannot be read as numbers: {error}') from error
       rows = Encoded(x, columns or Columns(x.shape[1:]))
-    encoding.check(rows.x, shape, adaptation.any_width(run))
+    encoding.check(rows.x, shape, run.setup.any_width)
     if fitting:
-      plain = not rows.columns.names or all(
-        isinstance(name, str) for name in X.columns
-      )
-      self._name(rows.columns.names if plain else (), rows.x.shape[1])
+      names = rows.columns.names
+      text = all(isinstance(name, str) for name in getattr(X, 'columns', ()))
+      self._name(names if text else (), rows.x.shape[1])
     return rows
 
   def _name(self, names, width):

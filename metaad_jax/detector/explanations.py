@@ -14,7 +14,7 @@ Reference:
 
 from collections.abc import Callable, Mapping, Sequence
 import types
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,162 +23,99 @@ _BUDGET = 2048  # rows that are scored for the attributions of one
 
 
 class Change(NamedTuple):
-  """The fewest columns found whose replacement makes the row normal.
+  """The fewest columns found whose replacement makes the row normal."""
 
-  Attributes:
-    columns: [k] int, most important first.
-    row: the row with those columns replaced.
-    score: of that row.
-    normal: number of the support normal that gave the values.
-  """
-
-  columns: np.ndarray
-  row: np.ndarray
-  score: float
-  normal: int
+  columns: np.ndarray  # [k] int, most important first
+  row: np.ndarray  # the row with those columns replaced
+  score: float  # of that row
+  normal: int  # number of the support's normal that gave the values
 
 
 class Explanation(NamedTuple):
-  """Why one row scores what it scores.
+  """Why one row of F columns or features scores what it scores.
 
-  Attributes:
-    names: of the F columns or features.
-    row: [F] values.
-    attributions: [F], or [0] of a run that learns its own features; they add
-      up to `score` - `reference`.
-    score: of the row, higher = more abnormal.
-    reference: mean score of the support's normals, each unseen by the
-      detector that scores it.
-    shared: the part of `score` - `reference` that detectors of parts of the
-      support miss, shared out among the attributions; see `attributions`.
-    threshold: a score above is an alarm; NaN = the run is not calibrated.
-    p_value: of the score; NaN = the run is not calibrated.
-    normals: [n, F] the support's normals.
-    nearest: [k] numbers of the nearest of them, nearest first.
-    distances: [k] how far: the mean over columns of |difference| in units of
-      the column's spread among the normals, each limited to 10.
-    change: what would make it normal; None if it is, or nothing was found.
-    times: [S] attributions of stretches of time, in windows; else [0].
-    seconds: [S + 1] where they begin and end, in `time_unit`.
-    time_unit: 's', or 'samples' where the sampling rate is unknown.
-    signal: [L, C] the window; else [0, 0].
-    usual: [n, L, C] the windows of the support's normals; else [0, 0, 0].
-    numbers: [n] which row of `fit` (counted from 0, later ones following) each
-      of `normals` is; [0] = the same numbers.
-    categories: the texts that the codes of a column stand for, by its name.
-    words: the row's own texts, by column; those that `fit` has not seen, too.
+  `attributions` add up to `score` - `reference`; `shared` is the part of it
+  that detectors of parts of the support miss, see `attributions` below.
   """
 
   names: tuple[str, ...]
-  row: np.ndarray
-  attributions: np.ndarray
-  score: float
-  reference: float
+  row: np.ndarray  # [F] values
+  attributions: np.ndarray  # [F]; [0] of a run that learns its own features
+  score: float  # higher = more abnormal
+  reference: float  # mean score of the normals, each by a detector without it
   shared: float
-  threshold: float
-  p_value: float
-  normals: np.ndarray
-  nearest: np.ndarray
-  distances: np.ndarray
-  change: Change | None
-  times: np.ndarray = np.zeros(0)
-  seconds: np.ndarray = np.zeros(0)
-  time_unit: str = 's'
-  signal: np.ndarray = np.zeros((0, 0))
-  usual: np.ndarray = np.zeros((0, 0, 0))
-  numbers: np.ndarray = np.zeros(0, int)
+  threshold: float  # a score above is an alarm; NaN = not calibrated
+  p_value: float  # NaN = not calibrated
+  normals: np.ndarray  # [n, F] the support's normals
+  nearest: np.ndarray  # [k] numbers of the nearest of them, nearest first
+  distances: np.ndarray  # [k] to them; see `nearest` below
+  change: Change | None  # None if the row is normal, or nothing was found
+  times: np.ndarray = np.zeros(0)  # [S] of stretches of time, in windows
+  seconds: np.ndarray = np.zeros(0)  # [S + 1] their ends, in `time_unit`
+  time_unit: str = 's'  # 'samples' where the sampling rate is unknown
+  signal: np.ndarray = np.zeros((0, 0))  # [L, C] the window
+  usual: np.ndarray = np.zeros((0, 0, 0))  # [n, L, C] the normals' windows
+  numbers: np.ndarray = np.zeros(0, int)  # [n] which row of `fit` a normal is
+  # The texts of the codes of a column, by name; the row's own texts, by column.
   categories: Mapping[str, Sequence[str]] = types.MappingProxyType({})
   words: Mapping[str, str] = types.MappingProxyType({})
 
 
-class Unseen(NamedTuple):
-  """A detector of a part of the support, and normals it has not seen.
-
-  Attributes:
-    score: features [n, F] -> [n].
-    which: numbers of the normals among all rows of the support.
-  """
-
-  score: Score
-  which: np.ndarray
-
-
-class Context(NamedTuple):
-  """What the explanations of one fitted detector share.
-
-  Attributes:
-    names, categories, numbers, reference, threshold: see `Explanation`.
-    features: rows [n, ...] -> features [n, F] (or [n, L, C]).
-    score: features -> scores [n] of the detector.
-    unseen: detectors of parts of the support.
-    support: [k, ...] its rows.
-    normal: [k] bool, which of them are normals.
-    rate: sampling rate in Hz of windows, if it is known.
-  """
-
-  names: tuple[str, ...]
-  categories: Mapping[str, Sequence[str]]
-  features: Callable[[np.ndarray], np.ndarray]
-  score: Score
-  unseen: Sequence[Unseen]
-  support: np.ndarray
-  normal: np.ndarray
-  numbers: np.ndarray
-  reference: float
-  threshold: float
-  rate: float | None
-
-
 def explain(
-  context: Context,
+  fitted: Any,
   row: np.ndarray,
   score: float,
   p_value: float,
   words: Mapping[str, str],
 ) -> Explanation:
-  """Explains a row [d] or window [length, channels]; see `Explanation`."""
-  seen, values = context.features(context.support), context.features(row[None])
-  normals, rise = seen[context.normal], score - context.reference
+  """Explains a row [d] or window [length, channels] of a `fitted.Fitted`."""
+  support, normal = fitted.x[fitted.support], fitted.y[fitted.support] != 1
+  seen, values = fitted.features(support), fitted.features(row[None])
+  normals, unseen = seen[normal], fitted.unseen
+  flat = normals.reshape(len(normals), -1)
+  near, distances = nearest(values.ravel(), flat)
+  reference = float(np.mean(fitted.scores[fitted.normal]))
   gains, shared, mend = np.zeros(0), 0.0, None
   if normals.ndim == 2:
-    judges = [(part.score, seen[part.which]) for part in context.unseen]
-    players = np.arange(values.shape[1])
+    judges = [(by, seen[which]) for by, which in unseen]
+    players, rise = np.arange(values.shape[1]), score - reference
     gains, shared = attributions(judges, values[0], players, rise)
-    mend = change(context.score, values[0], normals, gains, context.threshold)
-  near, distances = nearest(values.ravel(), normals.reshape(len(normals), -1))
+    mend = change(
+      fitted.score_features, values[0], normals, gains, fitted.threshold
+    )
   if row.ndim == 1:  # shown as it came, not as it is scored
-    values, normals = row, context.support[context.normal]
+    values, flat = row, support[normal]
     if mend is not None:
       mended = row.copy()
-      mended[mend.columns] = normals[mend.normal][mend.columns]
+      mended[mend.columns] = flat[mend.normal][mend.columns]
       mend = mend._replace(row=mended)
   explanation = Explanation(
-    context.names, values.ravel(), gains, float(score), context.reference,
-    shared, context.threshold, float(p_value),
-    normals.reshape(len(normals), -1), near, distances, mend,
-    time_unit='s' if context.rate else 'samples', numbers=context.numbers,
-    categories=context.categories, words=words,
+    fitted.names, values.ravel(), gains, float(score), reference, shared,
+    fitted.threshold, float(p_value), flat, near, distances, mend,
+    numbers=np.flatnonzero(fitted.normal), categories=fitted.columns.levels,
+    words=words,
   )  # fmt: skip
-  return explanation if row.ndim == 1 else _timed(context, explanation, row)
+  return explanation if row.ndim == 1 else _timed(fitted, explanation, row)
 
 
-def _timed(context, explanation, row):
-  """The explanation of a window, with stretches of time."""
+def _timed(fitted, explanation, row):
+  """The explanation of a window, with up to 16 equal stretches of time."""
+  support = fitted.x[fitted.support]
   judges = [
-    (lambda rows, p=part: p.score(context.features(rows)),
-     context.support[part.which])
-    for part in context.unseen
-  ]  # fmt: skip
-  part = segments(len(row))
+    (lambda rows, by=by: by(fitted.features(rows)), support[which])
+    for by, which in fitted.unseen
+  ]
+  part = np.arange(len(row)) * min(len(row), 16) // len(row)
   players = np.repeat(part[:, None], row.shape[1], 1)
-  rise = explanation.score - context.reference
+  rise = explanation.score - explanation.reference
   times, _ = attributions(judges, row, players, rise)
-  starts = np.flatnonzero(np.diff(part, prepend=-1))
-  seconds = np.append(starts, len(row)) / (context.rate or 1.0)
-  usual = context.support[context.normal]
+  ends = np.append(np.flatnonzero(np.diff(part, prepend=-1)), len(row))
+  rate = fitted.run.layout.rate or fitted.options.rate
   return explanation._replace(
-    times=times, seconds=seconds, signal=row, usual=usual
-  )
+    times=times, seconds=ends / (rate or 1.0),
+    time_unit='s' if rate else 'samples', signal=row,
+    usual=fitted.x[fitted.normal],
+  )  # fmt: skip
 
 
 def attributions(
@@ -197,8 +134,7 @@ def attributions(
 
   Args:
     judges: scores [n, ...] -> [n], and the normals [m, ...] unseen by each.
-    row: [...] to explain.
-    players: [...] int, which of P groups an entry belongs to.
+    row, players: see `shapley`.
     rise: what is explained: the row's score minus the normals' mean score.
 
   Returns:
@@ -238,7 +174,7 @@ def shapley(
     seed: of the orders and the sample.
 
   Returns:
-    [P] float64; the sum is score(row) minus the mean score of those normals
+    [P] float64 that add up to score(row) minus the mean score of the normals
     that were drawn.
   """
   draw = np.random.default_rng(seed)
@@ -269,7 +205,11 @@ def shapley(
 def nearest(
   row: np.ndarray, normals: np.ndarray, most: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Numbers of the nearest normals, and their distances; see `Explanation`."""
+  """Numbers of the nearest normals, and how far they are.
+
+  The mean over columns of |difference| in units of the column's spread among
+  the normals, each limited to 10.
+  """
   with np.errstate(invalid='ignore'):
     gap = np.minimum(np.abs(normals - row) / _spread(normals), 10)
   gap = np.where(np.isnan(normals) & np.isnan(row), 0, gap)
@@ -280,15 +220,11 @@ def nearest(
 
 def _spread(normals):
   """[F] standard deviation; of constant columns, 1e-3 of their size."""
-  seen = np.isfinite(normals)
-  count = np.maximum(seen.sum(0), 1)
-  values = np.where(seen, normals, 0)
-  size = np.abs(values).max(0)  # divided by: the square of 1e200 overflows
-  size = np.where(size > 0, size, 1.0)
+  values = np.ma.masked_invalid(normals)
+  size = np.abs(values).max(0).filled(0)
+  size = np.where(size > 0, size, 1.0)  # as the square of 1e200 overflows
   values = values / size
-  mean = values.sum(0) / count
-  variance = np.where(seen, (values - mean) ** 2, 0).sum(0) / count
-  spread = np.sqrt(variance)
+  mean, spread = (np.ma.filled(v, 0) for v in (values.mean(0), values.std(0)))
   return size * np.where(spread > 1e-12, spread, 1e-3 * np.abs(mean) + 1e-9)
 
 
@@ -301,48 +237,34 @@ def change(
 ) -> Change | None:
   """The fewest columns to set to a near normal's values, greedily.
 
-  The columns are replaced in the order of their attributions until the score
-  falls to the threshold, with each of the three nearest normals; then each
-  is put back if the row stays normal without it.
-
-  Args:
-    score: [n, F] -> [n].
-    row: [F].
-    normals: [n, F].
-    attributions: [F].
-    threshold: a score above is an alarm; NaN = nothing is.
-
-  Returns:
-    The change with the fewest columns; None if the row is normal already, or
-    even the normals themselves are not.
+  The columns of a row [F] are replaced in the order of their attributions until
+  the score falls to the threshold, with each of the three nearest normals; then
+  each is put back if the row stays normal without it. None if the row is normal
+  already, or even the normals themselves are not.
   """
   if not score(row[None])[0] > threshold:
     return None
   order = np.argsort(-attributions, kind='stable')
   rank = np.argsort(order, kind='stable')
   best: Change | None = None
+
+  def mended(columns, normal):
+    changed = row.copy()
+    changed[columns] = normal[columns]
+    return changed, float(score(changed[None])[0])
+
   for number in nearest(row, normals)[0]:
     other = normals[number]
     steps = np.arange(1, len(row) + 1)[:, None]
-    tried = np.where(rank < steps, other, row)
-    good = np.flatnonzero(score(tried) <= threshold)
-    if not len(good):
+    good = score(np.where(rank < steps, other, row)) <= threshold
+    if not good.any():
       continue
-    kept = list(order[: good[0] + 1])
+    kept = list(order[: np.argmax(good) + 1])
     for column in kept[::-1]:
       without = [c for c in kept if c != column]
-      mended = row.copy()
-      mended[without] = other[without]
-      if without and score(mended[None])[0] <= threshold:
+      if without and mended(without, other)[1] <= threshold:
         kept = without
     if best is None or len(kept) < len(best.columns):
-      mended = row.copy()
-      mended[kept] = other[kept]
-      value = float(score(mended[None])[0])
-      best = Change(np.array(kept), mended, value, int(number))
+      changed, value = mended(kept, other)
+      best = Change(np.array(kept), changed, value, int(number))
   return best
-
-
-def segments(length: int, most: int = 16) -> np.ndarray:
-  """[length] int: which of up to `most` equal stretches a sample is in."""
-  return np.arange(length) * min(length, most) // length

@@ -23,27 +23,20 @@ from metaad_jax.base import DataError
 SIZES = (8, 64, 1024)  # rows that are scored at once
 PLATFORMS = ('cpu', 'cuda')
 _FORMAT = 1
+_TABLES = 'scaling/centre', 'scaling/unit', 'ladder/scores', 'ladder/p'
 _LARGEST = 1e18
 
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-  """What `load` gives: the methods of `MetaAnomalyDetector` that only score.
+  """What `load` gives: the methods of `MetaAnomalyDetector` that only score."""
 
-  Attributes:
-    threshold: a row whose abnormality is above this is an outlier.
-    false_alarm_rate: that the threshold was made for.
-    names: of the columns, where they are known.
-    shape: of a row: (d,), or (length, channels).
-    meta: anything else that JSON can hold.
-  """
-
-  threshold: float
-  false_alarm_rate: float
-  names: tuple[str, ...]
-  shape: tuple[int, ...]
-  meta: dict[str, Any]
-  _missing: bool
+  threshold: float  # a row whose abnormality is above this is an outlier
+  false_alarm_rate: float  # that the threshold was made for
+  names: tuple[str, ...]  # of the columns, where they are known
+  shape: tuple[int, ...]  # of a row: (d,), or (length, channels)
+  missing: bool  # whether NaN is a missing value
+  meta: dict[str, Any]  # anything else that JSON can hold
   _state: list[np.ndarray]
   _scaling: tuple[np.ndarray, np.ndarray]
   _ladder: tuple[np.ndarray, np.ndarray]
@@ -68,13 +61,13 @@ class Exported:
       raise DataError(
         f'x has shape {list(x.shape)}: give [n, {str(list(self.shape))[1:]}'
       )
-    if np.isinf(x).any() or (np.isnan(x).any() and not self._missing):
+    if np.isinf(x).any() or (np.isnan(x).any() and not self.missing):
       raise DataError('x holds infinity, or NaN where a value must be: mend it')
     centre, unit = self._scaling
     with np.errstate(over='ignore'):
       x = np.clip((x - centre) * unit, -_LARGEST, _LARGEST).astype(np.float32)
-    chunk = next((n for n in sorted(self._functions) if len(x) <= n), None)
-    chunk = chunk or max(self._functions)
+    sizes = sorted(self._functions)
+    chunk = next((n for n in sizes if len(x) <= n), sizes[-1])
     done = [np.zeros(0)]
     for start in range(0, len(x), chunk):
       part = x[start : start + chunk]
@@ -103,25 +96,18 @@ def save(
   path: str,
   score: Callable[[Any, jax.Array], jax.Array],
   state: Any,
-  shape: tuple[int, ...],
-  *,
-  missing: bool,
+  content: dict[str, Any],
   scaling: tuple[np.ndarray, np.ndarray],
-  threshold: float,
-  false_alarm_rate: float,
   ladder: tuple[np.ndarray, np.ndarray],
-  names: tuple[str, ...] = (),
-  meta: dict[str, Any] | None = None,
 ) -> None:
-  """Writes what `load` reads; see `Exported` for what is not said here.
+  """Writes what `load` reads.
 
   Args:
     path: ends in .npz.
     score: jittable, (state, [n, *shape] float32) -> [n], higher = more
       abnormal; n is one of `SIZES`.
     state: pytree of arrays.
-    shape, threshold, false_alarm_rate, names, meta: see `Exported`.
-    missing: whether NaN is a missing value.
+    content: the attributes of `Exported`, as JSON holds them.
     scaling: (centre, unit): x becomes (x - centre) * unit, in float64.
     ladder: scores [g], increasing, and the p-value [g] of each.
 
@@ -131,31 +117,15 @@ def save(
   leaves, tree = jax.tree.flatten(state)
   flat = lambda leaves, x: score(jax.tree.unflatten(tree, leaves), x)
   like = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves]
-  arrays = {
-    'scaling/centre': scaling[0],
-    'scaling/unit': scaling[1],
-    'ladder/scores': ladder[0],
-    'ladder/p': ladder[1],
-  }
-  for i, leaf in enumerate(leaves):
-    arrays[f'state/{i}'] = np.asarray(leaf)
+  arrays = dict(zip(_TABLES, (*scaling, *ladder), strict=True))
+  arrays |= {f'state/{i}': np.asarray(leaf) for i, leaf in enumerate(leaves)}
   make = jax_export.export(jax.jit(flat), platforms=PLATFORMS)
   for size in SIZES:
-    made = make(like, jax.ShapeDtypeStruct((size, *shape), np.float32))
-    code = np.frombuffer(bytes(made.serialize()), np.uint8)
-    arrays[f'function/{size}'] = code
-  content = {
-    'format': _FORMAT,
-    'leaves': len(leaves),
-    'shape': list(shape),
-    'missing': missing,
-    'threshold': threshold,
-    'false_alarm_rate': false_alarm_rate,
-    'names': list(names),
-    'meta': meta or {},
-    'jax': jax.__version__,
-  }
-  storage.save(path, arrays, {'exported': content})
+    rows = jax.ShapeDtypeStruct((size, *content['shape']), np.float32)
+    code = bytes(make(like, rows).serialize())
+    arrays[f'function/{size}'] = np.frombuffer(code, np.uint8)
+  about = {'format': _FORMAT, 'leaves': len(leaves), 'jax': jax.__version__}
+  storage.save(path, arrays, {'exported': content | about})
 
 
 def load(path: str) -> Exported:
@@ -163,9 +133,6 @@ def load(path: str) -> Exported:
 
   The functions come from the file: a checksum finds damage, not malice. They
   are arithmetic for XLA and cannot touch files.
-
-  Args:
-    path: of a file that `save` wrote.
 
   Raises:
     DataError: if the file is missing, damaged, no exported detector, or of a
@@ -176,25 +143,24 @@ def load(path: str) -> Exported:
     content = meta['exported']
     if content['format'] != _FORMAT:
       raise ValueError(f'format {content["format"]!r}, not {_FORMAT}')
-    functions: dict[int, Callable] = {
-      int(name.removeprefix('function/')): jax.jit(
-        jax_export.deserialize(bytearray(code.tobytes())).call
-      )
-      for name, code in arrays.items()
-      if name.startswith('function/')
-    }
+    functions: dict[int, Callable] = {}
+    for name, code in arrays.items():
+      if name.startswith('function/'):
+        function = jax_export.deserialize(bytearray(code.tobytes()))
+        functions[int(name.removeprefix('function/'))] = jax.jit(function.call)
     if not functions:
       raise ValueError('no function')
+    tables = [arrays[name] for name in _TABLES]
     return Exported(
       float(content['threshold']),
       float(content['false_alarm_rate']),
       tuple(str(name) for name in content['names']),
       tuple(int(n) for n in content['shape']),
-      dict(content['meta']),
       bool(content['missing']),
+      dict(content['meta']),
       [arrays[f'state/{i}'] for i in range(content['leaves'])],
-      (arrays['scaling/centre'], arrays['scaling/unit']),
-      (arrays['ladder/scores'], arrays['ladder/p']),
+      (tables[0], tables[1]),
+      (tables[2], tables[3]),
       functions,
     )
   except Exception as error:  # jax and flatbuffers do not say what they raise

@@ -22,12 +22,10 @@ from metaad_jax.training import runs
 def load_run(run_dir: str) -> runs.Run:
   """A run by its folder, file or name; read again only when it has changed."""
   parts = ('', 'config.json', 'calibration.npz', 'checkpoints')
-  return _load_run(
-    run_dir, *[_changed(os.path.join(run_dir, p)) for p in parts]
-  )
+  return _load_run(run_dir, *[_time(os.path.join(run_dir, p)) for p in parts])
 
 
-def _changed(path):
+def _time(path):
   try:
     return os.stat(path.rstrip(os.sep)).st_mtime_ns
   except OSError:
@@ -42,17 +40,11 @@ def _load_run(run_dir, *changed):
 
 
 class Judgement(NamedTuple):
-  """What is said of n rows; without a calibration, only scores.
+  """What is said of n rows; without a calibration, only scores."""
 
-  Attributes:
-    scores: [n] float64, higher = more abnormal.
-    p_values: [n] how likely a normal row scores as high; else NaN.
-    outliers: [n] bool, whether the score is above the threshold; else False.
-  """
-
-  scores: np.ndarray
-  p_values: np.ndarray
-  outliers: np.ndarray
+  scores: np.ndarray  # [n] float64, higher = more abnormal
+  p_values: np.ndarray  # [n] how likely a normal row scores as high; or NaN
+  outliers: np.ndarray  # [n] bool, score above the threshold; or False
 
   def take(self, which: Any) -> 'Judgement':
     """That of some of the rows, by their numbers."""
@@ -72,24 +64,14 @@ class Options(NamedTuple):
 class Fitted:
   """A run adapted to rows; what takes time is found when it is asked for.
 
-  Attributes:
-    options: of the estimator.
-    columns: of the rows.
-    x: [n, *columns.shape] the rows, float64; NaN = missing.
-    y: [n] 0 = normal, 1 = anomaly, -1 = unlabelled.
-    support: [n] bool, which of them it is adapted to; the other normals
-      calibrate.
-    scaling: of the columns.
-    adapted: the learner.
+  Rows outside the support calibrate, if they are normal.
   """
 
   options: Options
   columns: Columns
-  x: np.ndarray
-  y: np.ndarray
-  support: np.ndarray
-  scaling: encoding.Scaling
-  adapted: adaptation.Adapted
+  x: np.ndarray  # [n, *columns.shape] the rows, float64; NaN = missing
+  y: np.ndarray  # [n] 0 = normal, 1 = anomaly, -1 = unlabelled
+  support: np.ndarray  # [n] bool, which of them it is adapted to
 
   def __getstate__(self):
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -109,9 +91,10 @@ class Fitted:
       )
     return calibration
 
-  @property
+  @functools.cached_property
   def feature(self) -> features.Feature | None:
-    return _feature(self.options, self.columns)
+    spec, rate = self.options.window_features, self.options.rate
+    return encoding.feature(self.run, self.columns, spec, rate)
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -123,13 +106,28 @@ class Fitted:
     """[n] bool, the support's normals and what passes for them."""
     return self.support & (self.y != 1)
 
+  @functools.cached_property
+  def scaling(self) -> encoding.Scaling:
+    if self.run.setup.any_width and self.x.ndim == 2:
+      return encoding.scaling(self.x[self.support])
+    return encoding.AS_IS
+
+  @functools.cached_property
+  def adapted(self) -> adaptation.Adapted:
+    x, y = self.x[self.support], self.y[self.support] == 1
+    return adaptation.adapt(self.run, self.features(x), y)
+
   def features(self, x: np.ndarray) -> np.ndarray:
     """Rows [n, ...] float64 -> what the learner sees, float32."""
     return encoding.apply(self.feature, self.scaling, x)
 
+  def score_features(self, features: np.ndarray) -> np.ndarray:
+    """[n] float64 of what the learner sees, higher = more abnormal."""
+    return adaptation.score(self.run, self.adapted, features)
+
   def score(self, x: np.ndarray) -> np.ndarray:
     """Rows [n, ...] float64 -> [n] float64, higher = more abnormal."""
-    return adaptation.score(self.run, self.adapted, self.features(x))
+    return self.score_features(self.features(x))
 
   @functools.cached_property
   def scores(self) -> np.ndarray:
@@ -141,15 +139,30 @@ class Fitted:
     if len(without):
       scores[normal], rest = without, ~normal
     if rest.any():
-      scores[rest] = adaptation.score(self.run, self.adapted, x[rest])
+      scores[rest] = self.score_features(x[rest])
     return scores
+
+  def _evidence(self, known, own):
+    labels = self.y[self.support]
+    return conformal.Evidence(
+      int((labels != 1).sum()), int((labels == 1).sum()),
+      bool((labels == -1).any()), known, own,
+    )  # fmt: skip
 
   @functools.cached_property
   def evidence(self) -> conformal.Evidence:
     """What the rows say of the entity, for the calibration."""
-    own = ~self.support & (self.y == 0)
+    own = self.scores[~self.support & (self.y == 0)]
     known = self.scores[self.normal] if self.normal.sum() > 1 else np.zeros(0)
-    return _evidence(self.y[self.support], known, self.scores[own])
+    return self._evidence(known, own)
+
+  def check_rate(self) -> None:
+    """Raises DataError for a false-alarm rate that cannot be promised."""
+    if self.run.calibration is not None:
+      own = np.zeros((~self.support & (self.y == 0)).sum())
+      evidence = self._evidence(np.zeros(0), own)
+      rate = self.options.false_alarm_rate
+      conformal.check(self.run.calibration, evidence, rate)
 
   @functools.cached_property
   def threshold(self) -> float:
@@ -168,27 +181,21 @@ class Fitted:
     return Judgement(scores, p, scores > self.threshold)
 
   @functools.cached_property
-  def context(self) -> explanations.Context:
-    """What all explanations share."""
-    run, x = self.run, self.x[self.support]
-    bad = self.y[self.support] == 1
-    parts = adaptation.without(run, self.features(x), bad)
-    by = lambda part: functools.partial(adaptation.score, run, part)
-    return explanations.Context(
-      self.names, self.columns.levels, self.features, by(self.adapted),
-      [explanations.Unseen(by(part), which) for part, which in parts], x, ~bad,
-      np.flatnonzero(self.normal), float(np.mean(self.scores[self.normal])),
-      self.threshold, run.layout.rate or self.options.rate,
-    )  # fmt: skip
+  def unseen(self) -> list[tuple[explanations.Score, np.ndarray]]:
+    """Detectors of parts of the support, and the normals each has not seen."""
+    x, bad = self.features(self.x[self.support]), self.y[self.support] == 1
+    parts = adaptation.without(self.run, x, bad)
+    by = functools.partial(functools.partial, adaptation.score, self.run)
+    return [(by(adapted), which) for adapted, which in parts]
 
   def explain(
     self, rows: Encoded, judged: Judgement
   ) -> list[explanations.Explanation]:
     """Why each row scores what it scores."""
-    found = zip(rows.x, judged.scores, judged.p_values, strict=True)
+    each = zip(rows.x, judged.scores, judged.p_values, strict=True)
     return [
-      explanations.explain(self.context, row, score, p, rows.words(i))
-      for i, (row, score, p) in enumerate(found)
+      explanations.explain(self, row, score, p, rows.words(i))
+      for i, (row, score, p) in enumerate(each)
     ]
 
   def save(self, path: str) -> None:
@@ -219,7 +226,7 @@ class Fitted:
       x = np.asarray(arrays['detector/x'], np.float64)
       y = np.asarray(arrays['detector/y'], np.int64)
       support = np.asarray(arrays['detector/support'], bool)
-      names = tuple(str(name) for name in saved['names'] or ())
+      names = tuple(map(str, saved['names'] or ()))
       levels = {
         str(name): [str(text) for text in texts]
         for name, texts in saved['categories'].items()
@@ -245,7 +252,7 @@ class Fitted:
   def export(self, path: str) -> None:
     """Writes compiled functions; see `MetaAnomalyDetector.export`."""
     run, feature, width = self.run, self.feature, self.adapted.width
-    if adaptation.any_width(run):
+    if run.setup.any_width:
       width = episodes.padded_size(width)
 
     def score(state, x):
@@ -254,19 +261,17 @@ class Fitted:
       padding = [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])]
       return run.learner.score(state, jnp.pad(x, padding))
 
-    exported.save(
-      path,
-      score,
-      self.adapted.state,
-      self.columns.shape,
-      missing=adaptation.any_width(run) and feature is None,
-      scaling=self.scaling,
-      threshold=self.threshold,
-      false_alarm_rate=self.options.false_alarm_rate,
-      ladder=conformal.ladder(self.calibration, self.evidence),
-      names=self.names if feature is None else (),
-      meta={'run': run.name, 'categories': dict(self.columns.levels)},
-    )
+    content = {
+      'shape': list(self.columns.shape),
+      'missing': run.setup.any_width and feature is None,
+      'threshold': self.threshold,
+      'false_alarm_rate': self.options.false_alarm_rate,
+      'names': list(self.names) if feature is None else [],
+      'meta': {'run': run.name, 'categories': dict(self.columns.levels)},
+    }
+    ladder = conformal.ladder(self.calibration, self.evidence)
+    state = self.adapted.state
+    exported.save(path, score, state, content, self.scaling, ladder)
 
 
 def adapt(
@@ -279,34 +284,15 @@ def adapt(
   """Adapts a run to rows; see `Fitted` for the arguments.
 
   Raises:
-    DataError: for options that make no sense, a rate that cannot be promised,
-      or rows without a finite score.
+    DataError: for a rate that cannot be promised, or rows that are too large.
   """
   rate = options.false_alarm_rate
   if not isinstance(rate, numbers.Real) or not 0 < rate < 1:
     raise DataError(
       f'false_alarm_rate={rate!r} is impossible: it lies between 0 and 1'
     )
-  run, none = load_run(options.run_dir), np.zeros(0)
-  if run.calibration is not None:
-    own = np.zeros((~support & (y == 0)).sum())
-    conformal.check(run.calibration, _evidence(y[support], none, own), rate)
-  table = adaptation.any_width(run) and x.ndim == 2
-  scaling = encoding.scaling(x[support]) if table else encoding.AS_IS
-  seen = encoding.apply(_feature(options, columns), scaling, x[support])
-  labels = (y[support] == 1).astype(np.float32)
-  adapted = adaptation.adapt(run, seen, labels)
   options = options._replace(false_alarm_rate=float(rate))
-  return Fitted(options, columns, x, y, support, scaling, adapted)
-
-
-def _feature(options, columns):
-  run = load_run(options.run_dir)
-  return encoding.feature(run, columns, options.window_features, options.rate)
-
-
-def _evidence(labels, known, own):
-  """From the labels of the support."""
-  normals, anomalies = int((labels != 1).sum()), int((labels == 1).sum())
-  unlabelled = bool((labels == -1).any())
-  return conformal.Evidence(normals, anomalies, unlabelled, known, own)
+  fitted = Fitted(options, columns, x, y, support)
+  fitted.check_rate()
+  _ = fitted.adapted
+  return fitted

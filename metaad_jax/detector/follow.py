@@ -25,12 +25,7 @@ _PLAIN = re.compile(r'[-+]?\d+(\.\d*)?([eE][-+]?\d+)?')
 def stream(descriptor: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
   """Lines of an open pipe, terminal or file, as soon as they are complete.
 
-  Args:
-    descriptor: a file descriptor, open for reading.
-    stopped: whether to end; asked ten times a second.
-
-  Yields:
-    Lines without their ends.
+  They come without their ends; ten times a second it is asked whether to stop.
   """
   rest = b''
   while not stopped():
@@ -77,22 +72,20 @@ def follow(
   count, alarms, malformed = 0, 0, 0
   for place, line in enumerate(lines, 1):
     try:
-      text = line.decode('utf-8-sig').strip('\r')
-      cells = _cells(by, names, text) if text.strip() else []
+      orders = (names,) if names else (by.support.header, by.columns)
+      cells = _cells(by, orders, line.decode('utf-8-sig').strip('\r'))
       if not any(cells):
         continue  # an empty line
       if _is_header(by, cells):
-        _check_names(by, cells)
         names = tuple(cells)
         continue
-      row = _row(by, _by_name(by, names, cells))
+      row = _row(by, orders, cells)
     except (ValueError, csv.Error) as error:  # DataError, UnicodeDecodeError
       if isinstance(error, _Lacking) and not names and not count:
         raise
       malformed += 1
-      tell(
-        f'line {place} skipped ({malformed} so far): {storage.reason(error)}'
-      )
+      reason = storage.reason(error)
+      tell(f'line {place} skipped ({malformed} so far): {reason}')
       continue
     alarms += row.get('decision') == 'abnormal'
     yield {'row': count, **row}
@@ -106,42 +99,29 @@ class _Lacking(DataError):
   """A line of names without a column of the support."""
 
 
-def _orders(by, names):
-  """The names that a line may have the values of."""
-  return (names,) if names else (by.support.header, by.columns)
-
-
-def _cells(by, names, text):
+def _cells(by, orders, text):
   """Parts a line as the support's file is parted, or else as it looks."""
+  if not text.strip():
+    return []
   dialect = by.support.dialect or text_files.sniff([text])
   cells = text_files.split(text, dialect)
-  if len(cells) in map(len, _orders(by, names)):
+  if len(cells) in map(len, orders):
     return cells
   return text_files.split(text, text_files.sniff([text]))
 
 
 def _is_header(by, cells):
+  """Whether these are the names of the columns; `_Lacking` if not of all."""
   known = {*by.columns, *by.support.header}
-  return not any(map(cells_lib.is_number, cells)) and any(
-    cell in known for cell in cells
-  )
-
-
-def _check_names(by, names):
+  if any(map(cells_lib.is_number, cells)) or known.isdisjoint(cells):
+    return False
   for name in by.columns:
-    if name not in names:
+    if name not in cells:
       raise _Lacking(
         f'the rows to follow lack column {name!r} of {by.path}: give it, or '
         f'--ignore={name}'
       )
-
-
-def _by_name(by, names, cells):
-  orders = _orders(by, names)
-  names = next((o for o in orders if len(o) == len(cells)), orders[-1])
-  if len(cells) != len(names):
-    raise DataError(f'{len(cells)} values where {len(names)} were expected')
-  return dict(zip(names, cells, strict=True))
+  return True
 
 
 def _encoded(by, cells):
@@ -156,8 +136,11 @@ def _encoded(by, cells):
   return by.encode(frame, 'the row')
 
 
-def _row(by, cells):
-  encoded = _encoded(by, cells)
+def _row(by, orders, cells):
+  names = next((o for o in orders if len(o) == len(cells)), orders[-1])
+  if len(cells) != len(names):
+    raise DataError(f'{len(cells)} values where {len(names)} were expected')
+  encoded = _encoded(by, dict(zip(names, cells, strict=True)))
   judged = by.detector.judge(encoded)
   row: dict[str, Any] = {'score': float(judged.scores[0])}
   if by.threshold is None:

@@ -6,8 +6,8 @@ the findings for spreadsheets and for programs.
 
 from collections.abc import Sequence
 import json
-import math
 import os
+import shutil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,27 +17,19 @@ from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.data import cells
 from metaad_jax.data.user_files import Samples
-from metaad_jax.detector import encoding, estimator, explanations, fitted
+from metaad_jax.detector import encoding, estimator, explanations
 from metaad_jax.detector import reasons as reasons_lib
 from metaad_jax.scores import metrics
 
-_EXPLAINED = 50  # the most abnormal rows, at most, that get reasons
-_AT_LEAST = 5  # of them, however normal they are
+_AT_LEAST, _AT_MOST = 5, 50  # rows that get reasons: the alarms, and others
 
 
 class Judge(NamedTuple):
-  """A detector that was adapted to a file.
-
-  Attributes:
-    path: the file of known rows.
-    support: what it holds; of a table, the columns that are looked at.
-    labels: [K] 0 = normal, 1 = anomaly, -1 = unlabelled.
-    detector: fitted.
-  """
+  """A detector that was adapted to a file."""
 
   path: str
-  support: Samples
-  labels: np.ndarray
+  support: Samples  # of a table, the columns that are looked at
+  labels: np.ndarray  # [K] 0 = normal, 1 = anomaly, -1 = unlabelled
   detector: estimator.MetaAnomalyDetector
 
   @property
@@ -65,11 +57,7 @@ class Judge(NamedTuple):
     return self.detector.threshold_ if self.detector.calibrated else None
 
   def encode(self, rows: Any, path: str) -> encoding.Encoded:
-    """Rows of a file as the detector takes them.
-
-    Raises:
-      DataError: if they make no sense, in one line.
-    """
+    """Rows of a file as the detector takes them; a DataError says what not."""
     if isinstance(rows, pd.DataFrame):
       rows = rows[list(self.columns)]
     return self.detector.encode(_shaped(rows, self.run_dir, path))
@@ -83,13 +71,8 @@ class Judge(NamedTuple):
 class Judged(NamedTuple):
   """What was found in a file of n rows.
 
-  Attributes:
-    judge: by which.
-    path: the file.
-    query: what it holds.
-    scores, p_values, outliers: see `fitted.Judgement`.
-    explanations: row -> why, for all alarms and the most abnormal others, up to
-      50.
+  `scores`, `p_values` and `outliers` are [n], see `fitted.Judgement`;
+  `explanations` are those of the most abnormal rows, 5 to 50, by number.
   """
 
   judge: Judge
@@ -145,7 +128,7 @@ def adapt(
 
 def _shaped(rows, run_dir, path):
   """Rows as a run wants them: frames for tables, arrays for all others."""
-  shape: Any = fitted.load_run(run_dir).layout.shape
+  shape: Any = estimator.load_run(run_dir).layout.shape
   if not shape:
     return rows
   if isinstance(rows, pd.DataFrame):
@@ -157,12 +140,12 @@ def _shaped(rows, run_dir, path):
         )
     rows = rows.to_numpy(np.float64)
   given = rows.shape[1:]
-  if math.prod(given) != math.prod(shape) or (
-    len(given) > 1 and given != tuple(shape)
-  ):
+  same = given == tuple(shape) if len(given) > 1 else given == (np.prod(shape),)
+  if not same:
+    sizes = (' x '.join(map(str, size)) for size in (given, shape))
     raise DataError(
-      f'{path}: a row is {" x ".join(map(str, given))}, the run was trained on '
-      f'rows of {" x ".join(map(str, shape))}: cut the signal into such windows'
+      f'{path}: a row is {next(sizes)}, the run was trained on rows of '
+      f'{next(sizes)}: cut the signal into such windows'
     )
   return rows.reshape(len(rows), *shape)
 
@@ -196,17 +179,11 @@ def common(
     return None, ''
   known, new = list(support.rows.columns), list(query.rows.columns)
   both = tuple(name for name in known if name in new)
-  unnamed = [
-    all(name.startswith('column ') for name in names) for names in (known, new)
-  ]
-  if unnamed[0] != unnamed[1] or not both:
+  unnamed = all(name.startswith('column ') for name in known)
+  if not both or (unnamed and known != new):
     raise DataError(
       f'{paths[0]} has columns {_listed(known)}, {paths[1]} has '
       f'{_listed(new)}: name them alike'
-    )
-  if unnamed[0] and len(known) != len(new):
-    raise DataError(
-      f'{paths[0]}: a row has {len(known)} columns, {paths[1]}: {len(new)}'
     )
   lacking = [
     f'{path} lacks {_listed([n for n in others if n not in both])}'
@@ -231,8 +208,8 @@ def judge(by: Judge, path: str, query: Samples) -> Judged:
     rows = by.encode(query.rows, path)
     judgement = by.detector.judge(rows)
     order = np.argsort(-judgement.scores, kind='stable')
-    count = max(_AT_LEAST, int(judgement.outliers.sum()))
-    worst = order[: min(count, _EXPLAINED)]
+    count = np.clip(judgement.outliers.sum(), _AT_LEAST, _AT_MOST)
+    worst = order[:count]
     why = by.detector.explain(rows.take(worst), judgement.take(worst))
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
@@ -242,15 +219,12 @@ def judge(by: Judge, path: str, query: Samples) -> Judged:
 
 def reasons(explanation: explanations.Explanation) -> list[dict[str, Any]]:
   """Reasons as JSON holds them; a missing value is null."""
-  return [
-    {
-      'column': reason.column,
-      'value': None if reason.value != reason.value else reason.value,
-      'share': round(reason.share, 6),
-      'text': reason.text,
-    }
-    for reason in reasons_lib.reasons(explanation)
-  ]
+  told = [reason._asdict() for reason in reasons_lib.reasons(explanation)]
+  for reason in told:
+    reason['share'] = round(reason['share'], 6)
+    if reason['value'] != reason['value']:
+      reason['value'] = None
+  return told
 
 
 def decision(outlier: bool) -> str:
@@ -274,48 +248,42 @@ def summary(judged: Judged) -> str:
     f'; {judged.outliers.sum()} are called abnormal at a false-alarm rate of '
     f'{by.rate:g}'
   )
-  against = _against_labels(judged)
-  return f'{line}\n{against}' if against else line
-
-
-def _against_labels(judged):
-  """What the query's own labels say of the decisions; '' without both kinds."""
   labels = judged.query.labels
   if labels is None or not {0, 1} <= set(labels):
-    return ''
+    return line
   normal, bad = labels == 0, labels == 1
   known = normal | bad
   auroc = float(metrics.auroc(labels[known], judged.scores[known]))
   return (
-    f'against the labels in {judged.path}: AUROC {auroc:.3f}, '
+    f'{line}\nagainst the labels in {judged.path}: AUROC {auroc:.3f}, '
     f'{judged.outliers[bad].mean():.0%} of {bad.sum()} anomalies found, '
     f'{judged.outliers[normal].mean():.1%} of {normal.sum()} normals called '
     'abnormal'
   )
 
 
-def to_csv(judged: Judged) -> str:
+def _csv(judged: Judged) -> str:
   """A line for each row: ids and times, score, rank, p-value, reasons."""
   count, promised = len(judged.scores), judged.judge.threshold is not None
-  rank = np.empty(count, int)
-  rank[judged.order()] = np.arange(1, count + 1)
   why = {row: reasons_lib.reasons(e) for row, e in judged.explanations.items()}
-  texts = ['; '.join(r.text for r in why.get(row, ())) for row in range(count)]
-  columns = {
+  frame = pd.DataFrame({
     'row': np.arange(count),
     'score': [f'{score:.6g}' for score in judged.scores],
-    'rank': rank,
+    'rank': 1 + np.argsort(judged.order()),
     'p_value': [f'{p:.4g}' if promised else '' for p in judged.p_values],
     'decision': [decision(o) if promised else '' for o in judged.outliers],
-    'reasons': texts,
-  }
+    'reasons': [
+      '; '.join(r.text for r in why.get(row, ())) for row in range(count)
+    ],
+  })  # fmt: skip
   keys = judged.query.keys
   if len(keys) == count:
-    columns |= {n: keys[n] for n in keys.columns if n not in columns}
-  return pd.DataFrame(columns).to_csv(index=False, lineterminator='\n')
+    for name in keys.columns.difference(frame.columns, sort=False):
+      frame[name] = keys[name]
+  return frame.to_csv(index=False, lineterminator='\n')
 
 
-def to_json(judged: Judged) -> dict[str, Any]:
+def _json(judged: Judged) -> dict[str, Any]:
   """The same, and what was adapted on, as JSON holds it."""
   by = judged.judge
   rows = []
@@ -327,16 +295,13 @@ def to_json(judged: Judged) -> dict[str, Any]:
     if (why := judged.explanations.get(i)) is not None:
       row |= {'reasons': reasons(why), 'text': reasons_lib.text(why)}
     rows.append(row)
+  kinds = {'normal': 0, 'anomalies': 1, 'unlabelled': -1}
+  counts = {name: int((by.labels == k).sum()) for name, k in kinds.items()}
+  file = {'file': os.path.basename(by.path), 'columns': list(by.columns)}
   return {
     'schema': 1,
     'run': by.run_dir,
-    'support': {
-      'file': os.path.basename(by.path),
-      'normal': int((by.labels == 0).sum()),
-      'anomalies': int((by.labels == 1).sum()),
-      'unlabelled': int((by.labels == -1).sum()),
-      'columns': list(by.columns),
-    },
+    'support': file | counts,
     'query': os.path.basename(judged.path),
     'false_alarm_rate': by.rate,
     'threshold': by.threshold,
@@ -346,37 +311,22 @@ def to_json(judged: Judged) -> dict[str, Any]:
 
 def files(judged: Judged) -> dict[str, bytes]:
   """scores.csv and scores.json, to be saved."""
-  content = json.dumps(to_json(judged), indent=1, allow_nan=False)
-  return {
-    'scores.csv': to_csv(judged).encode(),
-    'scores.json': content.encode(),
-  }
+  content = json.dumps(_json(judged), indent=1, allow_nan=False)
+  return {'scores.csv': _csv(judged).encode(), 'scores.json': content.encode()}
 
 
 def save(folder: str, files: dict[str, bytes]) -> list[str]:
-  """Writes files, each whole or not at all; a new folder goes with a failure.
+  """Writes files by name into a folder, made if need be; returns their paths.
 
-  Args:
-    folder: made if need be.
-    files: contents by name.
-
-  Returns:
-    Their paths.
-
-  Raises:
-    DataError: if one cannot be written.
+  Each is whole or not at all; a new folder goes with a failure, a DataError.
   """
   new = not os.path.isdir(folder)
-  written: list[str] = []
+  paths = [os.path.join(folder, name) for name in files]
   try:
-    for name, content in files.items():
-      storage.write_bytes(os.path.join(folder, name), content)
-      written.append(os.path.join(folder, name))
+    for path, content in zip(paths, files.values(), strict=True):
+      storage.write_bytes(path, content)
   except DataError:
     if new:
-      for path in written:
-        os.unlink(path)
-      if os.path.isdir(folder):
-        os.rmdir(folder)
+      shutil.rmtree(folder, ignore_errors=True)
     raise
-  return written
+  return paths

@@ -12,15 +12,10 @@ from metaad_jax.detector.estimator import MetaAnomalyDetector
 class PyODAdapter(BaseDetector):
   """`MetaAnomalyDetector` as a detector of PyOD, with all methods of those.
 
-  Args:
-    run_dir: see `MetaAnomalyDetector`.
-    contamination: above 0, the rows of `fit` may hold anomalies: without
-      labels they count as unlabelled. It does not set the threshold.
-    false_alarm_rate: see `MetaAnomalyDetector`.
-
-  Attributes:
-    detector_: the `MetaAnomalyDetector` inside.
-    decision_scores_, threshold_, labels_: see there.
+  Arguments and attributes are those of `MetaAnomalyDetector`, which is
+  `detector_`. With a `contamination` above 0 the rows of `fit` may hold
+  anomalies: without labels they count as unlabelled. It does not set the
+  threshold.
 
   Example:
     >>> PyODAdapter().fit(rows).predict(new_rows)
@@ -39,27 +34,21 @@ class PyODAdapter(BaseDetector):
     self.false_alarm_rate = false_alarm_rate
 
   def fit(self, X: Any, y: Any = None) -> Self:
-    """Adapts to an entity; see `MetaAnomalyDetector.fit`.
-
-    Raises:
-      DataError: for rows, labels or arguments that make no sense, in one line.
-    """
+    """Adapts to an entity; see `MetaAnomalyDetector.fit`."""
     if not 0 <= self.contamination <= 0.5:
       raise DataError(
         f'contamination={self.contamination!r} is impossible: it lies between '
         '0 and 0.5'
       )
-    self.detector_ = MetaAnomalyDetector(
-      self.run_dir, false_alarm_rate=self.false_alarm_rate
-    )
     if y is None and self.contamination > 0:
       y = np.full(len(X), -1)
-    self.detector_.fit(X, y)
+    rate = self.false_alarm_rate
+    inner = MetaAnomalyDetector(self.run_dir, false_alarm_rate=rate).fit(X, y)
+    self.detector_ = inner
     self._set_n_classes(None)
-    self.decision_scores_ = self.detector_.decision_scores_
+    self.decision_scores_ = inner.decision_scores_
     self._process_decision_scores()  # what predict_proba needs
-    self.threshold_ = self.detector_.threshold_
-    self.labels_ = self.detector_.labels_
+    self.threshold_, self.labels_ = inner.threshold_, inner.labels_
     return self
 
   def decision_function(self, X: Any) -> np.ndarray:

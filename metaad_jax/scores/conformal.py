@@ -25,70 +25,51 @@ OWN = (2, 5, 10, 20, 50, 100)
 # The other entities weigh as much as this many own normals.
 STRENGTH = 20.0
 _STRENGTHS = (0.5, 2.0, 10.0, 50.0)
+_PLACES = [int(np.argmax(LEVELS <= rate)) for rate in (0.01, 0.05, 0.1)]
 
 
 class Case(NamedTuple):
   """One support of one calibration entity, and what was scored with it.
 
-  Attributes:
-    entity: its name; several cases may share an entity, and count as one.
-    shots: number of support rows that were given as normal.
-    anomalies: number of labelled support anomalies.
-    unlabelled: whether the support's normals may be contaminated.
-    support: [k] scores of support normals, each adapted without itself.
-    normal: [n] scores of normals outside the support; n >= 1.
-    anomaly: [a] scores of anomalies outside the support, may be empty; they
-      only help to choose how scores are standardized.
+  The anomalies may be none: they only help to choose how to standardize.
   """
 
-  entity: str
-  shots: int
-  anomalies: int
-  unlabelled: bool
-  support: np.ndarray
-  normal: np.ndarray
-  anomaly: np.ndarray
+  entity: str  # several cases may share an entity, and count as one
+  shots: int  # support rows that were given as normal
+  anomalies: int  # labelled support anomalies
+  unlabelled: bool  # whether the support's normals may be contaminated
+  support: np.ndarray  # [k] scores of its normals, each adapted without itself
+  normal: np.ndarray  # [n] scores of normals outside the support; n >= 1
+  anomaly: np.ndarray  # [a] scores of anomalies outside the support
 
 
 class Evidence(NamedTuple):
-  """What is known of the entity to be judged.
-
-  Attributes:
-    shots, anomalies, unlabelled, support: see `Case`.
-    own: [m] scores of the entity's normals that are not in the support.
-  """
+  """What is known of the entity to be judged; see `Case`."""
 
   shots: int
   anomalies: int
   unlabelled: bool
   support: np.ndarray
-  own: np.ndarray
+  own: np.ndarray  # [m] scores of its normals that are not in the support
 
 
 class Calibration(NamedTuple):
   """A fitted calibration: a few arrays, float32 unless stated.
 
-  A cell is a number of shots, of anomalies, and clean or unlabelled.
-
-  Attributes:
-    shots: [B] int32, increasing.
-    anomalies: [A] int32, increasing.
-    squash: [] 1 = scores are taken as sign(s) log(1 + |s|), 0 = as they are.
-    moments: [B, A, 2, 4] location and scale over the entities of a cell, and
-      how many support scores each of the two counts as.
-    grid: [B, A, 2, 512] standardized scores; a score above grid[..., g] has a
-      p-value of at most LEVELS[g].
-    mixed: [B, M, 512] the same for minus the mixture of `p_values`.
-    entities: [] int32, the least number of entities in a cell.
+  A cell is a number of shots, of anomalies, and clean or unlabelled. Of each,
+  `moments` are location and scale over the entities, and how many support
+  scores each of the two counts as; a standardized score above grid[..., g] has
+  a p-value of at most LEVELS[g]; `mixed` is the same for minus the mixture of
+  `p_values`.
   """
 
-  shots: np.ndarray
-  anomalies: np.ndarray
-  squash: np.ndarray
-  moments: np.ndarray
-  grid: np.ndarray
-  mixed: np.ndarray
-  entities: np.ndarray
+  shots: np.ndarray  # [B] int32, increasing
+  anomalies: np.ndarray  # [A] int32, increasing
+  squash: np.ndarray  # [] 1 = scores are sign(s) log(1 + |s|), 0 = as they are
+  moments: np.ndarray  # [B, A, 2, 4]
+  grid: np.ndarray  # [B, A, 2, 512]
+  mixed: np.ndarray  # [B, M, 512]
+  entities: np.ndarray  # [] int32, the least number of entities in a cell
 
 
 def standardize(
@@ -97,14 +78,8 @@ def standardize(
   """(score - location) / scale, both from the support, shrunk to the others'.
 
   With one or two support scores the other entities' location and scale count
-  most, with many the support's own (empirical Bayes).
-
-  Args:
-    scores, support: [n] and [k], see `Case`; k >= 0.
-    moments: [4] see `Calibration`.
-
-  Returns:
-    [n] float64, increasing in `scores`.
+  most, with many the support's own (empirical Bayes). `scores` [n] and
+  `support` [k], k >= 0, as of `Case`, `moments` [4] as of `Calibration`.
   """
   location, scale, location_strength, scale_strength = np.asarray(moments, 'f8')
   k = len(support)
@@ -127,15 +102,13 @@ def fit(cases: Sequence[Case]) -> Calibration:
     DataError: if a cell has fewer than two entities, or a score is not finite.
   """
   cells = _cells(cases)
-  shots, anomalies, kinds = (
-    sorted(set(axis)) for axis in zip(*cells, strict=True)
-  )
+  shots, anomalies, kinds = map(sorted, map(set, zip(*cells, strict=True)))
   squash = max((0, 1), key=lambda s: _quality(cells, s))
-  moments = np.zeros((len(shots), len(anomalies), 2, 4), 'f4')
-  grid = np.zeros((len(shots), len(anomalies), 2, len(LEVELS)), 'f4')
+  shape = (len(shots), len(anomalies), 2)
+  moments, grid = (np.zeros((*shape, n), 'f4') for n in (4, len(LEVELS)))
   mixed = np.zeros((len(shots), len(OWN), len(LEVELS)), 'f4')
-  for i, j, unlabelled in np.ndindex(len(shots), len(anomalies), 2):
-    cell = (i, j, unlabelled)
+  for cell in np.ndindex(*shape):
+    i, j, unlabelled = cell
     place = (shots[i], anomalies[j], unlabelled in kinds and bool(unlabelled))
     members = [_squashed(case, squash) for case in cells[place]]
     moments[cell] = _moments(members)[0]
@@ -144,16 +117,11 @@ def fit(cases: Sequence[Case]) -> Calibration:
     if not j and not unlabelled:
       mixed[i] = _mixed(members, values)
   least = min(len({c.entity for c in members}) for members in cells.values())
-  as_int = lambda values: np.asarray(values, np.int32)
+  as_int = lambda values: np.asarray(values, 'i4')
   return Calibration(
-    as_int(shots),
-    as_int(anomalies),
-    np.asarray(squash, 'f4'),
-    moments,
-    grid,
-    mixed,
-    as_int(least),
-  )
+    as_int(shots), as_int(anomalies), np.asarray(squash, 'f4'), moments, grid,
+    mixed, as_int(least),
+  )  # fmt: skip
 
 
 def _cells(cases):
@@ -169,9 +137,7 @@ def _cells(cases):
         'finite: leave it out of the calibration'
       )
     cells.setdefault(case[1:4], []).append(case)
-  shots, anomalies, kinds = (
-    sorted(set(axis)) for axis in zip(*cells, strict=True)
-  )
+  shots, anomalies, kinds = map(sorted, map(set, zip(*cells, strict=True)))
   for place in itertools.product(shots, anomalies, {False, *kinds}):
     if len({case.entity for case in cells.get(place, ())}) < 2:
       raise DataError(
@@ -219,14 +185,12 @@ def _moments(cases):
     moments = np.array([location, scale, *strengths])
     normals = [standardize(c.normal, c.support, moments) for c in cases]
     anomalies = [standardize(c.anomaly, c.support, moments) for c in cases]
-    grid = _grid(normals, weights)
+    anomalies = [scores for scores in anomalies if len(scores)]
     gains = []
-    for bar in grid[[np.argmax(LEVELS <= rate) for rate in (0.01, 0.05, 0.1)]]:
-      recalls = [np.mean(a > bar) if len(a) else np.nan for a in anomalies]
-      if np.isfinite(recalls).any():
-        gains.append(np.nanmean(recalls))
-      else:
-        gains.append(-np.quantile([np.mean(v > bar) for v in normals], 0.9))
+    for bar in _grid(normals, weights)[_PLACES]:
+      recalls = [np.mean(scores > bar) for scores in anomalies]
+      alarms = [np.mean(scores > bar) for scores in normals]
+      gains.append(np.mean(recalls or -np.quantile(alarms, 0.9)))
     if np.mean(gains) > quality:
       best, quality = moments, np.mean(gains)
   return best, quality
@@ -265,8 +229,7 @@ def _with_new(others, own):
   sums, owned = np.append(0, others), np.append(0, np.cumsum(own))
   low, high = others / 2, np.minimum(2 * others, others[-1])
   gained = np.interp(high, sums, owned) - np.interp(low, sums, owned)
-  expected = gained / (high - low)
-  return np.maximum.accumulate(others + expected)
+  return np.maximum.accumulate(others + gained / (high - low))
 
 
 def _look_up(grid, values):
@@ -351,13 +314,11 @@ def p_values(
     ((i, j, int(evidence.unlabelled)), share * part)
     for (i, share), (j, part) in itertools.product(few, labelled)
   ]
-  moments = sum(
-    share * calibration.moments[cell].astype('f8') for cell, share in cells
-  )
+  moments = sum(s * calibration.moments[cell].astype('f8') for cell, s in cells)
   values = standardize(scores, support, np.asarray(moments))
-  across = np.zeros(len(scores))
-  for cell, share in cells:
-    across += share * _look_up(calibration.grid[cell], values)
+  across = sum(
+    s * _look_up(calibration.grid[cell], values) for cell, s in cells
+  )
   if not len(own):
     return across
   mixed = calibration.mixed
@@ -452,18 +413,11 @@ def smallest_rate(calibration: Calibration) -> float:
 
 
 def benjamini_hochberg(p: np.ndarray, rate: float) -> np.ndarray:
-  """Which of a batch to report, so that few of the reports are false.
+  """[n] bool: which of a batch to report, so that few reports are false.
 
-  Among independent p-values, or those with positive regression dependence (as
-  conformal ones of one calibration set are), the expected share of false
+  Among independent p-values [n], or those with positive regression dependence
+  (as conformal ones of one calibration set are), the expected share of false
   reports is at most `rate`.
-
-  Args:
-    p: [n] p-values.
-    rate: false-discovery rate.
-
-  Returns:
-    [n] bool.
 
   Reference:
     Benjamini and Hochberg, Controlling the false discovery rate, 1995.

@@ -52,12 +52,12 @@ def test_a_support_shares_no_row_with_what_is_scored():
 def test_every_rule_is_checked_and_ours_keeps_its_promise(run):
   found = calibrating.cases(
     run, entities(24, 1), shots=(5, 10), anomalies=(0, 1),
-    contamination=(0.1,), draws=1, quiet=True,
+    contamination=(0.1,), draws=1,
   )  # fmt: skip
   calibrated = conformal.fit(found)
   records = calibrating.check(
     run, calibrated, entities(24, 2), shots=(10,),
-    settings=((0, 0.0), (1, 0.0), (0, 0.1)), draws=1, quiet=True,
+    settings=((0, 0.0), (1, 0.0), (0, 0.1)), draws=1,
   )  # fmt: skip
   by = {(r['anomalies'], r['contamination'], r['rule'], r['rate']): r
         for r in records}  # fmt: skip

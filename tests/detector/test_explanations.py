@@ -17,14 +17,10 @@ def run_dir():
 def test_shapley_values_of_a_linear_score_are_exact():
   """phi_j = w_j (x_j - mean of the normals' column j)."""
   rng = np.random.default_rng(0)
-  weight, row, normals = (
-    rng.normal(size=5),
-    rng.normal(size=5),
-    rng.normal(size=(8, 5)),
-  )
+  weight, row = rng.normal(size=(2, 5))
+  normals = rng.normal(size=(8, 5))
   found = explanations.shapley(lambda x: x @ weight, row, normals, np.arange(5))
-  chosen = np.resize(np.random.default_rng(0).permutation(8), 32)
-  exact = weight * (row - normals[chosen].mean(0))
+  exact = weight * (row - normals.mean(0))
   np.testing.assert_allclose(found, exact, atol=1e-9)
 
 

@@ -75,7 +75,7 @@ def by_hand(cells, mixed=None, shots=(10,), anomalies=(0,), moments=None):
 @pytest.mark.parametrize('own', [0, 3, 20, 150])
 def test_false_alarms_of_new_entities_are_as_promised(own):
   """Over calibrations and entities; tolerance = four standard errors."""
-  found = []
+  found, rates = [], np.array([0.05, 0.1, 0.3])
   for seed in range(4):
     calibrated = fitted(seed, entities=50, normals=110)
     rng = np.random.default_rng(1000 + seed)
@@ -83,9 +83,8 @@ def test_false_alarms_of_new_entities_are_as_promised(own):
       case = entity(rng, 'new', normals=own + 50)
       known = evidence(case, case.normal[:own])
       p = conformal.p_values(calibrated, known, case.normal[own:])
-      found.append([np.mean(p <= rate) for rate in (0.05, 0.1, 0.3)])
+      found.append(np.mean(p[:, None] <= rates, 0))
   error = np.std(found, 0) / np.sqrt(len(found))
-  rates = np.array([0.05, 0.1, 0.3])
   assert (np.mean(found, 0) <= rates + 4 * error).all()
   # Only the rounding of the levels is lost.
   assert (np.mean(found, 0) >= 0.97 * rates - 4 * error).all()
@@ -162,14 +161,13 @@ def test_a_scale_shrinks_with_its_own_strength():
 
 def test_the_support_counts_as_much_as_it_tells():
   """Entities far apart and long supports: the others' mean says nothing."""
-  rng = np.random.default_rng(0)
-  cases = []
+  rng, cases = np.random.default_rng(0), []
   for i in range(30):
     at = 20 * rng.normal()
-    draw = lambda n, up, at=at: at + up + rng.normal(size=n)
-    cases.append(
-      Case(str(i), 20, 0, False, draw(20, 0), draw(60, 0), draw(10, 3))
-    )
+    scores = [
+      at + up + rng.normal(size=n) for n, up in ((20, 0), (60, 0), (10, 3))
+    ]
+    cases.append(Case(str(i), 20, 0, False, *scores))
   assert conformal.fit(cases).moments[0, 0, 0, 2] == 0.5
 
 
@@ -211,11 +209,10 @@ def test_between_calibrated_cells_p_values_are_interpolated():
   np.testing.assert_allclose(p(10, 1, True), up(0.9))
   # So are the ranks among mixtures.
   mixed = np.array([[stepped(p)] * len(OWN) for p in (0.4, 0.8)])
-  told = conformal.p_values(
-    by_hand([[[0.9] * 2]] * 2, mixed, shots=(5, 20)),
-    Evidence(10, 0, False, NONE, np.zeros(5)), np.ones(1),
-  )  # fmt: skip
-  np.testing.assert_allclose(told, (1 - far) * up(0.4) + far * up(0.8))
+  calibrated = by_hand([[[0.9] * 2]] * 2, mixed, shots=(5, 20))
+  own = PLAIN._replace(shots=10, own=np.zeros(5))
+  (rank,) = conformal.p_values(calibrated, own, np.ones(1))
+  np.testing.assert_allclose(rank, (1 - far) * up(0.4) + far * up(0.8))
   # So are the moments: the score 1 is 1 / (1 + 3 far) in units of the scale.
   moments = np.tile([0.0, 1, 1, 1], (2, 1, 2, 1))
   moments[1, ..., 1] = 4
@@ -223,17 +220,15 @@ def test_between_calibrated_cells_p_values_are_interpolated():
   for bar, least in ((0.99, up(0.1)), (1.01, 1)):
     grid = np.where(LEVELS == 1, -np.inf, bar / (1 + 3 * far))
     grid[LEVELS < up(0.1)] = np.inf
-    held = scaled._replace(grid=np.tile(grid, (2, 1, 2, 1)))
-    told = conformal.p_values(held, PLAIN._replace(shots=10), np.ones(1))
-    np.testing.assert_allclose(told, least)
+    stretched = scaled._replace(grid=np.tile(grid, (2, 1, 2, 1)))
+    p = conformal.p_values(stretched, PLAIN._replace(shots=10), np.ones(1))
+    np.testing.assert_allclose(p, least)
 
 
 def test_own_normals_are_averaged_in_by_their_number():
   """Five, of which two score at least as high (one ties): (20 p + 2) / 25."""
-  own = np.array([0.0, 1, 2, 3, 4])
-  p = conformal.p_values(
-    by_hand([[[0.2] * 2]]), Evidence(10, 0, False, NONE, own), np.array([3.0])
-  )
+  five = PLAIN._replace(shots=10, own=np.arange(5.0))
+  p = conformal.p_values(by_hand([[[0.2] * 2]]), five, np.array([3.0]))
   assert 0.24 <= p[0] <= 0.24 * 1.019
 
 
@@ -241,10 +236,11 @@ def test_the_p_value_within_the_entity_takes_over_beyond_a_hundred():
   """101 own normals: 100 / 101 of the rank, and 1 / 101 of (1 + n) / 102."""
   mixed = np.array([[stepped(p) for p in (0.9, 0.8, 0.7, 0.6, 0.5, 0.2)]])
   calibrated = by_hand([[[0.95] * 2]], mixed)
-  p = lambda own, score: conformal.p_values(
-    calibrated, Evidence(10, 0, False, NONE, np.asarray(own, float)),
-    np.array([score]),
-  )[0]  # fmt: skip
+
+  def p(own, score):
+    known = PLAIN._replace(shots=10, own=np.asarray(own, float))
+    return conformal.p_values(calibrated, known, np.array([score]))[0]
+
   share = 100 / 101
   for score, above in ((1e3, 0), (98.0, 3), (-1.0, 101)):
     exact = share * 0.2 + (1 - share) * (1 + above) / 102
@@ -283,10 +279,10 @@ def test_scores_are_squashed_where_that_finds_more():
   new = entity(rng, 'new')
   for own in (NONE, new.anomaly):
     known = evidence(new, own)
-    again = evidence(Case(*new[:4], *map(stretch, new[4:])), stretch(own))
+    again = known._replace(support=stretch(new.support), own=stretch(own))
+    p = conformal.p_values(squashed, again, stretch(new.normal))
     np.testing.assert_array_equal(
-      conformal.p_values(plain, known, new.normal),
-      conformal.p_values(squashed, again, stretch(new.normal)),
+      p, conformal.p_values(plain, known, new.normal)
     )
 
 
@@ -314,9 +310,8 @@ def test_the_ladder_is_the_p_values(one):
   case = entity(np.random.default_rng(2), 'new', 5)
   scores, p = conformal.ladder(one, evidence(case), 512)
   assert (np.diff(scores) > 0).all() and (np.diff(p) <= 0).all()
-  np.testing.assert_array_equal(
-    p, conformal.p_values(one, evidence(case), scores)
-  )
+  exact = conformal.p_values(one, evidence(case), scores)
+  np.testing.assert_array_equal(p, exact)
   for rate in (0.02, 0.5):  # it reaches over all thresholds
     bar = conformal.threshold(one, evidence(case), rate)
     assert scores[0] < bar < scores[-1]
@@ -324,8 +319,8 @@ def test_the_ladder_is_the_p_values(one):
 
 def test_benjamini_hochberg_by_hand():
   p = np.array([0.04, 0.01, 0.9, 0.02])
-  told = conformal.benjamini_hochberg(p, 0.05)
-  np.testing.assert_array_equal(told, [False, True, False, True])
+  reported = conformal.benjamini_hochberg(p, 0.05)
+  np.testing.assert_array_equal(reported, [False, True, False, True])
   assert not conformal.benjamini_hochberg(np.array([0.9]), 0.1).any()
   assert conformal.benjamini_hochberg(np.zeros(0), 0.1).shape == (0,)
 
@@ -358,7 +353,6 @@ def test_bad_cases_are_refused():
       conformal.fit(few)
   with pytest.raises(DataError, match='no entity'):
     conformal.fit([])
+  calibrated = conformal.fit(cases)
   with pytest.raises(DataError, match='not finite'):
-    conformal.p_values(
-      conformal.fit(cases), evidence(cases[0]), np.array([np.inf])
-    )
+    conformal.p_values(calibrated, evidence(cases[0]), np.array([np.inf]))
