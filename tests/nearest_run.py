@@ -113,17 +113,11 @@ def write(path, entities=30):
         x = np.concatenate([normal[:shots], bad[:anomalies]])
         y = np.r_[np.zeros(shots), np.ones(anomalies)]
         adapted = adaptation.adapt(run, x, y)
-        cases.append(
-          conformal.Case(
-            str(entity),
-            shots,
-            anomalies,
-            False,
-            adaptation.support_scores(run, x, y),
-            adaptation.score(run, adapted, normal[shots:]),
-            adaptation.score(run, adapted, bad[anomalies:20]),
-          )  # fmt: skip
-        )
+        new = normal[shots:], bad[anomalies:20]
+        scores = [adaptation.score(run, adapted, rows) for rows in new]
+        support = adaptation.support_scores(run, x, y)
+        about = str(entity), shots, anomalies, False
+        cases.append(conformal.Case(*about, support, *scores))
   run = run._replace(calibration=conformal.fit(cases))
   arrays, meta = runs.pack(run)
   meta['config'] = dataclasses.asdict(config)

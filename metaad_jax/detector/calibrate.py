@@ -45,9 +45,9 @@ def entities(
   everyone = registry.load(spec, data_dir)
   layout = setup.layout_of(*registry.get(spec), everyone)
   if not run.layout.shape and len(layout.shape) == 2:
-    spec = features.of_windows(layout.shape[0])  # as the detector does
+    chosen = features.of_windows(layout.shape[0])  # as the detector does
     made = features.make(
-      spec, layout.shape, rate=layout.rate, channels=layout.channels
+      chosen, layout.shape, rate=layout.rate, channels=layout.channels
     )
     everyone = episodes.featurize(everyone, made.apply)
   elif run.layout.shape:

@@ -92,11 +92,6 @@ def _names(rows, known):
   if len(set(names)) < len(names):
     raise DataError('X has two columns of one name: rename one')
   wanted = names if known is None else known.names or names
-  if known is not None and not known.names and len(names) != known.shape[0]:
-    raise DataError(
-      f'X has {len(names)} features, but the detector is expecting '
-      f'{known.shape[0]} features as input'
-    )
   for name in wanted:
     if name not in names:
       raise DataError(f'X lacks column {name!r}')

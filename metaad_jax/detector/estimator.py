@@ -283,7 +283,9 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     return _UNCALIBRATED if calibration is None else int(calibration.shots[-1])
 
   def _adapt(self, columns, x, y, support):
-    options = fitted.Options(*(getattr(self, n) for n in fitted.Options._fields))
+    options = fitted.Options(
+      *(getattr(self, n) for n in fitted.Options._fields)
+    )
     self._fitted = fitted.adapt(options, columns, x, y, support)
     self.support_ = support
     return self

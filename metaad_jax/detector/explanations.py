@@ -52,7 +52,7 @@ class Explanation(NamedTuple):
   change: Change | None  # None if the row is normal, or nothing was found
   times: np.ndarray = np.zeros(0)  # [S] of stretches of time, in windows
   seconds: np.ndarray = np.zeros(0)  # [S + 1] their ends, in `time_unit`
-  time_unit: str = 's'  # 'samples' where the sampling rate is unknown
+  time_unit: str = 'samples'  # 's' where the sampling rate is known
   signal: np.ndarray = np.zeros((0, 0))  # [L, C] the window
   usual: np.ndarray = np.zeros((0, 0, 0))  # [n, L, C] the normals' windows
   numbers: np.ndarray = np.zeros(0, int)  # [n] which row of `fit` a normal is

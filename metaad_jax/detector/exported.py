@@ -38,20 +38,14 @@ class Exported:
   missing: bool  # whether NaN is a missing value
   meta: dict[str, Any]  # anything else that JSON can hold
   _state: list[np.ndarray]
-  _scaling: tuple[np.ndarray, np.ndarray]
-  _ladder: tuple[np.ndarray, np.ndarray]
+  _tables: list[np.ndarray]
   _functions: dict[int, Callable]
 
   def score_samples(self, x: np.ndarray) -> np.ndarray:
     """[n] float64, higher = more normal.
 
-    Args:
-      x: [n, *shape] numbers; NaN is a missing value where the detector takes
-        them. Categories are the codes of `fit`.
-
-    Raises:
-      DataError: for rows of another shape, infinities, or NaN where a value
-        must be.
+    Of rows [n, *shape]: numbers, NaN = missing where the detector takes that,
+    categories by their codes of `fit`. A DataError says what does not fit.
     """
     try:
       x = np.asarray(x, np.float64)
@@ -63,11 +57,10 @@ class Exported:
       )
     if np.isinf(x).any() or (np.isnan(x).any() and not self.missing):
       raise DataError('x holds infinity, or NaN where a value must be: mend it')
-    centre, unit = self._scaling
+    centre, unit = self._tables[:2]
     with np.errstate(over='ignore'):
       x = np.clip((x - centre) * unit, -_LARGEST, _LARGEST).astype(np.float32)
-    sizes = sorted(self._functions)
-    chunk = next((n for n in sizes if len(x) <= n), sizes[-1])
+    chunk = next((n for n in SIZES if len(x) <= n), SIZES[-1])
     done = [np.zeros(0)]
     for start in range(0, len(x), chunk):
       part = x[start : start + chunk]
@@ -87,7 +80,7 @@ class Exported:
 
   def p_values(self, x: np.ndarray) -> np.ndarray:
     """[n] p-values, rounded up to those of the table in the file."""
-    scores, p = self._ladder
+    scores, p = self._tables[2:]
     place = np.searchsorted(scores, -self.score_samples(x), side='right')
     return np.append(1.0, p)[place]
 
@@ -107,12 +100,9 @@ def save(
     score: jittable, (state, [n, *shape] float32) -> [n], higher = more
       abnormal; n is one of `SIZES`.
     state: pytree of arrays.
-    content: the attributes of `Exported`, as JSON holds them.
+    content: the public attributes of `Exported`, as JSON holds them.
     scaling: (centre, unit): x becomes (x - centre) * unit, in float64.
     ladder: scores [g], increasing, and the p-value [g] of each.
-
-  Raises:
-    DataError: if it cannot be written.
   """
   leaves, tree = jax.tree.flatten(state)
   flat = lambda leaves, x: score(jax.tree.unflatten(tree, leaves), x)
@@ -144,13 +134,9 @@ def load(path: str) -> Exported:
     if content['format'] != _FORMAT:
       raise ValueError(f'format {content["format"]!r}, not {_FORMAT}')
     functions: dict[int, Callable] = {}
-    for name, code in arrays.items():
-      if name.startswith('function/'):
-        function = jax_export.deserialize(bytearray(code.tobytes()))
-        functions[int(name.removeprefix('function/'))] = jax.jit(function.call)
-    if not functions:
-      raise ValueError('no function')
-    tables = [arrays[name] for name in _TABLES]
+    for size in SIZES:
+      code = bytearray(arrays[f'function/{size}'].tobytes())
+      functions[size] = jax.jit(jax_export.deserialize(code).call)
     return Exported(
       float(content['threshold']),
       float(content['false_alarm_rate']),
@@ -159,8 +145,7 @@ def load(path: str) -> Exported:
       bool(content['missing']),
       dict(content['meta']),
       [arrays[f'state/{i}'] for i in range(content['leaves'])],
-      (tables[0], tables[1]),
-      (tables[2], tables[3]),
+      [arrays[name] for name in _TABLES],
       functions,
     )
   except Exception as error:  # jax and flatbuffers do not say what they raise

@@ -184,9 +184,10 @@ class Fitted:
   def unseen(self) -> list[tuple[explanations.Score, np.ndarray]]:
     """Detectors of parts of the support, and the normals each has not seen."""
     x, bad = self.features(self.x[self.support]), self.y[self.support] == 1
-    parts = adaptation.without(self.run, x, bad)
-    by = functools.partial(functools.partial, adaptation.score, self.run)
-    return [(by(adapted), which) for adapted, which in parts]
+    return [
+      (functools.partial(adaptation.score, self.run, part), which)
+      for part, which in adaptation.without(self.run, x, bad)
+    ]
 
   def explain(
     self, rows: Encoded, judged: Judgement
@@ -203,10 +204,9 @@ class Fitted:
     arrays, meta = runs.pack(self.run)
     for name in ('x', 'y', 'support'):
       arrays[f'detector/{name}'] = getattr(self, name)
-    options = self.options._asdict()
-    del options['run_dir']
+    options = self.options._asdict().items()
     meta['detector'] = {
-      'options': options,
+      'options': {k: v for k, v in options if k != 'run_dir'},
       'names': list(self.columns.names) or None,
       'categories': {k: list(v) for k, v in self.columns.levels.items()},
       'n_features_in': self.x.shape[1],
@@ -224,19 +224,14 @@ class Fitted:
     try:
       saved = meta['detector']
       x = np.asarray(arrays['detector/x'], np.float64)
-      y = np.asarray(arrays['detector/y'], np.int64)
+      y = encoding.labels(arrays['detector/y'], len(x))
       support = np.asarray(arrays['detector/support'], bool)
+      encoding.check(x, None, missing=True)
       names = tuple(map(str, saved['names'] or ()))
-      levels = {
-        str(name): [str(text) for text in texts]
-        for name, texts in saved['categories'].items()
-      }
+      texts = saved['categories'].items()
+      levels = {name: list(map(str, of_column)) for name, of_column in texts}
       if (
-        x.ndim not in (2, 3)
-        or np.isinf(x).any()
-        or not np.isin(y, (-1, 0, 1)).all()
-        or not len(x) == len(y) == len(support)
-        or not x.shape[1] == saved['n_features_in'] == len(names or x[0])
+        not x.shape[1] == saved['n_features_in'] == len(names or x[0])
         or not (y[support] != 1).any()
       ):
         raise ValueError('rows, labels or names do not fit')

@@ -43,22 +43,19 @@ def test_support_scores_are_of_rows_left_out(run):
     many = np.random.default_rng(number).normal(size=(number, 3))
     parts = adaptation.without(run, many, np.zeros(number))
     assert len(parts) == 4
-    np.testing.assert_array_equal(
-      np.sort(np.concatenate([who for _, who in parts])), np.arange(number)
-    )
+    members = np.concatenate([who for _, who in parts])
+    np.testing.assert_array_equal(np.sort(members), np.arange(number))
     scores = adaptation.support_scores(run, many, np.zeros(number))
     for adapted, who in parts:
-      np.testing.assert_allclose(
-        scores[who], adaptation.score(run, adapted, many[who]), atol=1e-5
-      )
+      hand = adaptation.score(run, adapted, many[who])
+      np.testing.assert_allclose(scores[who], hand, atol=1e-5)
 
 
 def test_what_float32_cannot_hold_is_shifted_and_scaled():
   """A time of day in 1970's seconds, 1e25, nothing, and ordinary columns."""
   x = np.array([[1.0, 3.0, np.nan], [2.0, np.nan, np.nan], [4.0, 5.0, np.nan]])
-  large = np.column_stack(
-    [x, 1.7e9 + x[:, 0], 1e25 * x[:, 0], -1e-20 * x[:, 0]]
-  )
+  first = x[:, 0]
+  large = np.column_stack([x, 1.7e9 + first, 1e25 * first, -1e-20 * first])
   scaling = encoding.scaling(large)
   np.testing.assert_array_equal(scaling.centre, [0, 0, 0, 1.7e9 + 2, 0, 0])
   np.testing.assert_array_equal(scaling.unit[:4], 1)
@@ -69,7 +66,7 @@ def test_what_float32_cannot_hold_is_shifted_and_scaled():
   for column, sign in ((4, 1), (5, -1)):
     assert np.log2(scaling.unit[column]) % 1 == 0  # a power of two is exact
     ratio = sign * seen[:, column] / np.abs(seen[:, column]).max()
-    np.testing.assert_allclose(ratio, x[:, 0] / 4, rtol=1e-6)
+    np.testing.assert_allclose(ratio, first / 4, rtol=1e-6)
     assert 0.5 <= np.abs(seen[:, column]).max() <= 1
   noise = np.array([[0.3, 1e6], [0.1 + 0.2, 1e6 - 1e-9], [0.3, 1e6]])
   scaling = encoding.scaling(noise)

@@ -50,23 +50,19 @@ def test_a_support_shares_no_row_with_what_is_scored():
 
 
 def test_every_rule_is_checked_and_ours_keeps_its_promise(run):
-  found = calibrating.cases(
-    run, entities(24, 1), shots=(5, 10), anomalies=(0, 1),
-    contamination=(0.1,), draws=1,
-  )  # fmt: skip
+  grid = {'shots': (5, 10), 'anomalies': (0, 1), 'contamination': (0.1,)}
+  found = calibrating.cases(run, entities(24, 1), **grid, draws=1)
   calibrated = conformal.fit(found)
-  records = calibrating.check(
-    run, calibrated, entities(24, 2), shots=(10,),
-    settings=((0, 0.0), (1, 0.0), (0, 0.1)), draws=1,
-  )  # fmt: skip
-  by = {(r['anomalies'], r['contamination'], r['rule'], r['rate']): r
-        for r in records}  # fmt: skip
-  for setting in ((0, 0.0), (1, 0.0), (0, 0.1)):
+  settings = (0, 0.0), (1, 0.0), (0, 0.1)
+  options = {'shots': (10,), 'settings': settings, 'draws': 1}
+  records = calibrating.check(run, calibrated, entities(24, 2), **options)
+  cell = 'anomalies', 'contamination', 'rule', 'rate'
+  by = {tuple(record[name] for name in cell): record for record in records}
+  for setting in settings:
     for rule in ('across entities', 'with 20 own normals'):
       ours = by[*setting, rule, 0.1]
-      assert (
-        abs(ours['false_alarms'] - 0.1) < 0.025 + 3 * ours['standard_error']
-      )
+      error = abs(ours['false_alarms'] - 0.1)
+      assert error < 0.025 + 3 * ours['standard_error']
       assert ours['entities'] == 24
   assert by[0, 0.0, 'across entities', 0.1]['recall'] > 0.5
   # Rows that a detector was adapted to score far too low for a threshold.
@@ -80,16 +76,13 @@ def test_every_rule_is_checked_and_ours_keeps_its_promise(run):
 
 def test_the_binary_calibrates_a_run_of_windows(tmp_path):
   folder = tmp_path / 'run'
-  succeed(
-    train, f'--source={FLEET}', '--features=statistics', '--steps=2',
-    '--model=mlp:width=6,depth=1', '--learner=protonet', '--tasks=4',
-    '--shots=4', '--anomalies=0', f'--run_dir={folder}',
-    '--validation_tasks=4', '--validate_every=2',
-  )  # fmt: skip
-  out = succeed(
-    calibrate, f'--run_dir={folder}', '--shots=2,4', '--anomalies=0',
-    '--contamination=', '--draws=1', f'--report={tmp_path / "report"}',
-  )  # fmt: skip
+  options = """--features=statistics --steps=2 --model=mlp:width=6,depth=1
+    --learner=protonet --tasks=4 --shots=4 --anomalies=0 --validation_tasks=4
+    --validate_every=2""".split()
+  succeed(train, f'--source={FLEET}', *options, f'--run_dir={folder}')
+  options = '--shots=2,4 --anomalies=0 --contamination= --draws=1'.split()
+  report = f'--report={tmp_path / "report"}'
+  out = succeed(calibrate, f'--run_dir={folder}', *options, report)
   assert 'entities' in out and 'nominal 5%' in out
   held = json.loads((tmp_path / 'report' / 'calibration.json').read_text())
   assert held['schema'] == 1 and FLEET in held['records']

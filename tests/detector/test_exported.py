@@ -59,14 +59,9 @@ def test_it_agrees_with_the_detector(fitted):
 def test_it_runs_without_flax_and_without_the_training_code(fitted, tmp_path):
   detector, path, new = fitted
   np.save(tmp_path / 'x.npy', new)
-  subprocess.run(
-    [
-      sys.executable, '-c', ALONE, path,
-      str(tmp_path / 'x.npy'), str(tmp_path / 'y.npy'),
-    ],
-    check=True,
-  )  # fmt: skip
-  scores, labels = np.load(tmp_path / 'y.npy', allow_pickle=False)
+  paths = path, str(tmp_path / 'x.npy'), str(tmp_path / 'y.npy')
+  subprocess.run([sys.executable, '-c', ALONE, *paths], check=True)
+  scores, labels = np.load(paths[-1], allow_pickle=False)
   np.testing.assert_allclose(scores, detector.score_samples(new), atol=1e-5)
   np.testing.assert_array_equal(labels, detector.predict(new))
 

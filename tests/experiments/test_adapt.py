@@ -44,14 +44,10 @@ def numbers(seed=0):
   return normal[:20], np.where(labels[:, None], bad[:30], normal[30:]), labels
 
 
-def write_csv(path, x, head=('a', 'b', 'c', 'd'), extra=None):
+def write_csv(path, x, head='abcd', extra=None):
   """Rows below their names; `extra` = {name: cells} comes first."""
-  extra = extra or {}
-  lines = [[*extra, *head]]
-  for i, row in enumerate(x):
-    lines.append([*[cells[i] for cells in extra.values()], *map(str, row)])
-  text = '\n'.join(','.join(map(str, line)) for line in lines)
-  pathlib.Path(path).write_text(text + '\n')
+  columns = dict(zip(head, np.transpose(x), strict=True))
+  pandas.DataFrame((extra or {}) | columns).to_csv(path, index=False)
 
 
 def scores_of():
@@ -182,17 +178,17 @@ def test_a_run_without_calibration_ranks_and_gives_reasons(run_dir):
   assert content['rows'][int(np.argmax(scores))]['reasons']
 
 
-BAD = [
-  ('a,b\n1,2\n', 'c,d\n1,2\n', 'name them alike'),
-  ('a,b\n1,2\n', '1.5,2\n3,4\n', 'name them alike'),
-  ('1.5,2\n3,4\n', '1.5,2,3\n3,4,5\n', 'name them alike'),
-  ('a,label\n1,1\n', 'a\n1\n', 'no normal row'),
-  ('a,b\n1,inf\n', 'a,b\n1,2\n', 's.csv'),
-  ('a,b\n1,2\n', 'a,b\n1,inf\n', 'q.csv'),
-]
-
-
-@pytest.mark.parametrize(('support', 'query', 'message'), BAD)
+@pytest.mark.parametrize(
+  ('support', 'query', 'message'),
+  [
+    ('a,b\n1,2\n', 'c,d\n1,2\n', 'name them alike'),
+    ('a,b\n1,2\n', '1.5,2\n3,4\n', 'name them alike'),
+    ('1.5,2\n3,4\n', '1.5,2,3\n3,4,5\n', 'name them alike'),
+    ('a,label\n1,1\n', 'a\n1\n', 'no normal row'),
+    ('a,b\n1,inf\n', 'a,b\n1,2\n', 's.csv'),
+    ('a,b\n1,2\n', 'a,b\n1,inf\n', 'q.csv'),
+  ],
+)
 def test_bad_tables_are_refused(support, query, message, run_dir, tmp_path):
   pathlib.Path('s.csv').write_text(support)
   pathlib.Path('q.csv').write_text(query)
