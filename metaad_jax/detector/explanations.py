@@ -185,21 +185,16 @@ def shapley(
   chosen = draw.permutation(len(normals))[:most]
   pairs = min(32, budget // (2 * count + 2)) // most
   chosen = np.tile(chosen, max(1, pairs))
-  rows, orders = [], []
+  rows, ranks = [], []
   order = np.arange(count)
   steps = np.arange(count + 1).reshape(-1, *[1] * row.ndim)
   for i, base in enumerate(chosen):
     order = order[::-1] if not pairs and i % 2 else draw.permutation(count)
     for way in (order, order[::-1]) if pairs else (order,):
-      rank = np.empty(count, int)
-      rank[way] = np.arange(count)
-      rows.append(np.where(rank[players] < steps, row, normals[base]))
-      orders.append(way)
-  scores = score(np.concatenate(rows)).reshape(len(orders), count + 1)
-  gains = np.zeros((len(orders), count))
-  for gain, order, path in zip(gains, orders, scores, strict=True):
-    gain[order] = np.diff(path)
-  return gains.mean(0)
+      ranks.append(np.argsort(way))
+      rows.append(np.where(ranks[-1][players] < steps, row, normals[base]))
+  scores = score(np.concatenate(rows)).reshape(len(ranks), count + 1)
+  return np.take_along_axis(np.diff(scores), np.array(ranks), 1).mean(0)
 
 
 def nearest(
