@@ -165,19 +165,19 @@ def main() -> None:
       f'--rows_per_day has {len(rates)} rates for {several} sources: give one, '
       'or one for each'
     )
-  found = evaluate.evaluate(
-    _RUN_DIR.value,
+  plan = evaluate.Plan(
     grid,
-    fine_tune=_FINE_TUNE.value or (),
     source=_SOURCE.value,
     features=_FEATURES.value,
     data_dir=_DATA_DIR.value,
     split=_SPLIT.value,
-    baseline_names=names,
-    tune_baselines=_TUNE.value,
+    baselines=names,
+    fine_tune=_FINE_TUNE.value or (),
+    tune=_TUNE.value,
     tune_together=_TOGETHER.value,
     workers=_WORKERS.value,
   )
+  found = evaluate.evaluate(_RUN_DIR.value, plan)
   found.meta['command'] = cli.command()
   if rates is not None:
     found.meta['flags']['rows_per_day'] = rates

@@ -108,14 +108,14 @@ def main() -> None:
         print(f'{source}, fold {fold}: entities {sizes}', flush=True)
       folders.append(os.path.join(_OUTPUT.value, f'{setup.name}-{fold}'))
       runs.train(setup, run_dir=folders[-1], data=data)
-  found = evaluate.evaluate(
-    folders,
+  plan = evaluate.Plan(
     grid,
     source=_TEST_SOURCE.value,
     data_dir=FLAGS.data_dir,
-    baseline_names=baseline_names,
+    baselines=baseline_names,
     workers=os.cpu_count() or 1,
   )
+  found = evaluate.evaluate(folders, plan)
   found.meta['command'] = cli.command()
   results.save(found, _OUTPUT.value)
   written = pages.write(found, _OUTPUT.value)

@@ -1,19 +1,16 @@
 """What a learner has to beat: detectors fitted on the support alone.
 
-Nothing here has seen another entity. Inputs are standardised by the support's
-normal rows, as for the learners. Detectors without `needs_anomalies` fit the
-rows labelled 0 (so anomalies that slipped in contaminate them) and ignore
-labelled anomalies; each scores a query row without regard to the other query
-rows. Constant columns and a single normal row are legal everywhere; the
-docstrings say what a method still knows then. Scores are finite float64.
-
-Hyper-parameters are keyword-only, their defaults are the library's or the
-paper's. `Baseline.candidates` and `Baseline.scalings` are what `tuning` tries.
+Inputs are standardised by the support's normal rows, as for the learners.
+Detectors without `needs_anomalies` fit the rows labelled 0, unlabelled
+anomalies included, and ignore labelled ones; each query row is scored without
+regard to the others. Constant columns and a single normal row are legal.
+Scores are finite float64. Defaults are the library's or the paper's.
 
 This module must not import jax: `jobs` starts processes that import it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any, NamedTuple
 import warnings
 import zlib
@@ -40,11 +37,10 @@ class Baseline(NamedTuple):
   Attributes:
     detect: (seed, normal [n, F], query [m, F], **options) -> [m], higher =
       more anomalous; with `needs_anomalies` (seed, support_x, support_y, query,
-      **options). None = the learner of that name (see `networks`).
-    needs_anomalies: True = supervised: only for supports with at least one
-      row of either label.
-    scalings: those of `SCALINGS` that change its scores, the default first.
-    candidates: options worth trying, the defaults ({}) first.
+      **options). None = the learner of that name, trained on the support.
+    needs_anomalies: supervised: only for supports with rows of either label.
+    scalings: of `SCALINGS`, those that `tuning` tries, the default first.
+    candidates: options that `tuning` tries, the defaults ({}) first.
     model: spec of the network of a learner.
   """
 
@@ -56,7 +52,7 @@ class Baseline(NamedTuple):
 
 
 def _robust(normal, x):
-  """In deviations from the median, of the mean absolute deviation."""
+  """Distance from the median, in mean absolute deviations."""
   centre = np.median(normal, 0)
   spread = np.abs(normal - centre).mean(0)
   return (x - centre) / np.where(spread > 0, spread, 1)
@@ -100,10 +96,9 @@ def _nearest_neighbour(seed, normal, query):
 def _knn(seed, normal, query, *, neighbours=5, largest=False):
   """Mean Euclidean distance to the 5 nearest normal rows (to all, if fewer).
 
+  Angiulli and Pizzuti, Fast outlier detection in high dimensional spaces, 2002.
   With `largest` the distance to the last of them: Ramaswamy, Rastogi and Shim,
   Efficient algorithms for mining outliers from large data sets, 2000.
-
-  Angiulli and Pizzuti, Fast outlier detection in high dimensional spaces, 2002.
   """
   del seed
   near = np.sort(distance.cdist(query, normal))[:, :neighbours]
@@ -111,9 +106,7 @@ def _knn(seed, normal, query, *, neighbours=5, largest=False):
 
 
 def _lof(seed, normal, query, *, neighbours=5):
-  """Local outlier factor over at most 5 neighbours.
-
-  One row has no neighbour and so no density: what is left is the distance.
+  """Local outlier factor over at most 5 neighbours; of one row, the distance.
 
   Breunig et al., LOF: identifying density-based local outliers, 2000.
   """
@@ -128,31 +121,27 @@ def _lof(seed, normal, query, *, neighbours=5):
 def _mahalanobis(seed, normal, query, *, shrinkage='ledoit_wolf'):
   """Squared Mahalanobis distance, covariance shrunk after Ledoit and Wolf.
 
-  Or by oracle approximating shrinkage ('oas'), or by a number in (0, 1].
-
-  Equal rows (or one) have no covariance: the identity takes its place.
+  Or by oracle approximating shrinkage ('oas'), or by a number in (0, 1]. The
+  identity stands in for the covariance of equal rows.
 
   Ledoit and Wolf, A well-conditioned estimator for large-dimensional
   covariance matrices, 2004.
   """
   if np.all(normal == normal[0]):
     return _distance_to_mean(seed, normal, query) ** 2
-  if shrinkage == 'ledoit_wolf':
-    model = covariance.LedoitWolf()
-  elif shrinkage == 'oas':
-    model = covariance.OAS()
+  kinds = {'ledoit_wolf': covariance.LedoitWolf, 'oas': covariance.OAS}
+  if shrinkage in kinds:
+    model = kinds[shrinkage]()
   else:
     model = covariance.ShrunkCovariance(shrinkage=shrinkage)
   return model.fit(normal).mahalanobis(query)
 
 
 def _ocsvm(seed, normal, query, *, nu=0.1, gamma=1.0):
-  """One-class SVM, RBF kernel, nu 0.1; minus the logarithm of the kernel sum.
+  """One-class SVM, RBF kernel; gamma in units of 1 / (columns x variance).
 
-  `gamma` is counted in 1 / (columns x variance).
-
-  The logarithm ranks as the decision function does, but does not underflow to
-  one tied score far from the support.
+  Minus the logarithm of the kernel sum ranks as the decision function does, but
+  does not underflow to one tied score far from the support.
 
   Schoelkopf et al., Estimating the support of a high-dimensional distribution,
   2001.
@@ -168,11 +157,9 @@ def _ocsvm(seed, normal, query, *, nu=0.1, gamma=1.0):
 def _isolation_forest(seed, normal, query, *, share=1.0, deeper=0):
   """Isolation forest of 200 trees; minus the mean depth of isolation.
 
-  The trees are grown as scikit-learn's IsolationForest grows its own, but one
-  by one, which takes a third of the time on few rows; twice its default number
-  ranks better. One row, or equal rows, cannot be split: all scores are equal.
-  A tree sees `share` of the rows and is grown `deeper` levels below the
-  logarithm of their number.
+  Grown as by scikit-learn's IsolationForest, but one by one, which takes a
+  third of the time on few rows. A tree sees `share` of the rows and is grown
+  `deeper` levels below the logarithm of their number.
 
   Liu, Ting and Zhou, Isolation forest, 2008.
   """
@@ -210,10 +197,9 @@ def _unsuccessful_search(rows):
 def _ecod(seed, normal, query):
   """ECOD of each query row in the company of the normal rows.
 
-  PyOD ranks all rows it is given together, which would let the query's own
-  anomalies and their number move the scores. ECOD treats columns apart, so
-  every query row gets columns of its own and one call still serves many.
-  Against one normal row every row that differs in all columns scores alike.
+  PyOD ranks all rows it is given together: the query's anomalies would move the
+  scores. ECOD treats columns apart, so every query row gets columns of its own
+  and one call still serves many.
 
   Li et al., ECOD: unsupervised outlier detection using empirical cumulative
   distribution functions, 2022.
@@ -233,38 +219,21 @@ def _ecod(seed, normal, query):
   return np.concatenate(scores)
 
 
-def _forest(kind, seed, support_x, support_y, query, *, columns, leaf):
+def _forest(kind, seed, support_x, support_y, query, *, columns='sqrt', leaf=1):
+  """Share of the anomaly class in 100 trees, classes weighted equally.
+
+  On labels 0 and 1 the variance is half the Gini impurity, so regression
+  trees grow as classification trees do, in two thirds of the time.
+
+  Breiman, Random forests, 2001. Geurts, Ernst and Wehenkel, Extremely
+  randomized trees, 2006.
+  """
   weights = class_weight.compute_sample_weight('balanced', support_y)
   forest = kind(
     n_estimators=_TREES, max_features=columns, min_samples_leaf=leaf,
     random_state=seed, n_jobs=1,
   )  # fmt: skip
   return forest.fit(support_x, support_y, weights).predict(query)
-
-
-def _random_forest(
-  seed, support_x, support_y, query, *, columns='sqrt', leaf=1
-):
-  """Share of the anomaly class in 100 trees, classes weighted equally.
-
-  On labels 0 and 1 the variance is half the Gini impurity, so regression
-  trees grow as classification trees do, in two thirds of the time.
-
-  Breiman, Random forests, 2001.
-  """
-  kind = ensemble.RandomForestRegressor
-  options = {'columns': columns, 'leaf': leaf}
-  return _forest(kind, seed, support_x, support_y, query, **options)
-
-
-def _extra_trees(seed, support_x, support_y, query, *, columns='sqrt', leaf=1):
-  """As `_random_forest`, every tree on all rows, with random thresholds.
-
-  Geurts, Ernst and Wehenkel, Extremely randomized trees, 2006.
-  """
-  kind = ensemble.ExtraTreesRegressor
-  options = {'columns': columns, 'leaf': leaf}
-  return _forest(kind, seed, support_x, support_y, query, **options)
 
 
 def _logistic_regression(seed, support_x, support_y, query, *, strength=1.0):
@@ -285,10 +254,7 @@ def _svm(seed, support_x, support_y, query, *, strength=1.0, gamma=1.0):
 
 
 def _gradient_boosting(seed, support_x, support_y, query, *, depth=3, rate=0.1):
-  """Log-odds of 100 boosted trees of depth 3, sqrt(F) columns for a split.
-
-  Exact splits, down to single rows: a histogram of 25 rows holds no more.
-  Classes weigh the same.
+  """Log-odds of 100 boosted trees, sqrt(F) columns for a split, equal classes.
 
   Friedman, Greedy function approximation: a gradient boosting machine, 2001.
   """
@@ -318,10 +284,7 @@ def _labels(detect, scalings=_EVERY, candidates=(), model='') -> Baseline:
   return Baseline(detect, True, scalings, ({}, *candidates), model)
 
 
-_NEIGHBOURS = [
-  *_each(neighbours=(2, 3, 10)),
-  *({'neighbours': k, 'largest': True} for k in (2, 3, 5, 10)),
-]
+_LARGEST = [{'neighbours': k, 'largest': True} for k in (2, 3, 5, 10)]
 _KERNELS = [
   {'nu': nu, 'gamma': gamma}
   for nu in (0.1, 0.5)
@@ -330,37 +293,33 @@ _KERNELS = [
 ]
 _DEEP = 'mlp:width=64,depth=1'  # small, because the support is
 _DEVIATION = 'mlp:width=20,depth=1'  # as in the paper
+_SHRINKAGE = _each(shrinkage=('oas', 0.3, 0.6, 0.9))
 _STEPS = _each(adapt_steps=(50, 800))
 _SPLITS = _each(columns=(1, 1.0), leaf=(2,))
+_STRENGTH = _each(strength=(0.01, 0.1, 10.0))
+_SVM = _each(strength=(0.1, 10.0), gamma=(0.1, 0.3, 3.0))
+_BOOSTS = [*_each(depth=(1, 2)), {'depth': 2, 'rate': 0.03}]
+_RANDOM_FOREST = functools.partial(_forest, ensemble.RandomForestRegressor)
+_EXTRA_TREES = functools.partial(_forest, ensemble.ExtraTreesRegressor)
 
 REGISTRY: dict[str, Baseline] = {
   'random': _normals(_random, _NONE),
   'distance_to_mean': _normals(_distance_to_mean),
   'nearest_neighbour': _normals(_nearest_neighbour),
-  'knn': _normals(_knn, _EVERY, _NEIGHBOURS),
+  'knn': _normals(_knn, _EVERY, [*_each(neighbours=(2, 3, 10)), *_LARGEST]),
   'lof': _normals(_lof, _EVERY, _each(neighbours=(3, 10, 20))),
-  'mahalanobis': _normals(
-    _mahalanobis, _EVERY, _each(shrinkage=('oas', 0.3, 0.6, 0.9))
-  ),
+  'mahalanobis': _normals(_mahalanobis, _EVERY, _SHRINKAGE),
   'ocsvm': _normals(_ocsvm, _EVERY, _KERNELS),
   'isolation_forest': _normals(
     _isolation_forest, _TWO, [{'share': 0.5}, {'deeper': 3}]
   ),
   'ecod': _normals(_ecod, _NONE),
   'deep_svdd': _normals(None, _EVERY, _STEPS, _DEEP),
-  'random_forest': _labels(_random_forest, _NONE, _SPLITS),
-  'extra_trees': _labels(_extra_trees, _TWO, _SPLITS),
-  'logistic_regression': _labels(
-    _logistic_regression, _EVERY, _each(strength=(0.01, 0.1, 10.0))
-  ),
-  'svm': _labels(
-    _svm, _EVERY, _each(strength=(0.1, 10.0), gamma=(0.1, 0.3, 3.0))
-  ),
-  'gradient_boosting': _labels(
-    _gradient_boosting,
-    _NONE,
-    [*_each(depth=(1, 2)), {'depth': 2, 'rate': 0.03}],
-  ),
+  'random_forest': _labels(_RANDOM_FOREST, _NONE, _SPLITS),
+  'extra_trees': _labels(_EXTRA_TREES, _TWO, _SPLITS),
+  'logistic_regression': _labels(_logistic_regression, _EVERY, _STRENGTH),
+  'svm': _labels(_svm, _EVERY, _SVM),
+  'gradient_boosting': _labels(_gradient_boosting, _NONE, _BOOSTS),
   'deep_sad': _labels(None, _EVERY, [*_STEPS, *_each(eta=(0.1, 10.0))], _DEEP),
   'devnet': _labels(
     None, _EVERY, [*_STEPS, *_each(decay=(1e-3, 1e-1))], _DEVIATION
@@ -371,11 +330,7 @@ REGISTRY: dict[str, Baseline] = {
 def score_one(
   jobs: Sequence[Job], triple: Triple, seed: int, place: int
 ) -> list[np.ndarray]:
-  """Scores the task at a place among all with baselines that are no networks.
-
-  Returns:
-    For each job [m] float64.
-  """
+  """Scores [m] of the task at a place by baselines that are no networks."""
   scores = []
   with threadpoolctl.threadpool_limits(1):  # small arrays: threads only wait
     for name, options in jobs:

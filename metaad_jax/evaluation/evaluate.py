@@ -15,48 +15,56 @@ import pandas as pd
 from metaad_jax import learners
 from metaad_jax.base import DataError, Entity
 from metaad_jax.data import audits, registry
-from metaad_jax.evaluation import (
-  baselines,
-  jobs,
-  results,
-  sides,
-  tasks,
-  tuning,
-)
+from metaad_jax.evaluation import baselines, jobs, results, sides, tasks, tuning
 from metaad_jax.scores import metrics
 from metaad_jax.training import records, runs
 
 Member = tuple[str, runs.Run]  # a run and its folder
+_OF_CELL = ('draw', 'shots', 'anomalies', 'contamination')
 
 
 class Plan(NamedTuple):
-  """What was asked for; see `evaluate`."""
+  """How runs are evaluated.
+
+  Attributes:
+    grid: see `tasks.Grid`.
+    source: evaluate there instead of on each run's own source; several are
+      joined by '+'.
+    features: of the rows of another source than the run's own, for runs that
+      take any width; None = the usual ones of that source.
+    data_dir: root of the data.
+    split: 'test' = entities that the run has not seen; 'validation' = those
+      that it was chosen with and not trained on; 'all' = all.
+    baselines: keys of `baselines.REGISTRY`.
+    fine_tune: specs of learners that start from each run's meta-parameters and
+      are evaluated beside it.
+    tune: validation tasks, at most, for each source and cell, that options of
+      the baselines are chosen on; 0 = their defaults.
+    tune_together: one choice for all shots, and one more with labels.
+    workers: processes for the baselines.
+    quiet: no progress bars.
+  """
 
   grid: tasks.Grid
-  features: str | None
-  data_dir: str | None
-  split: str
-  baselines: tuple[str, ...]
-  tune: int
-  tune_together: bool
-  workers: int
-  quiet: bool
+  source: str | None = None
+  features: str | None = None
+  data_dir: str | None = None
+  split: str = 'test'
+  baselines: Sequence[str] = tuple(baselines.REGISTRY)
+  fine_tune: Sequence[str] = ()
+  tune: int = 0
+  tune_together: bool = False
+  workers: int = 2
+  quiet: bool = False
 
 
 class Group(NamedTuple):
-  """Runs that share their test entities.
-
-  Attributes:
-    members: the runs.
-    side: the entities.
-    cells: the tasks, drawn from them.
-    names: of the members, unique.
-  """
+  """Runs that share their test entities, with unique names, and the tasks."""
 
   members: list[Member]
+  names: list[str]
   side: sides.Side
   cells: list[tasks.Cell]
-  names: list[str]
 
   @property
   def baseline_run(self) -> runs.Run:
@@ -65,78 +73,53 @@ class Group(NamedTuple):
     return (scaled or [self.members[0][1]])[0]
 
 
-class Scored(NamedTuple):
-  """The scores of one method.
-
-  Attributes:
-    kind: 'learner' or 'baseline'.
-    places: of the cells that it served.
-    scores: [Q] of each of them.
-  """
-
-  kind: str
-  places: Sequence[int]
-  scores: list[np.ndarray]
-
-
-def evaluate(
-  run_dirs: Sequence[str],
-  grid: tasks.Grid,
-  *,
-  fine_tune: Sequence[str] = (),
-  source: str | None = None,
-  features: str | None = None,
-  data_dir: str | None = None,
-  split: str = 'test',
-  baseline_names: Sequence[str] = tuple(baselines.REGISTRY),
-  tune_baselines: int = 0,
-  tune_together: bool = False,
-  workers: int = 2,
-  quiet: bool = False,
-) -> results.Results:
+def evaluate(run_dirs: Sequence[str], plan: Plan) -> results.Results:
   """Evaluates every run and every baseline over a grid, on the same tasks.
 
   Runs of different folds are each evaluated on their own test entities.
 
   Args:
     run_dirs: of trained runs.
-    grid: see `tasks.Grid`.
-    fine_tune: specs of learners that start from each run's meta-parameters and
-      are evaluated beside it.
-    source: evaluate there instead of on each run's own source; several are
-      joined by '+'.
-    features: of the rows of another source than the run's own, for runs that
-      take any width; None = the usual ones of that source.
-    data_dir: root of the data.
-    split: 'test' = entities that the run has not seen; 'validation' = those
-      that it was chosen with and not trained on; 'all' = all.
-    baseline_names: keys of `baselines.REGISTRY`.
-    tune_baselines: validation tasks, at most, for each source and cell, that
-      options of the baselines are chosen on; 0 = their defaults.
-    tune_together: one choice for all shots, and one more with labels.
-    workers: processes for the baselines.
-    quiet: no progress bars.
+    plan: where, and beside what.
 
   Raises:
     DataError: if a run or the data cannot be used.
   """
   started = time.time()
-  tasks.check_grid(grid)
-  names = tuple(baseline_names)
-  how = tune_baselines, tune_together, workers, quiet
-  plan = Plan(grid, features, data_dir, split, names, *how)
-  loaded = _restore(run_dirs, fine_tune)
+  tasks.check_grid(plan.grid)
+  loaded = _restore(run_dirs, plan.fine_tune)
   rows: list[dict[str, Any]] = []
   notes: list[str] = []
   tuned: dict[str, list] = {}
   earlier: dict[tuple, tuning.Tuned] = {}
-  for spec, members in _grouped(loaded, source, split):
+  for spec, members in _grouped(loaded, plan):
     group = _prepare(spec, members, plan, notes)
     chosen = _tune(group, plan, earlier, tuned)
-    scored = _score_learners(group, plan)
-    rows += _rows(group, scored | _score_baselines(group, plan, chosen))
-  meta = _meta(grid, run_dirs, source, split, started)
-  meta |= {'notes': notes + _mixed_features(loaded)} | tuned
+    rows += _score_learners(group, plan)
+    rows += _score_baselines(group, plan, chosen)
+  if len({run.config.features or run.config.source for _, run in loaded}) > 1:
+    notes.append(
+      'the runs differ in features; the baselines use those of the first run '
+      'of each group that scales its columns'
+    )
+  device = jax.devices()[0]
+  flags = plan.grid._asdict() | {
+    'run_dir': run_dirs, 'source': plan.source or '', 'split': plan.split
+  }  # fmt: skip
+  meta = {
+    'schema': results.SCHEMA,
+    'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
+    'seed': plan.grid.seed,
+    'versions': records.versions(),
+    'hardware': f'{device.platform} {device.device_kind}, {os.cpu_count()} '
+    f'cores, {platform.machine()}',
+    'seconds': round(time.time() - started, 1),
+    'flags': json.loads(json.dumps(flags)),
+    'code': records.code_version(),
+    'command': '',
+    'notes': notes,
+    **tuned,
+  }
   table = pd.DataFrame(rows, columns=list(results.COLUMNS))
   return results.check(results.Results(table, meta))
 
@@ -144,8 +127,8 @@ def evaluate(
 def _restore(run_dirs: Sequence[str], fine_tune: Sequence[str]) -> list[Member]:
   """The runs, and those that start from them."""
   folders = [os.path.realpath(path) for path in run_dirs]
-  for path in run_dirs:
-    if folders.count(os.path.realpath(path)) > 1:
+  for path, folder in zip(run_dirs, folders, strict=True):
+    if folders.count(folder) > 1:
       raise DataError(f'{path} is named twice: name every run once')
   if not folders:
     raise DataError('no run to evaluate: name at least one')
@@ -158,7 +141,7 @@ def _restore(run_dirs: Sequence[str], fine_tune: Sequence[str]) -> list[Member]:
 
 
 def _grouped(
-  loaded: list[Member], source: str | None, split: str
+  loaded: list[Member], plan: Plan
 ) -> list[tuple[str, list[Member]]]:
   """Specs of sources, with the runs that share their test entities there.
 
@@ -166,7 +149,7 @@ def _grouped(
   are scored on the same entities.
   """
   groups: dict[tuple, list[Member]] = {}
-  for spec in source.split('+') if source else [None]:
+  for spec in plan.source.split('+') if plan.source else [None]:
     target = registry.get(spec)[0] if spec else None
     residents: dict[tuple, list[Member]] = {}
     guests: dict[tuple, list[Member]] = {}
@@ -176,7 +159,7 @@ def _grouped(
       fold = config.fold if home else None
       key = spec or config.source, config.folds, config.seed, fold
       (residents if home else guests).setdefault(key, []).append((path, run))
-    if residents and split == 'test':
+    if residents and plan.split == 'test':
       for members in residents.values():
         members += [guest for some in guests.values() for guest in some]
       guests = {}
@@ -212,7 +195,7 @@ def _prepare(
     repeated = audits.repeated_anomalies(side.entities)
     notes += [f'{spec}: {note}' for note in repeated]
   names = [_unique(*member, members, plan.baselines) for member in members]
-  return Group(members, side, cells, names)
+  return Group(members, names, side, cells)
 
 
 def _unique(
@@ -229,9 +212,9 @@ def _unique(
   return f'{run.name} ({short})'
 
 
-def _score_learners(group: Group, plan: Plan) -> dict[str, Scored]:
-  """Scores every run on every cell."""
-  scored = {}
+def _score_learners(group: Group, plan: Plan) -> list[dict[str, Any]]:
+  """Rows of every run on every cell."""
+  rows = []
   cache: dict[str, list[Entity]] = {}
   for name, (path, run) in zip(group.names, group.members, strict=True):
     any_width = run.setup.any_width
@@ -256,14 +239,14 @@ def _score_learners(group: Group, plan: Plan) -> dict[str, Scored]:
       any_width=any_width, seed=plan.grid.seed, label=name, quiet=plan.quiet,
     )  # fmt: skip
     kind = 'baseline' if run.setup.name in learners.BASELINES else 'learner'
-    scored[name] = Scored(kind, range(len(group.cells)), scores)
-  return scored
+    rows += _rows(group, name, kind, range(len(scores)), scores)
+  return rows
 
 
 def _score_baselines(
   group: Group, plan: Plan, chosen: tuning.Choices
-) -> dict[str, Scored]:
-  """Scores every baseline with the options that were chosen for a cell.
+) -> list[dict[str, Any]]:
+  """Rows of every baseline, with the options that were chosen for a cell.
 
   Where a baseline ignores labels, the cells of a draw that differ only in the
   number of labels are scored once.
@@ -274,6 +257,7 @@ def _score_baselines(
     first.setdefault((c.entity, c.draw, c.shots, c.contamination), place)
     for place, c in enumerate(cells)
   ]
+  todo: list[dict[str, baselines.Job]] = [{} for _ in cells]
   served = {}  # name -> {place of a cell: place of the cell that is scored}
   for name in plan.baselines:
     labelled = baselines.REGISTRY[name].needs_anomalies
@@ -282,33 +266,26 @@ def _score_baselines(
       for place, cell in enumerate(cells)
       if cell.anomalies or not labelled
     }
-  todo: list[list[baselines.Job]] = []
-  for place, cell in enumerate(cells):
-    options = {n: c.options for n, c in chosen.get(cell.setting, {}).items()}
-    todo.append(
-      [
-        (name, options.get(name, {}))
-        for name, places in served.items()
-        if places.get(place) == place
-      ]
-    )
+    for place in served[name].values():
+      choice = chosen.get(cells[place].setting, {}).get(name)
+      todo[place][name] = name, choice.options if choice else {}
   scores = jobs.score_jobs(
-    todo,
+    [list(some.values()) for some in todo],
     sides.baseline_rows(group.baseline_run, group.side, cells, plan.features),
     seed=plan.grid.seed, workers=plan.workers, quiet=plan.quiet,
   )  # fmt: skip
   by_name = [
-    {name: values for (name, _), values in zip(*pair, strict=True)}
-    for pair in zip(todo, scores, strict=True)
+    dict(zip(some, map(np.asarray, values), strict=True))
+    for some, values in zip(todo, scores, strict=True)
   ]
-  return {
-    name: Scored(
-      'baseline',
-      list(places),
-      [np.asarray(by_name[p][name]) for p in places.values()],
-    )
+  return [
+    row
     for name, places in served.items()
-  }
+    for row in _rows(
+      group, name, 'baseline', list(places),
+      [by_name[place][name] for place in places.values()],
+    )
+  ]  # fmt: skip
 
 
 def _tune(
@@ -341,60 +318,30 @@ def _tune(
   return earlier[key].choices
 
 
-def _rows(group: Group, scored: dict[str, Scored]) -> list[dict[str, Any]]:
-  """One row per method and cell, audited."""
-  rows, entities = [], group.side.entities
-  for name, (kind, places, scores) in scored.items():
-    cells = [group.cells[place] for place in places]
-    audits.constant(name, cells, scores, entities)
-    for cell, values in zip(cells, scores, strict=True):
-      labels = entities[cell.entity].labels[cell.query]
-      rows.append(
-        {
-          'source': group.side.spec,
-          'entity': entities[cell.entity].name,
-          'method': name,
-          'kind': kind,
-          'shots': cell.shots,
-          'anomalies': cell.anomalies,
-          'contamination': cell.contamination,
-          'draw': cell.draw,
-          **metrics.all_metrics(labels, values),
-          'queries': len(labels),
-          'query_anomalies': int(labels.sum()),
-        }
-      )
+def _rows(
+  group: Group,
+  name: str,
+  kind: str,
+  places: Sequence[int],
+  scores: Sequence[np.ndarray],
+) -> list[dict[str, Any]]:
+  """The rows of a method, for the scores [Q] of the cells at these places."""
+  entities = group.side.entities
+  cells = [group.cells[place] for place in places]
+  audits.constant(name, cells, scores, entities)
+  rows = []
+  for cell, values in zip(cells, scores, strict=True):
+    labels = entities[cell.entity].labels[cell.query]
+    rows.append(
+      {
+        'source': group.side.spec,
+        'entity': entities[cell.entity].name,
+        'method': name,
+        'kind': kind,
+        **{key: getattr(cell, key) for key in _OF_CELL},
+        **metrics.all_metrics(labels, values),
+        'queries': len(labels),
+        'query_anomalies': int(labels.sum()),
+      }
+    )
   return rows
-
-
-def _mixed_features(loaded: list[Member]) -> list[str]:
-  used = {run.config.features or run.config.source for _, run in loaded}
-  if len(used) < 2:
-    return []
-  return [
-    'the runs differ in features; the baselines use those of the first run of '
-    'each group that scales its columns'
-  ]
-
-
-def _meta(grid, run_dirs, source, split, started) -> dict[str, Any]:
-  device = jax.devices()[0]
-  return {
-    'schema': results.SCHEMA,
-    'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
-    'seed': grid.seed,
-    'versions': records.versions(),
-    'hardware': (
-      f'{device.platform} {device.device_kind}, {os.cpu_count()} cores, '
-      f'{platform.machine()}'
-    ),
-    'seconds': round(time.time() - started, 1),
-    'flags': {
-      **json.loads(json.dumps(grid._asdict())),
-      'run_dir': list(run_dirs),
-      'source': source or '',
-      'split': split,
-    },
-    'code': records.code_version(),
-    'command': '',
-  }

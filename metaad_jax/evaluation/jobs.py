@@ -1,14 +1,18 @@
 """Runs baselines over many tasks: in worker processes, networks in batches."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+import functools
 from typing import Any
+import zlib
 
+import jax
 import joblib
 import numpy as np
 import tqdm
 
-from metaad_jax import base, specs
-from metaad_jax.evaluation import baselines, networks
+from metaad_jax import base, learners, models, specs
+from metaad_jax.data import episodes
+from metaad_jax.evaluation import baselines, tasks
 
 Place = tuple[int, int]  # of a task, and of a job among those of the task
 
@@ -25,10 +29,9 @@ def score_jobs(
   """Runs baselines over tasks, with other options in each if need be.
 
   The scores depend on `seed`, a task's place in `triples`, a baseline's name
-  and its options, never on `workers` or on the other jobs. Workers are fresh
-  processes (loky, no fork: JAX threads may be running in this one) that stay
-  for reuse by the next call; starting them takes a few seconds, one worker runs
-  in place. Networks are trained in this process, in batches.
+  and its options, never on `workers` or (but for rounding) on the other jobs.
+  Workers are fresh processes (loky, no fork: JAX threads may be running in this
+  one) that stay for the next call; networks are trained in this process.
 
   Args:
     jobs: for each task, names of `baselines.REGISTRY` with options: those of
@@ -48,88 +51,113 @@ def score_jobs(
     DataError: if a name is unknown, or a task is malformed, not finite, or
       without a normal row.
   """
-  _check({name for some in jobs for name, _ in some}, triples)
-  in_processes: dict[Place, baselines.Job] = {}
-  trained: dict[str, dict[Place, baselines.Job]] = {}
+  for name in sorted({name for some in jobs for name, _ in some}):
+    specs.look_up('baseline', baselines.REGISTRY, name)
+  for task, triple in enumerate(triples):
+    _check(task, *map(np.asarray, triple))
+  by_task: dict[int, dict[Place, baselines.Job]] = {}
+  by_network: dict[str, dict[Place, baselines.Job]] = {}
   for task, some in enumerate(jobs):
     for position, (name, options) in enumerate(some):
       baseline = baselines.REGISTRY[name]
       if baseline.needs_anomalies and not np.any(triples[task][1]):
         continue
-      members = in_processes
-      if not baseline.detect:
+      if baseline.detect:
+        members = by_task.setdefault(task, {})
+      else:
         key = repr((name, sorted(options.items())))
-        members = trained.setdefault(key, {})
+        members = by_network.setdefault(key, {})
       members[task, position] = name, options
-  how: dict[str, Any] = {'seed': seed, 'quiet': quiet}
   scores: dict[Place, np.ndarray] = {}
-  for members in trained.values():
-    scores |= _train_networks(members, triples, **how)
-  scores |= _run_processes(in_processes, triples, workers, label, **how)
+  for members in by_network.values():
+    name, options = next(iter(members.values()))
+    scores |= _train(name, options, list(members), triples, seed, quiet)
+  run = joblib.Parallel(
+    max(1, min(workers, len(by_task))), 'loky', 'generator', max_nbytes=None
+  )
+  done = run(
+    joblib.delayed(baselines.score_one)(
+      list(members.values()), triples[task], seed, task
+    )
+    for task, members in by_task.items()
+  )
+  bar = tqdm.tqdm(done, label, len(by_task), disable=quiet, leave=False)
+  for members, values in zip(by_task.values(), bar, strict=True):
+    scores |= dict(zip(members, values, strict=True))
   return [
     [scores.get((task, position)) for position in range(len(some))]
     for task, some in enumerate(jobs)
   ]
 
 
-def _run_processes(jobs, triples, workers, label, *, seed, quiet):
-  """{place: scores} of jobs, a task at a time."""
-  by_task: dict[int, list[Place]] = {}
-  for place in jobs:
-    by_task.setdefault(place[0], []).append(place)
-  run = joblib.Parallel(
-    n_jobs=max(1, min(workers, len(by_task))),
-    backend='loky',
-    return_as='generator',
-    max_nbytes=None,
-  )
-  results = run(
-    joblib.delayed(baselines.score_one)(
-      [jobs[place] for place in places], triples[task], seed, task
-    )
-    for task, places in by_task.items()
-  )
-  bar = tqdm.tqdm(
-    results, desc=label, total=len(by_task), disable=quiet, leave=False
-  )
-  scores: dict[Place, np.ndarray] = {}
-  for places, values in zip(by_task.values(), bar, strict=True):
-    scores |= dict(zip(places, values, strict=True))
-  return scores
+def _train(
+  name: str,
+  options: Mapping[str, Any],
+  places: Sequence[Place],
+  triples: Sequence[baselines.Triple],
+  seed: int,
+  quiet: bool,
+) -> dict[Place, np.ndarray]:
+  """Scores of a learner without meta-parameters, trained on each support.
 
-
-def _train_networks(jobs, triples, **how):
-  """{place: scores} of jobs that share their name and options."""
-  name, options = next(iter(jobs.values()))
+  Where the tasks differ in width, rows are padded to a ladder of widths, and
+  the network is initialised for those.
+  """
   options = dict(options)
   scaling = options.pop('scaling', 'plain')
-  scaled = {task: baselines.scaled(triples[task], scaling) for task, _ in jobs}
   model = baselines.REGISTRY[name].model
-  scores = networks.score(name, model, options, scaled, **how)
-  return {place: scores[place[0]] for place in jobs}
+  score = _compiled(name, model, tuple(sorted(options.items())))
+  root = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+  numbers = np.array([task for task, _ in places])
+  rows = [baselines.scaled(triples[task], scaling) for task in numbers]
+  widths = [x.shape[1] for x, _, _ in rows]
+  size = episodes.padded_size
+  if len(set(widths)) > 1:
+    widths = [size(width) for width in widths]
+  scores = tasks.score_in_batches(
+    lambda members, batch: score(root, numbers[members], batch),
+    [
+      (size(len(x)), size(len(query), 64), width)
+      for (x, _, query), width in zip(rows, widths, strict=True)
+    ],
+    rows.__getitem__,
+    label=name,
+    quiet=quiet,
+  )
+  return {
+    place: values.astype(np.float64)
+    for place, values in zip(places, scores, strict=True)
+  }
 
 
-def _check(names: Iterable[str], triples: Sequence[baselines.Triple]) -> None:
-  for name in sorted(names):
-    specs.look_up('baseline', baselines.REGISTRY, name)
-  for place, triple in enumerate(triples):
-    support_x, support_y, query_x = (np.asarray(part) for part in triple)
-    if (
-      support_x.ndim != 2
-      or query_x.ndim != 2
-      or support_y.shape != support_x.shape[:1]
-      or support_x.shape[1:] != query_x.shape[1:]
-    ):
-      raise base.DataError(
-        f'task {place}: support_x {support_x.shape}, support_y '
-        f'{support_y.shape} and query_x {query_x.shape} must be [n, F], [n] '
-        'and [m, F]'
-      )
-    if not np.isin(support_y, (0, 1)).all() or not np.any(support_y == 0):
-      raise base.DataError(
-        f'task {place}: support_y needs labels 0 and 1 only, and a normal (0)'
-      )
-    if not np.isfinite(support_x).all() or not np.isfinite(query_x).all():
-      raise base.DataError(
-        f'task {place}: a feature is not finite: impute or drop it first'
-      )
+@functools.cache
+def _compiled(name, model, options):
+  """(root, places [B], batch) -> [B, Q]; a key of its own for each place."""
+  learner = learners.build(name, dict(options), models.make(model))
+
+  def one(root, place, task):
+    key = jax.random.fold_in(root, place)
+    adapted = learner.adapt(key, {}, task.support, task.features)
+    return learner.score(adapted, task.query.x)
+
+  return jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
+
+
+def _check(task, support_x, support_y, query_x):
+  if (
+    support_x.ndim != 2
+    or query_x.ndim != 2
+    or support_y.shape != support_x.shape[:1]
+    or support_x.shape[1:] != query_x.shape[1:]
+  ):
+    message = (
+      f'support_x {support_x.shape}, support_y {support_y.shape} and query_x '
+      f'{query_x.shape} must be [n, F], [n] and [m, F]'
+    )
+  elif not np.isin(support_y, (0, 1)).all() or np.all(support_y):
+    message = 'support_y needs labels 0 and 1 only, and a normal (0)'
+  elif not (np.isfinite(support_x).all() and np.isfinite(query_x).all()):
+    message = 'a feature is not finite: impute or drop it first'
+  else:
+    return
+  raise base.DataError(f'task {task}: {message}')

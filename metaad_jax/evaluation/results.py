@@ -1,8 +1,7 @@
 """What an evaluation leaves behind: a tidy table and its meta data.
 
 `docs/results_schema.md` gives the type, the unit and the meaning of each column
-and key. Everything else (means, intervals, contests, pictures) is computed from
-the table when it is needed.
+and key.
 """
 
 import io
@@ -26,18 +25,11 @@ COLUMNS = (
 )
 
 _META: dict[str, type | tuple[type, ...]] = {
-  'created': str,
-  'seed': int,
-  'versions': dict,
-  'hardware': str,
-  'seconds': (int, float),
-  'flags': dict,
-  'code': str,
-  'command': str,
-  'notes': list,
+  **dict.fromkeys(('created', 'hardware', 'code', 'command'), str),
+  **dict.fromkeys(('versions', 'flags'), dict),
+  **{'seed': int, 'seconds': (int, float), 'notes': list},
 }
 _DECIMALS = 6  # of a metric in a compact table
-_MEND = 'run the evaluation again with this version'
 
 
 class Results(NamedTuple):
@@ -56,9 +48,6 @@ class Results(NamedTuple):
 def check(results: Results) -> Results:
   """Checks results against the schema.
 
-  Args:
-    results: to check.
-
   Returns:
     The same, with the columns in order and of one type each: str, int64 or
     float64.
@@ -69,33 +58,23 @@ def check(results: Results) -> Results:
   """
   table, meta = results
   if meta.get('schema') != SCHEMA:
-    raise base.DataError(
+    raise _fault(
       f'the results have schema {meta.get("schema")}, this version reads '
-      f'{SCHEMA}: {_MEND}'
+      f'{SCHEMA}'
     )
   for key, kind in _META.items():
     if key not in meta or not isinstance(meta[key], kind):
-      raise base.DataError(
-        f'meta.{key} is {repr(meta.get(key))[:60]}, which it cannot be: {_MEND}'
-      )
-  if {*table.columns} != {*COLUMNS} or len(table.columns) > len(COLUMNS):
-    different = sorted({*table.columns} ^ {*COLUMNS})
-    raise base.DataError(
-      f'columns missing or unknown: {", ".join(map(str, different))}: {_MEND}'
-    )
+      raise _fault(f'meta.{key} cannot be {repr(meta.get(key))[:60]}')
+  if sorted(map(str, table.columns)) != sorted(COLUMNS):
+    different = ', '.join(sorted({*map(str, table.columns)} ^ {*COLUMNS}))
+    raise _fault(f'columns missing or unknown: {different}')
   types = dict.fromkeys(COLUMNS, 'float64') | dict.fromkeys(COUNTS, 'int64')
   try:
     table = table[list(COLUMNS)].astype(types | dict.fromkeys(TEXTS, 'str'))
   except (TypeError, ValueError, OverflowError) as error:
-    raise base.DataError(
-      f'a column holds something other than its type ({error}): {_MEND}'
+    raise _fault(
+      f'a column holds something other than its type ({error})'
     ) from None
-  _check_ranges(table)
-  return Results(table, meta)
-
-
-def _check_ranges(table: pd.DataFrame) -> None:
-  """Raises DataError naming the first value that is out of range."""
   good = {'kind': table['kind'].isin(('learner', 'baseline'))}
   for column in COUNTS:
     good[column] = table[column] >= 0
@@ -108,10 +87,13 @@ def _check_ranges(table: pd.DataFrame) -> None:
   for column, rows in good.items():
     if not rows.all():
       place = rows.argmin()
-      raise base.DataError(
-        f'row {place}: {column} cannot be {table[column].iloc[place]!r}: '
-        f'{_MEND}'
-      )
+      value = table[column].iloc[place]
+      raise _fault(f'row {place}: {column} cannot be {value!r}')
+  return Results(table, meta)
+
+
+def _fault(message):
+  return base.DataError(f'{message}: run the evaluation again')
 
 
 def compact(results: Results) -> Results:
@@ -120,18 +102,16 @@ def compact(results: Results) -> Results:
   The draws of an entity are merged into one row, draw 0: their mean to six
   decimals, which weighs every draw as the statistics do. `queries` and
   `query_anomalies` are those of the first draw. Absolute paths are cut to
-  their last part (see `storage.portable`).
-
-  Args:
-    results: of an evaluation; compact ones stay as they are.
+  their last part (see `storage.portable`). Compact results stay as they are.
   """
   table, meta = check(results)
-  keys = [*comparisons.CELL, 'method', 'kind', 'entity']
+  keys, names = (
+    [*comparisons.CELL, 'method', 'kind', 'entity'],
+    [*metrics.NAMES],
+  )
   groups = table.groupby(keys, sort=False)
   merged = groups.first().assign(draw=0)
-  merged[list(metrics.NAMES)] = (
-    groups[list(metrics.NAMES)].mean().round(_DECIMALS)
-  )
+  merged[names] = groups[names].mean().round(_DECIMALS)
   return Results(merged.reset_index()[list(COLUMNS)], _portable(meta))
 
 
@@ -158,7 +138,6 @@ def save(results: Results, path: str | os.PathLike[str]) -> None:
   """
   table, meta = check(results)
   table_path, meta_path = _paths(path)
-  content = table.to_csv(index=False, lineterminator='\n')
   try:
     text = json.dumps(meta, indent=1, allow_nan=False)
   except (TypeError, ValueError) as error:
@@ -166,6 +145,7 @@ def save(results: Results, path: str | os.PathLike[str]) -> None:
       f'the meta data are not JSON ({error}): leave only texts, numbers, lists '
       'and dicts there'
     ) from None
+  content = table.to_csv(index=False, lineterminator='\n')
   for place, body in ((meta_path, f'{text}\n'), (table_path, content)):
     packed = place.suffix == '.xz'
     data = lzma.compress(body.encode()) if packed else body.encode()
@@ -177,9 +157,6 @@ def load(path: str | os.PathLike[str]) -> Results:
 
   Args:
     path: the folder, or the file of the table.
-
-  Returns:
-    See `Results`.
 
   Raises:
     DataError: if a file is missing, truncated or otherwise not what `save`
@@ -207,12 +184,12 @@ def load(path: str | os.PathLike[str]) -> Results:
   except base.DataError as error:
     raise base.DataError(f'{place}: {error}') from None
   except storage.BROKEN as error:
-    raise base.DataError(
-      f'{place}: truncated or damaged ({storage.reason(error)}): {_MEND}'
+    raise _fault(
+      f'{place}: truncated or damaged ({storage.reason(error)})'
     ) from None
 
 
-def _read(path: pathlib.Path) -> bytes:
+def _read(path):
   content = path.read_bytes()
   return lzma.decompress(content) if path.suffix == '.xz' else content
 
@@ -220,11 +197,8 @@ def _read(path: pathlib.Path) -> bytes:
 def _paths(path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.Path]:
   """The files of the table and of the meta data."""
   path = pathlib.Path(path)
-  if path.name == 'results.csv':
-    return path, path.with_name('meta.json')
-  for ending in ('.csv', '.csv.xz'):
-    if path.name.endswith(ending):
-      name = path.name.removesuffix(ending)
-      packed = '.xz' * ending.endswith('.xz')
-      return path, path.with_name(f'{name}.meta.json{packed}')
-  return path / 'results.csv', path / 'meta.json'
+  name, dot, ending = path.name.partition('.csv')
+  if ending not in ('', '.xz') or not dot:
+    path, name, ending = path / 'results.csv', 'results', ''
+  meta = 'meta.json' if path.name == 'results.csv' else f'{name}.meta.json'
+  return path, path.with_name(meta + ending)

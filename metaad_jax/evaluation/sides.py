@@ -6,7 +6,6 @@ from typing import NamedTuple
 from metaad_jax.base import DataError, Entity, Source
 from metaad_jax.data import audits, registry
 from metaad_jax.evaluation import tasks
-from metaad_jax.learners import standardized
 from metaad_jax.training import setup
 from metaad_jax.training.runs import Run
 
@@ -14,14 +13,7 @@ REMEDY = 'leave out --tune_baselines, and they keep their defaults'
 
 
 class Side(NamedTuple):
-  """Entities of a source.
-
-  Attributes:
-    spec: of the source.
-    source: the same, parsed.
-    layout: of a row as it is read.
-    entities: not featurized.
-  """
+  """Entities of a source, not featurized, and the layout of their rows."""
 
   spec: str
   source: Source
@@ -42,7 +34,7 @@ def at_home(run: Run, source: Source) -> bool:
 
 
 def tested(run: Run, spec: str, data_dir: str | None, split: str) -> Side:
-  """The entities that a run is evaluated on.
+  """The entities of a source that a run is evaluated on.
 
   Args:
     run: decides the fold of its own source.
@@ -83,30 +75,27 @@ def for_choices(run: Run, side: Side, data_dir: str | None, split: str) -> Side:
   Raises:
     DataError: if no entity is left to choose on.
   """
+  own = run.config.source
   home = at_home(run, side.source)
+  if not home and split == 'test':
+    other = _read(side.spec, data_dir)
+    train = [e for e in other.entities if e.side == 'train' and e.labels.any()]
+    if train:
+      return other._replace(entities=train)
   # A single scenario has few tables; all those of the run serve.
   everyone = _read(
-    run.config.source if home and side.source.tables else side.spec, data_dir
+    side.spec if home and not side.source.tables else own, data_dir
   )
-  if not home and split == 'test':
-    entities = [
-      e for e in everyone.entities if e.side == 'train' and e.labels.any()
-    ]
-    if entities:
-      return everyone._replace(entities=entities)
-  if not home:
-    everyone = _read(run.config.source, data_dir)
   try:
     entities = run.setup.split(everyone.entities)['validation']
   except DataError as error:
     raise DataError(f'{everyone.spec!r}: {error}; or {REMEDY}') from error
-  if everyone.spec == run.config.source:
-    known = audits.known(entities, run.seen)
-    if len(known) < len(entities):
-      raise DataError(
-        f'the validation side of {everyone.spec!r} is not the one that the run '
-        f'was trained with: {REMEDY}'
-      )
+  seen = audits.known(entities, run.seen) if everyone.spec == own else entities
+  if len(seen) < len(entities):
+    raise DataError(
+      f'the validation side of {own!r} is not the one that the run was trained '
+      f'with: {REMEDY}'
+    )
   return everyone._replace(entities=entities)
 
 
@@ -129,20 +118,14 @@ def featurize(run: Run, side: Side, features: str | None) -> list[Entity]:
 def baseline_rows(
   run: Run, side: Side, cells: Sequence[tasks.Cell], features: str | None
 ) -> list[tasks.Triple]:
-  """What the baselines see of cells: rows [n, F], scaled by the support.
-
-  Args:
-    run: whose features and prior they share.
-    side: that the cells index.
-    cells: the tasks.
-    features: as in `featurize`.
-  """
+  """What the baselines see of cells of a side: `run`'s features, scaled."""
   entities = featurize(run, side, features)
   if run.prior is None:
     return tasks.scale_tables(cells, entities)
-  prior: standardized.Prior | None = run.prior
-  if entities[0].normal.ndim == 3:  # raw windows: the source's usual features
-    usual = '+'.join(run.setup.source.features)
-    feature = run.setup.feature_of(side.layout, usual)
-    prior, entities = None, run.setup.featurize(side.entities, feature)
-  return tasks.standardize_cells(prior, cells, entities)
+  if entities[0].normal.ndim < 3:
+    return tasks.standardize_cells(run.prior, cells, entities)
+  # The run reads raw windows, baselines the usual features of its source.
+  usual = '+'.join(run.setup.source.features)
+  feature = run.setup.feature_of(side.layout, usual)
+  entities = run.setup.featurize(side.entities, feature)
+  return tasks.standardize_cells(None, cells, entities)

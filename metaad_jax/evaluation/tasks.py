@@ -22,7 +22,7 @@ from metaad_jax.evaluation.baselines import Triple
 from metaad_jax.learners import standardized
 from metaad_jax.training import loop
 
-BATCH = 32
+_BATCH = 32
 _ELEMENTS = 1 << 23  # of a batch: tasks x query x support x columns
 _LIMIT = 1e6  # of z-scores, so that they stay finite
 
@@ -59,8 +59,8 @@ class Cell(NamedTuple):
   Attributes:
     entity: index of the entity.
     draw: number of the draw.
-    shots: K.
-    anomalies: A.
+    shots: K, the support's rows that are labelled normal.
+    anomalies: A, those that are labelled anomalous.
     contamination: share of the K that are unlabelled anomalies.
     normal: [K - c] indices into `Entity.normal`.
     contaminants: [c] indices into `Entity.query`, labelled normal.
@@ -112,10 +112,6 @@ def draw_cells(
   that all cells are scored on the same rows. A draw depends only on the seed,
   its number and the entity's name.
 
-  Args:
-    entities: to evaluate on.
-    grid: see `Grid`.
-
   Returns:
     The cells, and notes on what had to be left out.
   """
@@ -123,18 +119,14 @@ def draw_cells(
   notes: set[str] = set()
   for number, entity in enumerate(entities):
     if len(np.unique(entity.labels)) < 2:
-      notes.add(
-        f'{entity.name}: left out, its query rows are of one class only'
-      )
+      notes.add(f'{entity.name}: left out, its query is of one class only')
       continue
     for draw in range(grid.draws):
       cells += _draw(number, draw, entity, grid, notes)
   return cells, sorted(notes)
 
 
-def _draw(
-  number: int, draw: int, entity: Entity, grid: Grid, notes: set[str]
-) -> Iterator[Cell]:
+def _draw(number, draw, entity, grid, notes) -> Iterator[Cell]:
   """The cells of one draw; notes those that the entity lacks rows for."""
   dirty = {
     (k, share): math.ceil(share * k - 1e-9)  # 0.07 * 100 is above 7
@@ -177,35 +169,34 @@ def rows_of(cell: Cell, entity: Entity) -> Triple:
 
 
 def as_task(triples: Sequence[Triple], shape: Shape) -> Task:
-  """Stacks tasks into a batch of one size, padded with masks.
-
-  The labels of the query are not in it.
+  """T tasks as one batch of NumPy arrays, padded; no label of a query is in it.
 
   Args:
-    triples: T tasks.
+    triples: the tasks.
     shape: rows of the support, rows of the query and columns to pad to.
-
-  Returns:
-    The batch, as NumPy arrays.
   """
-  *sizes, width = shape
+  supports, queries, width = shape
   middle = triples[0][0].shape[1:-1]
+  x, y, query = zip(*triples, strict=True)
 
-  def blank(size) -> Any:
-    zeros: Any = lambda *more: np.zeros((len(triples), size, *more), np.float32)
-    return Rows(zeros(*middle, width), zeros(), zeros())
+  def rows(x, y, size) -> Any:
+    mask = [np.ones(len(part)) for part in x]
+    return Rows(
+      _stack(x, size, *middle, width), *(_stack(p, size) for p in (y, mask))
+    )
 
-  support, query = map(blank, sizes)
-  features: Any = np.zeros((len(triples), width), np.float32)
-  for t, (x, y, query_x) in enumerate(triples):
-    columns = x.shape[-1]
-    support.x[t, : len(x), ..., :columns] = x
-    support.y[t, : len(x)] = y
-    support.mask[t, : len(x)] = 1
-    query.x[t, : len(query_x), ..., :columns] = query_x
-    query.mask[t, : len(query_x)] = 1
-    features[t, :columns] = 1
-  return Task(support, query, features)
+  features: Any = _stack([np.ones(part.shape[-1]) for part in x], width)
+  return Task(
+    rows(x, y, supports), rows(query, [()] * len(x), queries), features
+  )
+
+
+def _stack(arrays, *shape):
+  """[T, *shape]: every array in the corner of zeros."""
+  stacked = np.zeros((len(arrays), *shape), np.float32)
+  for place, array in zip(stacked, arrays, strict=True):
+    place[tuple(map(slice, np.shape(array)))] = array
+  return stacked
 
 
 def score_in_batches(
@@ -220,8 +211,7 @@ def score_in_batches(
   """Scores tasks, those that are padded to one shape in batches.
 
   Args:
-    score: (places [B], batch of B tasks) -> [B, Q]; the places are those of the
-      tasks among all.
+    score: (places [B] among all tasks, batch of B tasks) -> [B, Q].
     shapes: what each task is padded to.
     rows: place -> the task.
     elements: bounds a batch: its tasks x query x support x columns.
@@ -234,11 +224,11 @@ def score_in_batches(
   groups: dict[Shape, list[int]] = {}
   for place, shape in enumerate(shapes):
     groups.setdefault(shape, []).append(place)
-  scores: list[Any] = [None] * len(shapes)
+  scores: dict[int, np.ndarray] = {}
   bar = tqdm.tqdm(total=len(shapes), desc=label, disable=quiet, leave=False)
   with bar:
     for shape, members in groups.items():
-      length = int(min(BATCH, max(1, elements // math.prod(shape))))
+      length = int(min(_BATCH, max(1, elements // math.prod(shape))))
       for start in range(0, len(members), length):
         places = members[start : start + length]
         padded = places + [places[-1]] * (length - len(places))
@@ -248,7 +238,7 @@ def score_in_batches(
         for place, triple, values in zip(places, triples, out, strict=False):
           scores[place] = values[: len(triple[2])]
         bar.update(len(places))
-  return scores
+  return [scores[place] for place in range(len(shapes))]
 
 
 def score_cells(
@@ -278,22 +268,20 @@ def score_cells(
   score = jax.jit(functools.partial(loop.scores_of, learner))
   root = jax.random.key(seed)
   support, query = largest(cells)
-  shapes = []
-  for cell in cells:
+  size = episodes.padded_size
+
+  def shape(cell: Cell) -> Shape:
     width = entities[cell.entity].normal.shape[-1]
-    shape = support, query, width
-    if any_width:
-      shape = (
-        episodes.padded_size(cell.size[0]),
-        min(episodes.padded_size(cell.size[1], 64), query),
-        episodes.padded_size(width),
-      )
-    shapes.append(shape)
+    if not any_width:
+      return support, query, width
+    n, m = cell.size
+    return size(n), min(size(m, 64), query), size(width)
+
   return score_in_batches(
     lambda places, batch: score(
       jax.random.fold_in(root, places[0]), params, batch
     ),
-    shapes,
+    [shape(cell) for cell in cells],
     lambda place: rows_of(cells[place], entities[cells[place].entity]),
     elements=_ELEMENTS if any_width else math.inf,
     label=label,
@@ -330,21 +318,17 @@ def standardize_cells(
   @jax.vmap
   def scale(support, query):
     scaling = standardized.fit(support, prior)
-    return tuple(
-      standardized.transform(scaling, rows.x) for rows in (support, query)
-    )
+    return [standardized.transform(scaling, x) for x in (support.x, query.x)]
 
   triples: list[Triple] = []
-  flat = lambda x: x.reshape(len(x), -1)
-  for start in range(0, len(cells), BATCH):
-    part = list(cells[start : start + BATCH])
-    raw = [rows_of(cell, entities[cell.entity]) for cell in part]
-    raw += [raw[-1]] * (BATCH - len(part))
-    batch = as_task(raw, shape)
-    support, query = map(np.asarray, scale(batch.support, batch.query))
-    for t, cell in enumerate(part):
-      n, m = cell.size
-      triples.append((flat(support[t, :n]), raw[t][1], flat(query[t, :m])))
+  for cell in cells:
+    raw = rows_of(cell, entities[cell.entity])
+    task = as_task([raw], shape)
+    support, query = (
+      np.asarray(x[0, :n]).reshape(n, -1)
+      for x, n in zip(scale(task.support, task.query), cell.size, strict=True)
+    )
+    triples.append((support, raw[1], query))
   return triples
 
 
@@ -356,9 +340,6 @@ def scale_tables(
   A missing value becomes the median of the support's normals, 0 where they
   have none. A column is centred and scaled by the mean and the standard
   deviation of the same rows; one that is constant there keeps its units.
-
-  Other ways to scale are in `baselines.SCALINGS`; `tuning` chooses one on
-  validation tasks.
 
   Args:
     cells: the tasks.

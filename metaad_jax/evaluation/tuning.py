@@ -6,11 +6,11 @@ each cell (shots, anomalies, contamination) by the mean AUROC over the tasks
 given; a tie goes to what comes first, the default first of all.
 """
 
-import collections
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from metaad_jax.base import Entity
 from metaad_jax.evaluation import baselines, jobs, tasks
@@ -25,7 +25,7 @@ class Choice(NamedTuple):
   """What was chosen for a baseline in a cell.
 
   Attributes:
-    options: for `Baseline.score`; {} = the defaults.
+    options: for `baselines.score`; {} = the defaults.
     auroc: mean over the tasks, with these options.
     default: the same with the defaults.
     tasks: number of tasks.
@@ -37,16 +37,11 @@ class Choice(NamedTuple):
   tasks: int
 
 
-Choices = dict[Cell, dict[str, Choice]]
+Choices = dict[Cell, dict[str, Choice]]  # by the name of the baseline
 
 
 class Tuned(NamedTuple):
-  """The choices for a source.
-
-  Attributes:
-    entities: names of those that the choice was made on.
-    choices: for each cell of the grid, by name of the baseline.
-  """
+  """The choices for a source, and the entities that they were made on."""
 
   entities: list[str]
   choices: Choices
@@ -60,7 +55,8 @@ def tune(
   *,
   count: int,
   together: bool,
-  **how: Any,
+  workers: int,
+  quiet: bool,
 ) -> Tuned:
   """Chooses the options of baselines for every cell of a grid.
 
@@ -72,7 +68,8 @@ def tune(
     count: at most so many tasks for a choice.
     together: one choice for all shots and all numbers of labels; the tasks
       without labels are then counted apart from those with.
-    **how: workers and quiet, see `choose`.
+    workers: number of processes, at least 1.
+    quiet: no progress bar.
   """
   group: Callable[[int, int, float], Cell] = lambda k, a, c: (k, a, c)
   if together:
@@ -84,24 +81,18 @@ def tune(
     [entities[c.entity].labels[c.query] for c in cells],
     [group(*c.setting) for c in cells],
     seed=grid.seed,
-    **how,
+    workers=workers,
+    quiet=quiet,
   )
-  return Tuned(
-    sorted({entities[c.entity].name for c in cells}),
-    {
-      cell: choices[group(*cell)]
-      for cell in grid.cells()
-      if group(*cell) in choices
-    },
-  )
+  of_cells = {
+    cell: choices[group(*cell)]
+    for cell in grid.cells()
+    if group(*cell) in choices
+  }
+  return Tuned(sorted({entities[c.entity].name for c in cells}), of_cells)
 
 
-def _validation_cells(
-  entities: Sequence[Entity],
-  grid: tasks.Grid,
-  count: int,
-  group: Callable[[int, int, float], Cell],
-) -> list[tasks.Cell]:
+def _validation_cells(entities, grid, count, group) -> list[tasks.Cell]:
   """At most `count` tasks for each group of cells, over many entities."""
   grid = grid._replace(
     draws=-(-count // len(entities)), queries=min(grid.queries, _QUERIES)
@@ -113,15 +104,12 @@ def _validation_cells(
     range(len(cells)),
     key=lambda i: (cells[i].draw, order[cells[i].entity], turn[i]),
   )
-  taken: dict[Cell, list[tasks.Cell]] = {}
-  seen = set()
+  taken: dict[Cell, dict[tuple, tasks.Cell]] = {}
   for cell in (cells[i] for i in places):
-    key = group(*cell.setting)
-    once = key, cell.draw, cell.entity
-    if once not in seen and len(taken.setdefault(key, [])) < count:
-      seen.add(once)
-      taken[key].append(cell)
-  return [cell for some in taken.values() for cell in some]
+    members = taken.setdefault(group(*cell.setting), {})
+    if len(members) < count:
+      members.setdefault((cell.draw, cell.entity), cell)
+  return [cell for members in taken.values() for cell in members.values()]
 
 
 def choose(
@@ -129,10 +117,7 @@ def choose(
   triples: Sequence[tasks.Triple],
   labels: Sequence[np.ndarray],
   cells: Sequence[Cell],
-  *,
-  seed: int,
-  workers: int,
-  quiet: bool = False,
+  **how: Any,
 ) -> Choices:
   """Chooses the options of baselines.
 
@@ -141,50 +126,15 @@ def choose(
     triples: the tasks, see `jobs.score_jobs`.
     labels: [m] 1 = anomaly, of the query of each task.
     cells: of each task.
-    seed: not negative.
-    workers: number of processes, at least 1.
-    quiet: no progress bar.
+    **how: seed, workers and quiet, as in `jobs.score_jobs`.
 
   Returns:
     For each cell, a choice for each name; none for baselines that need
     anomalies in cells without. Baselines that ignore labels are tried where
     there are fewest, and the choice holds for any number.
-
-  Raises:
-    DataError: as `jobs.score_jobs`.
   """
-  deciding = _deciding(names, cells)
-  how: dict[str, Any] = {'seed': seed, 'workers': workers, 'quiet': quiet}
-  tried = {pair: _scalings(pair[1]) for pair in deciding.values()}
-  means, count = _mean_aurocs(tried, triples, labels, cells, **how)
-  more = {}
-  for pair, options in tried.items():
-    best = options[int(np.argmax(means[pair]))]
-    candidates = baselines.REGISTRY[pair[1]].candidates[1:]
-    more[pair] = [best | candidate for candidate in candidates]
-  more_means, _ = _mean_aurocs(more, triples, labels, cells, **how)
-  choices: Choices = {cell: {} for cell in cells}
-  for (cell, name), pair in deciding.items():
-    values = np.concatenate([means[pair], more_means.get(pair, [])])
-    place = int(np.argmax(values))  # the first of equals
-    choices[cell][name] = Choice(
-      (tried[pair] + more[pair])[place],
-      float(values[place]),
-      float(values[0]),
-      count[pair],
-    )
-  return choices
-
-
-def _deciding(
-  names: Sequence[str], cells: Sequence[Cell]
-) -> dict[tuple[Cell, str], tuple[Cell, str]]:
-  """(cell, name) -> the same with the cell whose tasks decide."""
-  fewest: dict[tuple[int, float], int] = {}
-  for shots, anomalies, share in cells:
-    least = fewest.get((shots, share), anomalies)
-    fewest[shots, share] = min(least, anomalies)
-  deciding = {}
+  fewest = {(k, c): a for k, a, c in sorted(set(cells), reverse=True)}
+  deciding = {}  # (cell, name) -> the cell whose tasks decide, name
   for cell in dict.fromkeys(cells):
     shots, anomalies, share = cell
     for name in names:
@@ -192,48 +142,57 @@ def _deciding(
         deciding[cell, name] = (shots, fewest[shots, share], share), name
       elif anomalies:
         deciding[cell, name] = cell, name
-  return deciding
+  tried = {pair: _scalings(pair[1]) for pair in deciding.values()}
+  areas = _aurocs(tried, triples, labels, cells, **how)
+  more = {}
+  for pair, options in tried.items():
+    best = options[int(np.argmax(areas[pair].mean(0)))]
+    candidates = baselines.REGISTRY[pair[1]].candidates[1:]
+    more[pair] = [best | candidate for candidate in candidates]
+  more_areas = _aurocs(more, triples, labels, cells, **how)
+  choices: Choices = {cell: {} for cell in cells}
+  for (cell, name), pair in deciding.items():
+    means = np.hstack([areas[pair], more_areas[pair]]).mean(0)
+    place = int(np.argmax(means))  # the first of equals
+    choices[cell][name] = Choice(
+      (tried[pair] + more[pair])[place],
+      auroc=float(means[place]),
+      default=float(means[0]),
+      tasks=len(areas[pair]),
+    )
+  return choices
 
 
-def _mean_aurocs(
+def _aurocs(
   tried: dict[tuple[Cell, str], list[dict[str, Any]]],
   triples: Sequence[tasks.Triple],
   labels: Sequence[np.ndarray],
   cells: Sequence[Cell],
   **how: Any,
-) -> tuple[dict[tuple[Cell, str], np.ndarray], dict[tuple[Cell, str], int]]:
-  """For each cell and name [options] means over tasks, and their number."""
-  todo: list[list[baselines.Job]] = [
-    [
-      (name, options)
-      for (other, name), several in tried.items()
-      if other == cell
-      for options in several
-    ]
+) -> dict[tuple[Cell, str], np.ndarray]:
+  """For each cell and name [tasks, options]."""
+  of_cell: dict[Cell, list[tuple[Cell, str]]] = {cell: [] for cell in cells}
+  for pair in tried:
+    of_cell[pair[0]].append(pair)
+  todo = [
+    [(pair[1], options) for pair in of_cell[cell] for options in tried[pair]]
     for cell in cells
   ]
   scored = jobs.score_jobs(todo, triples, label='tuning', **how)
-  areas: dict[tuple[Cell, str], list[float]] = {}
-  for cell, some, scores, truth in zip(
-    cells, todo, scored, labels, strict=True
-  ):
-    for (name, _), values in zip(some, scores, strict=True):
-      area = metrics.auroc(truth, np.asarray(values))
-      areas.setdefault((cell, name), []).append(area)
-  shaped = {
-    pair: np.reshape(values, (-1, len(tried[pair])))
-    for pair, values in areas.items()
-  }
-  means = {pair: values.mean(0) for pair, values in shaped.items()}
-  return means, {pair: len(values) for pair, values in shaped.items()}
+  areas: dict[tuple[Cell, str], list] = {pair: [] for pair in tried}
+  for cell, scores, truth in zip(cells, scored, labels, strict=True):
+    left = map(np.asarray, scores)
+    for pair in of_cell[cell]:
+      values = [metrics.auroc(truth, next(left)) for _ in tried[pair]]
+      areas[pair].append(values)
+  return {pair: np.array(values) for pair, values in areas.items()}
 
 
 def _scalings(name: str) -> list[dict[str, Any]]:
   """Options that name every scaling; that of the default goes unnamed."""
-  return [
-    {} if scaling == 'plain' else {'scaling': scaling}
-    for scaling in baselines.REGISTRY[name].scalings
-  ]
+  first, *others = baselines.REGISTRY[name].scalings
+  assert first == 'plain'
+  return [{}, *({'scaling': scaling} for scaling in others)]
 
 
 def report(reported: str, home: str, tuned: Tuned) -> dict[str, list]:
@@ -243,8 +202,7 @@ def report(reported: str, home: str, tuned: Tuned) -> dict[str, list]:
     {
       'source': reported, 'method': name, 'shots': shots,
       'anomalies': anomalies, 'contamination': share,
-      'options': text(choice.options), 'auroc': choice.auroc,
-      'default': choice.default, 'tasks': choice.tasks,
+      **choice._asdict(), 'options': _text(choice.options),
     }
     for (shots, anomalies, share), chosen in tuned.choices.items()
     for name, choice in chosen.items()
@@ -252,7 +210,7 @@ def report(reported: str, home: str, tuned: Tuned) -> dict[str, list]:
   return {'tuned_on': [where], 'tuning': tuning}
 
 
-def text(options: dict[str, Any]) -> str:
+def _text(options):
   """Options as a reader may type them; 'defaults' where there are none."""
   return ','.join(f'{k}={v}' for k, v in sorted(options.items())) or 'defaults'
 
@@ -275,24 +233,18 @@ def told(meta: dict[str, Any]) -> list[tuple[str, list[str]]]:
     homes.setdefault(key, []).append(where['source'])
   sections = []
   for (home, entities), served in homes.items():
-    choices = [c for c in meta['tuning'] if c['source'] == served[0]]
-    most = max(c['tasks'] for c in choices)
+    choices = pd.DataFrame(meta['tuning'])
+    choices = choices[choices['source'] == served[0]]
     heading = (
       f'Baselines of {", ".join(dict.fromkeys(served))}: chosen on at most '
-      f'{most} tasks for each cell, of {len(entities)} entities of {home}, '
-      'none of which is reported'
+      f'{choices["tasks"].max()} tasks for each cell, of {len(entities)} '
+      f'entities of {home}, none of which is reported'
     )
     lines = []
-    names = [c.get('method') or c['learner'] for c in choices]
-    for name in dict.fromkeys(names):
-      cells = [c for c, n in zip(choices, names, strict=True) if n == name]
-      count = collections.Counter(c['options'] for c in cells)
-      several = ', '.join(
-        f'{options} ({times})' for options, times in count.most_common()
-      )
-      before, after = (
-        np.mean([c[key] for c in cells]) for key in ('default', 'auroc')
-      )
+    for name, rows in choices.groupby('method', sort=False):
+      counts = rows['options'].value_counts()
+      several = ', '.join(f'{o} ({count})' for o, count in counts.items())
+      before, after = rows['default'].mean(), rows['auroc'].mean()
       lines.append(f'{name}: {several}; {before:.3f} -> {after:.3f}')
     sections.append((heading, lines))
   return sections

@@ -38,9 +38,8 @@ def tables(monkeypatch, tmp_path):
 
 
 def run_all(paths, grid=SMALL, names=(), **options):
-  return evaluate.evaluate(
-    paths, grid, baseline_names=names, workers=1, quiet=True, **options
-  )
+  plan = evaluate.Plan(grid, baselines=names, workers=1, quiet=True, **options)
+  return evaluate.evaluate(paths, plan)
 
 
 def entities_of(results, method=None):
@@ -198,7 +197,7 @@ def test_evaluations_are_audited(run, rows, tmp_path, monkeypatch):
 
 
 def test_no_test_entity_is_looked_at_in_tuning(run, rows):
-  found = run_all([run], GRID, NAMES, tune_baselines=5)
+  found = run_all([run], GRID, NAMES, tune=5)
   (where,) = found.meta['tuned_on']
   tested = entities_of(found)
   assert where['from'] == 'rows' and not tested & set(where['entities'])
@@ -208,7 +207,7 @@ def test_no_test_entity_is_looked_at_in_tuning(run, rows):
   for i, one in enumerate(rows):
     if one.name in tested:
       rows[i] = dataclasses.replace(one, query=one.query[::-1] * 3 + 1)
-  again = run_all([run], GRID, NAMES, tune_baselines=5)
+  again = run_all([run], GRID, NAMES, tune=5)
   assert again.meta['tuning'] == tuned
   assert not again.table.equals(found.table)
 
@@ -225,7 +224,7 @@ def test_one_choice_for_all_shots_and_labels(run, monkeypatch):
     ),
   )
   grid = GRID._replace(contamination=(0.0,))
-  found = run_all([run], grid, NAMES, tune_baselines=3, tune_together=True)
+  found = run_all([run], grid, NAMES, tune=3, tune_together=True)
   assert len(given) == 2 * 3
   for (_, y, _), (shots, anomalies, _) in given:
     assert shots == 0 and anomalies == y.sum()
@@ -255,7 +254,7 @@ def test_what_is_chosen_is_what_is_used(run, monkeypatch):
       or genuine(todo, *args, **how)
     ),
   )
-  tuned = run_all([run], GRID, NAMES, tune_baselines=5)
+  tuned = run_all([run], GRID, NAMES, tune=5)
   for name, options in used:
     assert options == (always.options if name == 'knn' else {})
   same = plain.table['method'] != 'knn'
@@ -266,9 +265,9 @@ def test_another_source_uses_its_own_training_side_or_the_runs(
   run, monkeypatch
 ):
   free = register(monkeypatch, 'free', [entity(f'f{i}') for i in range(6)])
-  tune = lambda: run_all(
-    [run], names=['knn'], source='free', tune_baselines=3
-  ).meta['tuned_on'][0]
+  tune = lambda: run_all([run], names=['knn'], source='free', tune=3).meta[
+    'tuned_on'
+  ][0]
   assert tune()['from'] == 'rows'
   for i in range(3):
     free[i] = dataclasses.replace(free[i], side='train')
@@ -279,11 +278,11 @@ def test_another_source_uses_its_own_training_side_or_the_runs(
 
 def test_nothing_is_left_to_tune_on(run, rows):
   for split in ('all', 'validation'):
-    message = refusal([run], names=['knn'], split=split, tune_baselines=3)
+    message = refusal([run], names=['knn'], split=split, tune=3)
     assert 'leave out --tune_baselines' in message
   for i, one in enumerate(rows):
     rows[i] = dataclasses.replace(one, query=one.query + 1)
-  message = refusal([run], names=['knn'], tune_baselines=3)
+  message = refusal([run], names=['knn'], tune=3)
   assert 'is not the one that the run was' in message
 
 
