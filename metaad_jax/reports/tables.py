@@ -14,7 +14,7 @@ import pandas as pd
 
 from metaad_jax import base
 from metaad_jax.evaluation.results import Results
-from metaad_jax.scores import comparisons, metrics
+from metaad_jax.scores import comparisons
 
 METRICS = {
   'auroc': 'AUROC',
@@ -258,9 +258,7 @@ def operation(summary: pd.DataFrame, rates: dict[str, float]) -> list[Table]:
         other = wide.loc[(*cell, best.method)]
         found = [Cell(number(e['mean']), interval(e)) for e in (best, other)]
         alarms = [
-          amount(metrics.alarms_per_day(rate, rates[block[0]]))
-          for rate in (0.01, 0.05)
-          if rates
+          amount(rate * rates[block[0]]) for rate in (0.01, 0.05) if rates
         ]
         name = clean(best.method)
         rows.append(row(*map(str, cell[2:]), name, *found, *alarms))

@@ -40,20 +40,19 @@ def summary(
 
   Args:
     table: rows as in `evaluation.results`: the columns of a cell, `method`,
-      `kind`, `entity` and the metric. All rows of one entity that agree in
-      these (its draws) weigh the same.
+      `kind`, `entity` and the metric. The draws of an entity weigh the same.
     metric: the column to summarise, in [0, 1].
     resamples: of the 95% intervals, which are those of `bootstrap`.
 
   Returns:
-    One row per cell and method, in the order of first appearance: the columns
-    of a cell, method, kind, metric, mean, low, high, median and entities (their
-    number). low and high are cut at 0 and 1, and NaN for a single entity.
+    One row per cell and method, in the order of first appearance, with the
+    columns `_SUMMARY`; low and high are cut at 0 and 1, and NaN for a single
+    entity, whose number is `entities`.
 
   Raises:
     DataError: if a column is missing.
   """
-  groups = entity_means(table, metric).groupby([*CELL, *_METHOD], sort=False)
+  groups = _entity_means(table, metric).groupby([*CELL, *_METHOD], sort=False)
   keys, samples = [], []
   for key, values in groups[metric]:
     keys.append(key)
@@ -73,11 +72,8 @@ def contests(
 ) -> pd.DataFrame:
   """Compares every learner with every baseline, paired over their entities.
 
-  Only entities on which both were scored count; a pair without any is left
-  out. The family of Holm's correction is all pairs of one cell.
-
-  The best baseline of a cell is chosen on the same rows on which it is then
-  compared, which favours it over the learner.
+  Only entities on which both were scored count. The family of Holm's correction
+  is all pairs of one cell.
 
   Args:
     table: as in `summary`.
@@ -85,12 +81,11 @@ def contests(
     resamples: as in `summary`.
 
   Returns:
-    One row per pair: the columns of a cell, metric, learner, baseline,
-    difference (learner minus baseline, mean over entities), low and high (cut
-    at -1 and 1), median (of the differences), wins and losses (entities on
-    which the learner is above, below), entities (that both were scored on), p
-    (see `paired`), p_holm, and best (whether the baseline has the highest mean
-    of all in its cell).
+    One row per pair with the columns `_CONTESTS`: difference = learner minus
+    baseline, mean over entities; low and high cut at -1 and 1; median of the
+    differences; wins and losses = entities on which the learner is above,
+    below; p, see `paired`; best = whether the baseline has the highest mean of
+    all in its cell, which is chosen on the same rows and so favours it.
 
   Raises:
     DataError: if a column is missing.
@@ -98,7 +93,7 @@ def contests(
   keys: list[tuple] = []
   samples: list[np.ndarray] = []
   p_values: list[tuple[float, float, bool]] = []
-  for cell, means in entity_means(table, metric).groupby(
+  for cell, means in _entity_means(table, metric).groupby(
     list(CELL), sort=False
   ):
     pairs = _pairs(means, metric)
@@ -122,12 +117,7 @@ def contests(
 def _pairs(
   means: pd.DataFrame, metric: str
 ) -> list[tuple[str, str, np.ndarray, bool]]:
-  """Learner, baseline, differences over entities, whether the baseline is best.
-
-  Args:
-    means: `entity_means` of one cell.
-    metric: their column.
-  """
+  """Learner, baseline, differences over entities, whether it is the best."""
   kinds = means.drop_duplicates('method').set_index('method')['kind']
   learners, baselines = (
     kinds.index[kinds == kind] for kind in ('learner', 'baseline')
@@ -154,9 +144,7 @@ class Ranking(NamedTuple):
   """Methods in the order of their mean ranks over entities.
 
   Attributes:
-    source: name of the source.
-    contamination: share of unlabelled anomalies in the support.
-    anomalies: A, number of labelled anomalies in the support.
+    source, contamination, anomalies: what they were ranked on.
     shots: the numbers of support normals that were averaged.
     methods: their names, the best first.
     ranks: of each, the mean over entities; 1 = the best, ties share.
@@ -185,10 +173,9 @@ def ranks(
 ) -> list[Ranking]:
   """Ranks methods over entities, for critical-difference diagrams.
 
-  An entity's value is its mean over those shots that the most methods serve,
-  so that every method is ranked on the same cells. Pairs are told apart by
-  signed-rank tests rather than by Nemenyi's distance of mean ranks, which would
-  let the presence of a third method decide about two.
+  An entity's value is its mean over those shots that the most methods serve.
+  Pairs are told apart by signed-rank tests rather than by Nemenyi's distance of
+  mean ranks, which would let a third method decide about two.
 
   Args:
     table: as in `summary`.
@@ -204,8 +191,6 @@ def ranks(
 
   References:
     Friedman, The use of ranks to avoid the assumption of normality, 1937.
-    Demsar, Statistical comparisons of classifiers over multiple data sets,
-    2006.
     Benavoli, Corani and Mangili, Should we really use post-hoc tests based on
     mean-ranks?, 2016.
   """
@@ -230,12 +215,7 @@ def ranks(
 
 
 def _rank(values: pd.DataFrame, alpha: float) -> tuple | None:
-  """`Ranking` from `methods` on; None if fewer than two methods are complete.
-
-  Args:
-    values: [entities, methods], NaN where a method was not scored.
-    alpha: as in `ranks`.
-  """
+  """`Ranking` from `methods` on, of values [entities, methods]."""
   complete = values.dropna(axis=1)
   if complete.shape[1] < 2:
     return None
@@ -275,26 +255,14 @@ def _cliques(differ: np.ndarray) -> tuple[tuple[int, int], ...]:
   return tuple(cliques)
 
 
-def entity_means(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-  """Averages a metric over the draws of an entity.
-
-  Args:
-    table: as in `summary`.
-    metric: the column.
-
-  Returns:
-    One row per cell, method and entity, in the order of first appearance: the
-    columns of a cell, method, kind, entity and the metric.
-
-  Raises:
-    DataError: if a column is missing.
-  """
+def _entity_means(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+  """A row per cell, method and entity: its mean over draws."""
   keys = [*CELL, *_METHOD, 'entity']
   groups = _scored(table, metric).groupby(keys, sort=False)
   return groups[metric].mean().reset_index()
 
 
-def _scored(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+def _scored(table, metric):
   missing = {*CELL, *_METHOD, 'entity', metric} - {*table.columns}
   if missing:
     raise base.DataError(
@@ -316,9 +284,8 @@ def bootstrap(
   From ten values on the interval is the bias-corrected and accelerated (BCa)
   bootstrap; where that is not defined (equal values), the percentile interval.
   Of nominal 95% it covers 90% at n = 10 and 92% at n = 20 for normal values.
-  Below ten values, where the bootstrap would be far too narrow (84% at n = 5),
-  it is Student's t interval: 95% for normal values whatever their number, wide
-  where there are two or three.
+  Below ten values, where it would be far too narrow (84% at n = 5), it is
+  Student's t interval.
 
   Args:
     values: [n] one per entity.
@@ -333,7 +300,6 @@ def bootstrap(
     DataError: if there is no value, or one is not finite.
 
   References:
-    Student, The probable error of a mean, 1908.
     Efron, Better bootstrap confidence intervals, 1987.
   """
   values = np.asarray(values, float)
@@ -364,7 +330,6 @@ def paired(a: np.ndarray, b: np.ndarray) -> float:
     DataError: if the two differ in length, are empty or not finite.
 
   References:
-    Wilcoxon, Individual comparisons by ranking methods, 1945.
     Demsar, Statistical comparisons of classifiers over multiple data sets,
     2006.
   """
@@ -403,17 +368,11 @@ def _tied_wilcoxon(differences: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-  """Returns p-values adjusted for their number, after Holm.
+  """Returns p-values [m] of one family of tests, adjusted after Holm.
 
-  Args:
-    p_values: [m] of one family of tests; may be empty.
-
-  Returns:
-    [m] adjusted, in the same order: rejecting those <= alpha keeps the
-    probability of any false rejection in the family <= alpha.
-
-  References:
-    Holm, A simple sequentially rejective multiple test procedure, 1979.
+  Rejecting those <= alpha keeps the probability of any false rejection in the
+  family <= alpha. Holm, A simple sequentially rejective multiple test
+  procedure, 1979.
   """
   # statsmodels would collect garbage at every call, for half a second
   p = np.asarray(p_values, float)
@@ -427,10 +386,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 def _intervals(
   samples: Sequence[np.ndarray], resamples: int, *, least: float
 ) -> list[tuple[float, float, float]]:
-  """Runs `bootstrap` on many samples of numbers from `least` to 1.
-
-  Samples of one size share resamples.
-  """
+  """`bootstrap` of many samples, cut at `least` and 1."""
   sizes: dict[int, list[int]] = {}
   for position, sample in enumerate(samples):
     sizes.setdefault(len(sample), []).append(position)

@@ -30,51 +30,29 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
 def all_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
   """Returns every metric of `NAMES` from one pass over the ROC curve.
 
-  The average precision is the sum of (R_n - R_{n-1}) P_n, without smoothing.
-
-  The recall at a false-alarm rate is that at the lowest of the scores, taken as
-  a threshold, that at most so large a share of the normal rows reaches; 0 where
-  every score is reached by more. Rows that tie are flagged together or not at
-  all. With fewer than 1 / rate normal rows it is the recall without any false
-  alarm.
+  `ap`, the average precision, is the sum of (R_n - R_{n-1}) P_n.
+  `recall_at_far_1` and `_5` are the recalls at the lowest score that, taken as
+  a threshold, at most 1% or 5% of the normal rows reach; 0 where every score is
+  reached by more. Rows that tie are flagged together or not at all. With fewer
+  than 1 / rate normal rows it is the recall without any false alarm.
 
   Args:
     labels: [N] 1 = anomaly, 0 = normal.
     scores: [N] finite, higher = more anomalous.
 
-  Returns:
-    `auroc`, `ap` (average precision), and the recalls at false-alarm rates of
-    1% and 5%, `recall_at_far_1` and `recall_at_far_5`.
-
   Raises:
     DataError: as for `auroc`.
   """
   false_alarms, recalls, ratio = _curve(labels, scores)
+  precision = recalls[1:] / (recalls[1:] + ratio * false_alarms[1:])
+  # The slack is for rounding: 1 - 0.9 is less than 10 false alarms of 100.
+  recall_at = lambda rate: float(recalls[false_alarms <= rate + 1e-9].max())
   return {
     'auroc': _auroc(false_alarms, recalls),
-    'ap': _average_precision(false_alarms, recalls, ratio),
-    'recall_at_far_1': _recall_at(false_alarms, recalls, 0.01),
-    'recall_at_far_5': _recall_at(false_alarms, recalls, 0.05),
+    'ap': float(np.diff(recalls) @ precision),
+    'recall_at_far_1': recall_at(0.01),
+    'recall_at_far_5': recall_at(0.05),
   }
-
-
-def alarms_per_day(false_alarms: float, rows_per_day: float) -> float:
-  """Returns the false alarms of a day.
-
-  Args:
-    false_alarms: rate at which normal rows raise an alarm, in [0, 1].
-    rows_per_day: rows scored in a day, nearly all of them normal.
-
-  Raises:
-    DataError: if the rate is not in [0, 1], or the rows are not a positive
-      number.
-  """
-  if not 0 <= false_alarms <= 1 or not 0 < rows_per_day < np.inf:
-    raise base.DataError(
-      f'{false_alarms!r} false alarms at {rows_per_day!r} rows a day: give a '
-      'rate in [0, 1] and a positive number of rows'
-    )
-  return false_alarms * rows_per_day
 
 
 def masked_auroc(
@@ -139,17 +117,3 @@ def _curve(
 
 def _auroc(false_alarms: np.ndarray, recalls: np.ndarray) -> float:
   return float(np.diff(false_alarms) @ (recalls[1:] + recalls[:-1]) / 2)
-
-
-def _average_precision(
-  false_alarms: np.ndarray, recalls: np.ndarray, ratio: float
-) -> float:
-  precision = recalls[1:] / (recalls[1:] + ratio * false_alarms[1:])
-  return float(np.diff(recalls) @ precision)
-
-
-def _recall_at(
-  false_alarms: np.ndarray, recalls: np.ndarray, rate: float
-) -> float:
-  # The slack is for rounding: 1 - 0.9 is less than 10 false alarms of 100.
-  return float(recalls[false_alarms <= rate + 1e-9].max())

@@ -127,12 +127,3 @@ def test_masked_auroc_at_the_edges(masked_auroc):
   mask = jnp.ones((7, 4))
   mask = mask.at[0, 2:].set(0).at[1, :2].set(0).at[2].set(0)
   np.testing.assert_array_equal(masked_auroc(scores, labels, mask), 0.5)
-
-
-def test_alarms_per_day_by_hand():
-  # One row every ten seconds, one false alarm in a hundred.
-  assert metrics.alarms_per_day(0.01, 8640) == pytest.approx(86.4)
-  assert metrics.alarms_per_day(0.0, 5) == 0
-  for rate, rows in ((1.1, 5), (-0.1, 5), (0.1, 0), (0.1, np.inf)):
-    with pytest.raises(base.DataError, match='rows a day'):
-      metrics.alarms_per_day(rate, rows)
