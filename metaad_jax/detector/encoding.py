@@ -233,18 +233,6 @@ def feature(
   return _made(spec, columns.shape, rate=rate)
 
 
-def names(
-  run: runs.Run, columns: Columns, made: features.Feature | None
-) -> tuple[str, ...]:
-  """Of the columns, or of the features `made` of them."""
-  if made is None:
-    generic = tuple(f'column {i}' for i in range(columns.shape[0]))
-    return columns.names or run.layout.channels or generic
-  if columns.shape[-1] == 1:
-    return tuple(name.removesuffix(', ch 0') for name in made.names)
-  return made.names
-
-
 def apply(
   feature: features.Feature | None, scaling: Scaling, rows: np.ndarray
 ) -> np.ndarray:

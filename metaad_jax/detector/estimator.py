@@ -113,10 +113,9 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     draw = np.random.default_rng(0).permutation(len(labels))
     support = np.zeros(len(labels), bool)
     room = self._room()
-    for kind, most in ((0, room), (-1, room), (1, _ANOMALIES)):
-      if kind == -1:
-        most -= int((labels[support] == 0).sum())
-      support[draw[labels[draw] == kind][: max(0, most)]] = True
+    rest = max(0, room - int((labels == 0).sum()))
+    for kind, most in ((0, room), (-1, rest), (1, _ANOMALIES)):
+      support[draw[labels[draw] == kind][:most]] = True
     return self._adapt(rows.columns, rows.x, labels, support)
 
   def partial_fit(self, X, y=None) -> Self:
@@ -132,19 +131,12 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       return self.fit(X, y)
     rows, known, room = self._encode(X), self._fitted, self._room()
     labels = encoding.labels(y, len(rows.x))
-    normals = int(known.normal.sum())
-    anomalies = int(known.support.sum()) - normals
-    seen = int((known.y == 0).sum())
-    chosen = np.zeros(len(labels), bool)
-    for i, label in enumerate(labels):
-      if label == 1:
-        chosen[i] = anomalies < _ANOMALIES
-        anomalies += chosen[i]
-      else:
-        odd = label == -1 or seen % 2 == 1
-        chosen[i] = odd and normals < room
-        normals += chosen[i]
-        seen += label == 0
+    bad, normal = labels == 1, labels == 0
+    seen = (known.y == 0).sum() + np.cumsum(normal)
+    good = (labels == -1) | (normal & (seen % 2 == 0))
+    marked = known.support & (known.y == 1)
+    chosen = good & (np.cumsum(good) <= room - known.normal.sum())
+    chosen |= bad & (np.cumsum(bad) <= _ANOMALIES - marked.sum())
     return self._adapt(
       known.columns,
       np.concatenate([known.x, rows.x]),

@@ -99,7 +99,11 @@ class Fitted:
   @property
   def names(self) -> tuple[str, ...]:
     """Of the columns or features that the learner sees."""
-    return encoding.names(self.run, self.columns, self.feature)
+    if self.feature is None:
+      generic = tuple(f'column {i}' for i in range(self.columns.shape[0]))
+      return self.columns.names or self.run.layout.channels or generic
+    end = ', ch 0' if self.columns.shape[-1] == 1 else ''
+    return tuple(name.removesuffix(end) for name in self.feature.names)
 
   @property
   def normal(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import nearest_run
 import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
 from metaad_jax.base import Rows
@@ -25,7 +26,7 @@ def test_padding_and_chunks_change_no_score(run):
   adapted = adaptation.adapt(run, x[:5], y)
   for count in (1, 8, 50, 65, 300, 1200):
     scores = adaptation.score(run, adapted, x[5 : 5 + count])
-    np.testing.assert_allclose(scores, expected[:count], rtol=1e-4, atol=1e-5)
+    assert_allclose(scores, expected[:count], rtol=1e-4, atol=1e-5)
 
 
 def test_support_scores_are_of_rows_left_out(run):
@@ -44,11 +45,11 @@ def test_support_scores_are_of_rows_left_out(run):
     parts = adaptation.without(run, many, np.zeros(number))
     assert len(parts) == 4
     members = np.concatenate([who for _, who in parts])
-    np.testing.assert_array_equal(np.sort(members), np.arange(number))
+    assert_array_equal(np.sort(members), np.arange(number))
     scores = adaptation.support_scores(run, many, np.zeros(number))
     for adapted, who in parts:
       hand = adaptation.score(run, adapted, many[who])
-      np.testing.assert_allclose(scores[who], hand, atol=1e-5)
+      assert_allclose(scores[who], hand, atol=1e-5)
 
 
 def test_what_float32_cannot_hold_is_shifted_and_scaled():
@@ -57,16 +58,16 @@ def test_what_float32_cannot_hold_is_shifted_and_scaled():
   first = x[:, 0]
   large = np.column_stack([x, 1.7e9 + first, 1e25 * first, -1e-20 * first])
   scaling = encoding.scaling(large)
-  np.testing.assert_array_equal(scaling.centre, [0, 0, 0, 1.7e9 + 2, 0, 0])
-  np.testing.assert_array_equal(scaling.unit[:4], 1)
+  assert_array_equal(scaling.centre, [0, 0, 0, 1.7e9 + 2, 0, 0])
+  assert_array_equal(scaling.unit[:4], 1)
   seen = encoding.apply(None, scaling, large)
   assert seen.dtype == np.float32
-  np.testing.assert_array_equal(seen[:, :3], x.astype('f4'))
-  np.testing.assert_array_equal(seen[:, 3], [-1, 0, 2])
+  assert_array_equal(seen[:, :3], x.astype('f4'))
+  assert_array_equal(seen[:, 3], [-1, 0, 2])
   for column, sign in ((4, 1), (5, -1)):
     assert np.log2(scaling.unit[column]) % 1 == 0  # a power of two is exact
     ratio = sign * seen[:, column] / np.abs(seen[:, column]).max()
-    np.testing.assert_allclose(ratio, first / 4, rtol=1e-6)
+    assert_allclose(ratio, first / 4, rtol=1e-6)
     assert 0.5 <= np.abs(seen[:, column]).max() <= 1
   noise = np.array([[0.3, 1e6], [0.1 + 0.2, 1e6 - 1e-9], [0.3, 1e6]])
   scaling = encoding.scaling(noise)

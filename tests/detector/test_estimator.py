@@ -10,6 +10,7 @@ import warnings
 import jax
 import nearest_run
 import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
 import pandas
 import polars
 from pyod.models.base import BaseDetector
@@ -108,17 +109,17 @@ def test_outliers_are_found_at_about_the_promised_rate(run_dir):
 def test_the_methods_agree(fitted, rows):
   x = np.concatenate([rows[0][20:80], rows[1][:60]])
   scores, decision = fitted.score_samples(x), fitted.decision_function(x)
-  np.testing.assert_allclose(decision, scores - fitted.offset_)
+  assert_allclose(decision, scores - fitted.offset_)
   outlier = fitted.predict(x) == -1
-  np.testing.assert_array_equal(outlier, fitted.p_values(x) <= 0.05)
-  np.testing.assert_array_equal(outlier, fitted.predict_proba(x)[:, 1] > 0.5)
-  np.testing.assert_allclose(fitted.predict_proba(x).sum(1), 1)
+  assert_array_equal(outlier, fitted.p_values(x) <= 0.05)
+  assert_array_equal(outlier, fitted.predict_proba(x)[:, 1] > 0.5)
+  assert_allclose(fitted.predict_proba(x).sum(1), 1)
   assert 0 < outlier.mean() < 1
   judged = fitted.judge(fitted.encode(x))
   expected = -scores, fitted.p_values(x), outlier
   for part, known in zip(judged, expected, strict=True):
-    np.testing.assert_array_equal(part, known)
-  np.testing.assert_array_equal(
+    assert_array_equal(part, known)
+  assert_array_equal(
     fitted.labels_, fitted.decision_scores_ > fitted.threshold_
   )
   labels = np.repeat([0, 1], 60)
@@ -135,7 +136,7 @@ def test_scores_do_not_depend_on_the_batch(fitted, rows):
   whole = fitted.score_samples(x)
   for start, stop in ((0, 1), (7, 15), (3, 12), (0, 65), (60, 400), (0, 1024)):
     part = fitted.score_samples(x[start:stop])
-    np.testing.assert_allclose(part, whole[start:stop], rtol=1e-5)
+    assert_allclose(part, whole[start:stop], rtol=1e-5)
 
 
 def test_labels_and_more_normals_are_taken_in(run_dir, rows):
@@ -143,23 +144,21 @@ def test_labels_and_more_normals_are_taken_in(run_dir, rows):
   few = MetaAnomalyDetector(run_dir).fit(normal[:5])
   before = few.score_samples(bad[2:3])[0]
   few.partial_fit(bad[:2], [1, 1])
-  np.testing.assert_array_equal(few.support_, True)
+  assert_array_equal(few.support_, True)
   few.partial_fit(normal[5:45], np.zeros(40))
   # The sixth normal joins the support, the seventh is held out, and so on
   # until the 20 that were calibrated are there.
   joined = few.support_[7:]
-  np.testing.assert_array_equal(joined[:4], [True, False, True, False])
+  assert_array_equal(joined[:4], [True, False, True, False])
   assert joined.sum() == 15
   evidence = few._fitted.evidence
   assert (evidence.shots, evidence.anomalies, len(evidence.own)) == (20, 2, 25)
-  np.testing.assert_array_equal(evidence.own, few.decision_scores_[7:][~joined])
+  assert_array_equal(evidence.own, few.decision_scores_[7:][~joined])
   assert few.score_samples(bad[2:3])[0] != before
   whole = MetaAnomalyDetector(run_dir).fit(normal[:150])
   assert whole.support_.sum() == 20
   own = whole.decision_scores_[~whole.support_]
-  np.testing.assert_array_equal(
-    own, -whole.score_samples(normal[:150][~whole.support_])
-  )
+  assert_array_equal(own, -whole.score_samples(normal[:150][~whole.support_]))
   scores = -whole.score_samples(normal[150:])
   within = (1 + (own >= scores[:, None]).sum(1)) / 131
   assert np.abs(whole.p_values(normal[150:]) - within).max() < 0.15
@@ -177,9 +176,7 @@ def test_unlabelled_rows_do_not_certify(run_dir, rows):
   plain, doubtful = (
     MetaAnomalyDetector(run_dir).fit(x[:20], y) for y in (None, [-1] * 20)
   )  # no anomalies: they are taken for normal
-  np.testing.assert_array_equal(
-    doubtful.decision_scores_, plain.decision_scores_
-  )
+  assert_array_equal(doubtful.decision_scores_, plain.decision_scores_)
 
 
 def test_a_support_holds_at_most_64_anomalies(run_dir, rows):
@@ -200,17 +197,17 @@ def test_pyod_convention(run_dir, rows, capsys):
   assert detector.detector_._fitted.evidence.unlabelled
   new = np.concatenate([normal[20:60], bad[20:60]])
   scores = detector.decision_function(new)
-  np.testing.assert_array_equal(scores, -detector.detector_.score_samples(new))
-  np.testing.assert_array_equal(
+  assert_array_equal(scores, -detector.detector_.score_samples(new))
+  assert_array_equal(
     detector.predict(new), detector.detector_.predict(new) == -1
   )
   for name in ('decision_scores_', 'threshold_', 'labels_'):
-    np.testing.assert_array_equal(
+    assert_array_equal(
       getattr(detector, name), getattr(detector.detector_, name)
     )
   for method in ('linear', 'unify'):  # and all else that PyOD's have
     shares = detector.predict_proba(new, method=method)
-    np.testing.assert_allclose(shares.sum(1), 1)
+    assert_allclose(shares.sum(1), 1)
     assert shares[40:, 1].mean() > shares[:40, 1].mean()
   labels, confidence = detector.predict(new, return_confidence=True)
   assert labels.shape == confidence.shape
@@ -255,15 +252,15 @@ def test_frames_with_categories(run_dir):
     found.append(scores)
     assert detector.score_samples(other).mean() < scores.mean()
     turned = frame[['on', 'heat', 'mode']]
-    np.testing.assert_array_equal(detector.score_samples(turned), scores)
-    np.testing.assert_array_equal(
+    assert_array_equal(detector.score_samples(turned), scores)
+    assert_array_equal(
       detector.encode(frame).x[:3, 1:], [[1, 1], [0, 1], [np.nan, 1]]
     )
     # Rows encoded once are the same rows, and so are some of them.
     rows = detector.encode(other)
     assert (rows.x[:, 1] == 2).all()  # a code of its own
     some = rows.take(np.array([4, 1]))
-    np.testing.assert_array_equal(
+    assert_array_equal(
       detector.score_samples(some), detector.score_samples(other)[[4, 1]]
     )
     (told,) = detector.explain(rows.take([29]), detector.judge(rows).take([29]))
@@ -275,7 +272,7 @@ def test_frames_with_categories(run_dir):
     words = library.DataFrame(cells | {'heat': ['hot'] * 30})
     with pytest.raises(DataError, match="'heat' held numbers"):
       detector.predict(words)
-  np.testing.assert_array_equal(found[0], found[1])
+  assert_array_equal(found[0], found[1])
 
 
 def test_dates_in_frames_keep_their_seconds(run_dir):
@@ -287,7 +284,7 @@ def test_dates_in_frames_keep_their_seconds(run_dir):
   first, late, _ = -detector.score_samples(new)
   assert late > first + 1
   seconds = detector.encode(new).x[:, 0]
-  np.testing.assert_array_equal(seconds, [1767225600, 1767312000, np.nan])
+  assert_array_equal(seconds, [1767225600, 1767312000, np.nan])
 
 
 def test_saved_and_loaded(run_dir, rows, tmp_path):
@@ -300,7 +297,7 @@ def test_saved_and_loaded(run_dir, rows, tmp_path):
   p, names = detector.p_values(frame), list(detector.feature_names_in_)
   pickled = pickle.loads(pickle.dumps(detector))
   for again in (MetaAnomalyDetector.load(path), pickled):
-    np.testing.assert_array_equal(p, again.p_values(frame))
+    assert_array_equal(p, again.p_values(frame))
     assert again.threshold_ == detector.threshold_
     assert again.false_alarm_rate == 0.1
     assert list(again.feature_names_in_) == names
@@ -329,19 +326,15 @@ def test_the_threshold_is_that_of_fit_whenever_it_is_asked_for(run_dir, rows):
 def test_a_run_without_calibration_ranks(bare, fitted, rows):
   normal, bad = rows
   detector = MetaAnomalyDetector.from_run(bare).fit(normal[:20])
-  np.testing.assert_array_equal(
-    detector.score_samples(bad), fitted.score_samples(bad)
-  )
-  np.testing.assert_array_equal(
+  assert_array_equal(detector.score_samples(bad), fitted.score_samples(bad))
+  assert_array_equal(
     detector.decision_function(bad), detector.score_samples(bad)
   )
-  np.testing.assert_array_equal(
-    detector.decision_scores_, fitted.decision_scores_
-  )
+  assert_array_equal(detector.decision_scores_, fitted.decision_scores_)
   judged = detector.judge(bad)
   assert np.isnan(judged.p_values).all() and not judged.outliers.any()
   told, other = (each.explain(bad[:1])[0] for each in (detector, fitted))
-  np.testing.assert_array_equal(told.attributions, other.attributions)
+  assert_array_equal(told.attributions, other.attributions)
   assert told.change is None and 'not calibrated' in reasons.text(told)
   for method in ('predict', 'p_values', 'predict_proba', 'discoveries'):
     with pytest.raises(DataError, match='experiments.calibrate'):
@@ -356,7 +349,7 @@ def test_the_shipped_file_is_what_its_learner_has():
   traced = runs.restore(
     str(pathlib.Path(fitted_lib.__file__).parents[1] / 'shipped/tables.npz')
   )
-  jax.tree.map(np.testing.assert_array_equal, named.params, traced.params)
+  jax.tree.map(assert_array_equal, named.params, traced.params)
   assert jax.tree.structure(named.params) == jax.tree.structure(traced.params)
 
 

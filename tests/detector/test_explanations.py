@@ -2,6 +2,7 @@
 
 import nearest_run
 import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
 import pandas
 import pytest
 
@@ -21,7 +22,7 @@ def test_shapley_values_of_a_linear_score_are_exact():
   normals = rng.normal(size=(8, 5))
   found = explanations.shapley(lambda x: x @ weight, row, normals, np.arange(5))
   exact = weight * (row - normals.mean(0))
-  np.testing.assert_allclose(found, exact, atol=1e-9)
+  assert_allclose(found, exact, atol=1e-9)
 
 
 def test_shapley_values_of_a_product_are_symmetric():
@@ -30,14 +31,14 @@ def test_shapley_values_of_a_product_are_symmetric():
   found = explanations.shapley(
     score, np.array([2.0, 3.0, 9.0]), np.zeros((4, 3)), np.arange(3)
   )
-  np.testing.assert_allclose(found, [3, 3, 0], atol=1e-12)
+  assert_allclose(found, [3, 3, 0], atol=1e-12)
 
 
 def test_groups_of_entries_are_one_player():
   score = lambda x: x.sum((1, 2))
   row, players = np.ones((4, 2)), np.repeat([[0], [0], [1], [2]], 2, 1)
   found = explanations.shapley(score, row, np.zeros((3, 4, 2)), players)
-  np.testing.assert_allclose(found, [4, 2, 2])
+  assert_allclose(found, [4, 2, 2])
 
 
 def test_the_planted_column_comes_first(run_dir):
@@ -70,8 +71,8 @@ def test_the_reference_is_the_mean_of_the_support_s_normals(run_dir):
   assert normals.sum() == 20 and detector.support_[:2].all()
   assert told.reference == np.mean(detector.decision_scores_[normals])
   assert told.attributions.sum() == pytest.approx(told.score - told.reference)
-  np.testing.assert_array_equal(told.normals, x[normals])
-  np.testing.assert_array_equal(x[told.numbers], told.normals)
+  assert_array_equal(told.normals, x[normals])
+  assert_array_equal(x[told.numbers], told.normals)
 
 
 def test_what_parts_of_the_support_miss_is_shared_out():
@@ -84,9 +85,9 @@ def test_what_parts_of_the_support_miss_is_shared_out():
   row, players = np.ones(3), np.arange(3)
   found, shared = explanations.attributions(judges, row, players, 2.6)
   assert abs(shared - 0.6) < 1e-9
-  np.testing.assert_allclose(found, [2.6, 0, 0], atol=1e-9)
+  assert_allclose(found, [2.6, 0, 0], atol=1e-9)
   still, _ = explanations.attributions(judges, np.zeros(3), players, 0.3)
-  np.testing.assert_allclose(still, 0.1)  # nothing differs: an equal share
+  assert_allclose(still, 0.1)  # nothing differs: an equal share
 
 
 def test_a_planted_band_comes_first_and_is_a_ratio_of_powers(run_dir):
@@ -128,11 +129,9 @@ def test_a_change_is_small_and_mends(run_dir):
     assert 3 in mended.columns
     held += len(mended.columns) == 1
     others = np.setdiff1d(np.arange(6), mended.columns)
-    np.testing.assert_array_equal(mended.row[others], told[1].row[others])
+    assert_array_equal(mended.row[others], told[1].row[others])
     source = told[1].normals[mended.normal]
-    np.testing.assert_array_equal(
-      mended.row[mended.columns], source[mended.columns]
-    )
+    assert_array_equal(mended.row[mended.columns], source[mended.columns])
     assert mended.score <= detector.threshold_
     assert detector.predict(mended.row[None].astype(float))[0] == 1
   assert held >= 10
@@ -145,7 +144,7 @@ def test_the_fewest_columns_by_hand():
   found = explanations.change(
     score, row, normals, np.array([3.0, 0.0, 1.0, 2.0]), 1.0
   )
-  np.testing.assert_array_equal(found.columns, [0, 3])
+  assert_array_equal(found.columns, [0, 3])
   assert found.score == 1
   assert explanations.change(score, row, normals, np.zeros(4), 3.0) is None
   assert explanations.change(score, row, normals, np.zeros(4), -1.0) is None
@@ -156,7 +155,7 @@ def test_columns_that_need_not_go_are_put_back():
   found = explanations.change(
     score, np.ones(3), np.zeros((1, 3)), np.array([3.0, 2.0, 1.0]), 0.5
   )
-  np.testing.assert_array_equal(found.columns, [2])
+  assert_array_equal(found.columns, [2])
 
 
 def test_the_nearest_normal():
@@ -172,7 +171,7 @@ def test_the_nearest_normal():
   late = np.array([[1e9], [1e9 + 1], [1e9 + 2]])
   order, distance = explanations.nearest(np.array([1e9 + 1.9]), late)
   assert order[0] == 2
-  np.testing.assert_allclose(distance[0], 0.1 / np.sqrt(2 / 3), rtol=1e-5)
+  assert_allclose(distance[0], 0.1 / np.sqrt(2 / 3), rtol=1e-5)
 
 
 def test_reasons_by_hand():
@@ -226,9 +225,7 @@ def test_texts_stay_texts_and_large_values_stay_as_they_came(run_dir):
   assert known['time'].min() <= told[1].change.row[1] <= known['time'].max()
   near = told[1].numbers[told[1].nearest[0]]
   assert detector.support_[near]
-  np.testing.assert_array_equal(
-    told[1].normals[:, 1], known['time'][detector.support_]
-  )
+  assert_array_equal(told[1].normals[:, 1], known['time'][detector.support_])
 
 
 def test_every_normal_counts_the_same():
@@ -241,7 +238,7 @@ def test_every_normal_counts_the_same():
       score, row, normals, np.arange(width), budget=budget
     )
     total = score(row[None])[0] - score(normals).mean()
-    np.testing.assert_allclose(found.sum(), total, atol=1e-9)
+    assert_allclose(found.sum(), total, atol=1e-9)
 
 
 def test_the_picture_shows_the_leading_columns(run_dir):

@@ -5,6 +5,7 @@ import sys
 
 import nearest_run
 import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
 from metaad_jax import storage
@@ -46,10 +47,8 @@ def test_it_agrees_with_the_detector(fitted):
   detector, path, new = fitted
   told = exported.load(path)
   for x in (new, new[:1], new[:30]):
-    np.testing.assert_allclose(
-      told.score_samples(x), detector.score_samples(x), atol=1e-5
-    )
-  np.testing.assert_array_equal(told.predict(new), detector.predict(new))
+    assert_allclose(told.score_samples(x), detector.score_samples(x), atol=1e-5)
+  assert_array_equal(told.predict(new), detector.predict(new))
   gap = told.p_values(new) - detector.p_values(new)
   assert gap.min() > -1e-9 and gap.max() < 0.05
   assert set(told.predict(new)) == {-1, 1}
@@ -62,8 +61,8 @@ def test_it_runs_without_flax_and_without_the_training_code(fitted, tmp_path):
   paths = path, str(tmp_path / 'x.npy'), str(tmp_path / 'y.npy')
   subprocess.run([sys.executable, '-c', ALONE, *paths], check=True)
   scores, labels = np.load(paths[-1], allow_pickle=False)
-  np.testing.assert_allclose(scores, detector.score_samples(new), atol=1e-5)
-  np.testing.assert_array_equal(labels, detector.predict(new))
+  assert_allclose(scores, detector.score_samples(new), atol=1e-5)
+  assert_array_equal(labels, detector.predict(new))
 
 
 def test_windows(tmp_path):
@@ -73,7 +72,7 @@ def test_windows(tmp_path):
   detector = MetaAnomalyDetector(run, rate=100.0, false_alarm_rate=0.2)
   detector.fit(windows[:20]).export(str(tmp_path / 'windows.npz'))
   told = exported.load(str(tmp_path / 'windows.npz'))
-  np.testing.assert_allclose(
+  assert_allclose(
     told.score_samples(windows), detector.score_samples(windows), atol=1e-4
   )
   with pytest.raises(DataError, match='NaN'):

@@ -10,6 +10,7 @@ import sys
 from binaries import call, fail, files, succeed
 import nearest_run
 import numpy as np
+from numpy.testing import assert_allclose
 import pandas
 import pytest
 import scipy.io.wavfile
@@ -97,7 +98,7 @@ def test_tables_with_all_that_is_normal_life(run_dir, tmp_path):
   known_rows = frame(known, ['open', 'shut'] * 10)[['valve', *'abcd']]
   direct = estimator.MetaAnomalyDetector(run_dir).fit(known_rows)
   found = direct.judge(frame(new, ['shut', 'open'] * 15))
-  np.testing.assert_allclose(scores, found.scores, rtol=1e-6)
+  assert_allclose(scores, found.scores, rtol=1e-6)
   stated = np.arange(30) != 7
   auroc = metrics.auroc(labels[stated], found.scores[stated])
   assert f'against the labels in q.csv: AUROC {auroc:.3f}, ' in out
@@ -105,7 +106,7 @@ def test_tables_with_all_that_is_normal_life(run_dir, tmp_path):
   lines = pandas.read_csv('adapted/scores.csv').fillna({'reasons': ''})
   rows = pandas.DataFrame(content['rows'])
   for table in (lines, rows):
-    np.testing.assert_allclose(table.p_value, found.p_values, rtol=1e-3)
+    assert_allclose(table.p_value, found.p_values, rtol=1e-3)
     assert ((table.decision == 'abnormal') == found.outliers).all()
   assert (np.diff(scores[np.argsort(lines['rank'])]) <= 0).all()
   why = rows.reasons.map(lambda r: isinstance(r, list) and len(r) > 0)
@@ -132,7 +133,7 @@ def test_arrays_give_the_same_scores(run_dir):
   np.savez('q.npz', x=new)
   files_judged(run_dir, support='s.npy', query='q.npz')
   direct = estimator.MetaAnomalyDetector(run_dir).fit(known)
-  np.testing.assert_allclose(scores_of()[1], -direct.score_samples(new))
+  assert_allclose(scores_of()[1], -direct.score_samples(new))
 
 
 def test_sound_is_cut_into_windows(run_dir):
@@ -238,8 +239,8 @@ def test_rows_one_by_one_are_judged_as_in_a_file(judge):
   lines = [b'id,a,b,c,d', *[b'7,' + text(r) for r in new]]
   rows, summary, skipped = followed(judge, lines)
   assert not skipped and [row['row'] for row in rows] == list(range(30))
-  np.testing.assert_allclose([r['score'] for r in rows], found.scores)
-  np.testing.assert_allclose([r['p_value'] for r in rows], found.p_values)
+  assert_allclose([r['score'] for r in rows], found.scores)
+  assert_allclose([r['p_value'] for r in rows], found.p_values)
   bad = [row['decision'] == 'abnormal' for row in rows]
   assert (found.outliers == bad).all()
   assert all(bool(r['reasons']) == b for r, b in zip(rows, bad, strict=True))

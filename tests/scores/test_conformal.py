@@ -3,6 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
 from metaad_jax.base import DataError
@@ -144,7 +145,7 @@ def test_p_values_fall_with_the_score_and_agree_with_the_threshold(
   assert (np.diff(p) <= 0).all()
   assert (p > 0).all() and (p <= 1).all()
   bar = conformal.threshold(one, known, rate)
-  np.testing.assert_array_equal(scores > bar, p <= rate)
+  assert_array_equal(scores > bar, p <= rate)
 
 
 # --- by hand -----------------------------------------------------------------
@@ -156,7 +157,7 @@ def test_a_scale_shrinks_with_its_own_strength():
     np.array([1.0, 5.0]), np.array([1.0, 3.0]), np.array([0.0, 2.0, 2.0, 6.0])
   )
   scale = np.sqrt((2 * 1 + 6 * 4) / (2 + 6))
-  np.testing.assert_allclose(found, [0, (5 - 1) / scale])
+  assert_allclose(found, [0, (5 - 1) / scale])
 
 
 def test_the_support_counts_as_much_as_it_tells():
@@ -189,7 +190,7 @@ def test_an_entity_with_several_supports_counts_once():
   rng = np.random.default_rng(0)
   base = [entity(rng, str(i)) for i in range(20)]
   first, second = conformal.fit(base), conformal.fit(base + [base[0]] * 5)
-  np.testing.assert_array_equal(first.grid, second.grid)
+  assert_array_equal(first.grid, second.grid)
   assert second.entities == 20
 
 
@@ -205,14 +206,14 @@ def test_between_calibrated_cells_p_values_are_interpolated():
   for i, share in ((5, 0), (20, 1), (10, far), (1, 0), (999, 1)):
     for j, part in ((0, 0), (1, many), (2, 1), (7, 1)):
       exact = [1 - share, share] @ level @ [1 - part, part]
-      np.testing.assert_allclose(p(i, j, False), exact)
-  np.testing.assert_allclose(p(10, 1, True), up(0.9))
+      assert_allclose(p(i, j, False), exact)
+  assert_allclose(p(10, 1, True), up(0.9))
   # So are the ranks among mixtures.
   mixed = np.array([[stepped(p)] * len(OWN) for p in (0.4, 0.8)])
   calibrated = by_hand([[[0.9] * 2]] * 2, mixed, shots=(5, 20))
   own = PLAIN._replace(shots=10, own=np.zeros(5))
   (rank,) = conformal.p_values(calibrated, own, np.ones(1))
-  np.testing.assert_allclose(rank, (1 - far) * up(0.4) + far * up(0.8))
+  assert_allclose(rank, (1 - far) * up(0.4) + far * up(0.8))
   # So are the moments: the score 1 is 1 / (1 + 3 far) in units of the scale.
   moments = np.tile([0.0, 1, 1, 1], (2, 1, 2, 1))
   moments[1, ..., 1] = 4
@@ -222,7 +223,7 @@ def test_between_calibrated_cells_p_values_are_interpolated():
     grid[LEVELS < up(0.1)] = np.inf
     stretched = scaled._replace(grid=np.tile(grid, (2, 1, 2, 1)))
     p = conformal.p_values(stretched, PLAIN._replace(shots=10), np.ones(1))
-    np.testing.assert_allclose(p, least)
+    assert_allclose(p, least)
 
 
 def test_own_normals_are_averaged_in_by_their_number():
@@ -281,9 +282,7 @@ def test_scores_are_squashed_where_that_finds_more():
     known = evidence(new, own)
     again = known._replace(support=stretch(new.support), own=stretch(own))
     p = conformal.p_values(squashed, again, stretch(new.normal))
-    np.testing.assert_array_equal(
-      p, conformal.p_values(plain, known, new.normal)
-    )
+    assert_array_equal(p, conformal.p_values(plain, known, new.normal))
 
 
 def test_what_cannot_be_promised_is_refused():
@@ -301,8 +300,8 @@ def test_unlabelled_supports_have_their_own_calibration():
   clean = [entity(rng, str(i)) for i in range(30)]
   dirty = [entity(rng, str(i), unlabelled=True) for i in range(30)]
   both, only = conformal.fit(clean + dirty), conformal.fit(clean)
-  np.testing.assert_array_equal(both.grid[:, :, 0], only.grid[:, :, 0])
-  np.testing.assert_array_equal(only.grid[:, :, 0], only.grid[:, :, 1])
+  assert_array_equal(both.grid[:, :, 0], only.grid[:, :, 0])
+  assert_array_equal(only.grid[:, :, 0], only.grid[:, :, 1])
   assert (both.grid[:, :, 0] != both.grid[:, :, 1]).any()
 
 
@@ -311,7 +310,7 @@ def test_the_ladder_is_the_p_values(one):
   scores, p = conformal.ladder(one, evidence(case), 512)
   assert (np.diff(scores) > 0).all() and (np.diff(p) <= 0).all()
   exact = conformal.p_values(one, evidence(case), scores)
-  np.testing.assert_array_equal(p, exact)
+  assert_array_equal(p, exact)
   for rate in (0.02, 0.5):  # it reaches over all thresholds
     bar = conformal.threshold(one, evidence(case), rate)
     assert scores[0] < bar < scores[-1]
@@ -320,7 +319,7 @@ def test_the_ladder_is_the_p_values(one):
 def test_benjamini_hochberg_by_hand():
   p = np.array([0.04, 0.01, 0.9, 0.02])
   reported = conformal.benjamini_hochberg(p, 0.05)
-  np.testing.assert_array_equal(reported, [False, True, False, True])
+  assert_array_equal(reported, [False, True, False, True])
   assert not conformal.benjamini_hochberg(np.array([0.9]), 0.1).any()
   assert conformal.benjamini_hochberg(np.zeros(0), 0.1).shape == (0,)
 
@@ -330,7 +329,7 @@ def test_arrays_and_back():
   arrays = conformal.to_arrays(calibrated)
   again = conformal.from_arrays(arrays | {'params/w': np.zeros(3)})
   for first, second in zip(calibrated, again, strict=True):
-    np.testing.assert_array_equal(first, second)
+    assert_array_equal(first, second)
   assert conformal.from_arrays({'params/w': np.zeros(3)}) is None
   for name in arrays:
     rest = {k: v for k, v in arrays.items() if k != name}
