@@ -264,12 +264,14 @@ def picture(records: Sequence[dict[str, Any]], title: str) -> bytes:
   with matplotlib.style.context('metaad_jax.metaad'):
     figure = mpl_figure.Figure(figsize=(9, 3.6), layout='constrained')
     left, right = figure.subplots(1, 2)
-    for name, ours in rules:
-      ends = ours.false_alarms_p10, ours.false_alarms_p90
-      left.plot(ours.shots, ours.false_alarms, marker='o', label=name)
-      left.fill_between(ours.shots, *ends, alpha=0.12)
+    for i, (name, ours) in enumerate(rules):
+      x, y = ours.shots * 1.03**i, ours.false_alarms
+      ends = np.maximum(
+        [y - ours.false_alarms_p10, ours.false_alarms_p90 - y], 0
+      )
+      left.errorbar(x, y, ends, marker='o', capsize=2, label=name)
       if 'recall' in ours:
-        right.plot(ours.shots, ours.recall, marker='o')
+        right.plot(x, ours.recall, marker='o')
     left.axhline(0.05, color='black', linewidth=0.8, linestyle='--')
     left.set_ylabel('false-alarm rate: mean, 10th-90th percentile')
     right.set_ylabel('recall')

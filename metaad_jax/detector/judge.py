@@ -180,7 +180,7 @@ def common(
   known, new = list(support.rows.columns), list(query.rows.columns)
   both = tuple(name for name in known if name in new)
   unnamed = all(name.startswith('column ') for name in known)
-  if not both or (unnamed and known != new):
+  if not both or (unnamed and len(known) != len(new)):
     raise DataError(
       f'{paths[0]} has columns {_listed(known)}, {paths[1]} has '
       f'{_listed(new)}: name them alike'
