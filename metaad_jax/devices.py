@@ -21,30 +21,24 @@ TASKS = 'tasks'  # the axis of a mesh of devices
 
 
 class Tuning(NamedTuple):
-  """What is fastest on a backend; results differ by rounding at most.
+  """What is fastest on a backend; results differ by rounding at most."""
 
-  Attributes:
-    tasks_bytes: that the tasks under one `vmap` may compute in all, one value
-      after the other; None = half of the device's memory. On a CPU about a
-      tenth of them live at a time, and should fit into a core's cache.
-    unroll_bytes: an inner loop that computes less becomes a program without a
-      loop.
-    keep_bytes: an inner loop that computes more is recomputed on the way back.
-    gather_channels: convolutions of fewer input channels multiply gathered
-      taps; others are XLA's own.
-    block_elements: of gathered taps at a time.
-    score_rows: that the detector scores at once within a call.
-    options: of the compiler that halve the memory and the time of compiling.
-      XLA's newer emitters of fused operations, which these turn off, make
-      programs of many small operations run up to a fifth faster, and no others.
-  """
-
+  # That the tasks under one `vmap` may compute in all, one value after the
+  # other; None = half of the device's memory. On a CPU about a tenth of them
+  # live at a time, and should fit into a core's cache.
   tasks_bytes: int | None = None
+  # An inner loop that computes less becomes a program without a loop.
   unroll_bytes: int = 1 << 18
+  # An inner loop that computes more is recomputed on the way back.
   keep_bytes: int = 1 << 30
+  # Convolutions of fewer input channels multiply gathered taps; others are
+  # XLA's own.
   gather_channels: int = 8
-  block_elements: int = 1 << 62
-  score_rows: int = 1 << 10
+  block_elements: int = 1 << 62  # of gathered taps at a time
+  score_rows: int = 1 << 10  # that the detector scores at once within a call
+  # Compiler options that halve the memory and the time of compiling. XLA's
+  # newer emitters of fused operations, which these turn off, make programs of
+  # many small operations run up to a fifth faster, and no others.
   options: tuple[tuple[str, Any], ...] = ()
 
 
@@ -55,7 +49,7 @@ TUNING = {
     score_rows=128,  # ten times as fast as 10,000
     options=(('xla_cpu_use_fusion_emitters', False),),
   ),
-  # Not measured: no blocks and rounds, since these run one after the other.
+  # Not measured; no blocks, since they would run one after the other.
   'gpu': Tuning(),
   'tpu': Tuning(),
 }
@@ -87,8 +81,8 @@ def start(
     process: which one this is, from 0.
 
   Raises:
-    DataError: if there are fewer cores than devices, the other processes cannot
-      be reached or have no coordinator, or other devices have been made.
+    DataError: if there are fewer cores than devices, other processes cannot be
+      reached or have no coordinator, or other devices have been made already.
   """
   if devices > cores():
     raise DataError(
@@ -148,17 +142,10 @@ def wait(what: str) -> None:
 def mesh(
   tasks: int, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
-  """As many devices as divide a batch of tasks evenly.
+  """A mesh with the axis `TASKS` of as many devices as divide `tasks` evenly.
 
-  Args:
-    tasks: of a batch.
-    devices: to choose from; None = all, those of other processes too.
-
-  Returns:
-    A mesh with the one axis `TASKS`.
-
-  Raises:
-    DataError: if the tasks do not divide evenly over several processes.
+  They are chosen from `devices`; None = all, those of other processes too,
+  where tasks that cannot be shared out evenly raise DataError.
   """
   chosen = list(jax.devices() if devices is None else devices)
   count = max(n for n in range(1, len(chosen) + 1) if tasks % n == 0)
@@ -217,9 +204,6 @@ def jit(
     over: the devices.
     small: made of small operations and run often: compiled with care.
     **options: of `jax.jit`.
-
-  Returns:
-    What `jax.jit` returns.
   """
   compiler = {} if small else dict(quick())
   if over.size == 1:
@@ -261,9 +245,6 @@ def mean_over_tasks(
     arguments: a tuple of pytrees of arrays [T, ...].
     at_once: tasks under one `vmap`, the others after them; None = chosen by
       the size of what one task computes, and by the backend.
-
-  Returns:
-    The means, as `function` returns them.
   """
   tasks = len(jax.tree.leaves(arguments)[0])
   function = jax.jit(function, inline=True)  # traced once for all that follows
@@ -280,12 +261,9 @@ def mean_over_tasks(
 
   if size == tasks:
     return average(*arguments)
-  return optax.microbatching.microbatch(
-    average,
-    range(len(arguments)),
-    size,
-    optax.microbatching.AccumulationType.MEAN,
-  )(*arguments)
+  every = range(len(arguments))
+  how = optax.microbatching.AccumulationType.MEAN
+  return optax.microbatching.microbatch(average, every, size, how)(*arguments)
 
 
 def footprint(function: Callable[..., Any], *arguments: Any) -> int:
@@ -304,11 +282,7 @@ def _bytes(jaxpr):
 
 
 def most(size: int) -> int:
-  """How many tasks that compute so many bytes are worked on at once.
-
-  As many as fit into the cache of a core, or into half of a device's memory;
-  at least one.
-  """
+  """How many tasks of so many bytes each are worked on at once; at least 1."""
   room = tuning().tasks_bytes
   if room is None:
     stats = jax.local_devices()[0].memory_stats() or {}
@@ -320,9 +294,8 @@ def persist() -> None:
   """Keeps what is compiled below the user's cache folder, for later processes.
 
   The folder is `$XDG_CACHE_HOME/metaad_jax` or `~/.cache/metaad_jax`. Another
-  folder (`JAX_COMPILATION_CACHE_DIR`, or `jax.config`) and a cache that is off
-  (`JAX_ENABLE_COMPILATION_CACHE=0`) stay as they are; where the folder cannot
-  be written to, nothing is kept.
+  folder (`JAX_COMPILATION_CACHE_DIR`, or `jax.config`) stays; where the folder
+  cannot be written to, nothing is kept.
   """
   if jax.config.values.get('jax_compilation_cache_dir') is not None:
     return

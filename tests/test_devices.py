@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import fast
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,11 +44,13 @@ def main(use, run_dir, steps):
     np.asarray, jax.jit(jax.vmap(lambda k: sample(k)))(keys)
   )
   learner = maml.maml(models.make('mlp:width=8,depth=1'), steps=2)
+  settings = loop.Settings(
+    steps, tasks=8, seed=7, report_every=5, validate_every=5,
+    checkpoint_every=5, devices=jax.devices()[:use] if use else None,
+  )
   state = loop.train(
-    learner, sample, validation, metrics.masked_auroc,
-    optimizer=optax.adam(0.05), steps=steps, tasks=8, seed=7, report_every=5,
-    validate_every=5, checkpoint_every=5, quiet=True, run_dir=run_dir or None,
-    devices=jax.devices()[:use] if use else None,
+    learner, sample, validation, metrics.masked_auroc, optax.adam(0.05),
+    settings, quiet=True, run_dir=run_dir or None,
   )
   flat = [np.asarray(a).ravel() for a in jax.tree.leaves(state.params)]
   print(json.dumps({
@@ -72,6 +75,10 @@ def _printed(process):
   return [json.loads(line) for line in out.splitlines() if line[:1] == '{']
 
 
+def close(a, b):
+  np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 @pytest.fixture(scope='module')
 def alone():
   """Trained on 1 and on 4 devices of one process."""
@@ -85,9 +92,7 @@ for use in (1, 4):
 def test_more_devices_train_alike(alone):
   one, four = alone
   assert one['devices'] == 4
-  np.testing.assert_allclose(
-    four['params'], one['params'], rtol=1e-4, atol=1e-5
-  )
+  close(four['params'], one['params'])
   assert four['score'] == pytest.approx(one['score'], abs=1e-6)
   assert four['params'] != one['params']  # truly shared out
 
@@ -120,28 +125,20 @@ devices.start(1)
 main(0, {str(tmp_path)!r}, 10)
 '''))  # fmt: skip
   assert resumed['step'] == 10
-  np.testing.assert_allclose(
-    resumed['params'], alone[0]['params'], rtol=1e-4, atol=1e-5
-  )
+  close(resumed['params'], alone[0]['params'])
 
 
 def test_any_number_of_tasks_at_once_gives_the_same_means():
+  rng = np.random.default_rng(0)
+  x, t = rng.normal(size=(12, 3)), np.arange(12.0)
+  function = lambda x, t: {'a': jnp.sin(x) * t, 'b': x.sum()}
+  want = {'a': (np.sin(x) * t[:, None]).mean(0), 'b': x.sum(1).mean()}
   with jax.enable_x64(True):
-    rng = np.random.default_rng(0)
-    tree = (jnp.asarray(rng.normal(size=(12, 3))), {'b': jnp.arange(12.0)})
-    function = lambda a, t: {'s': jnp.sin(a) * t['b'], 'n': a.sum()}
-    wanted = {
-      's': np.mean(np.sin(tree[0]) * np.arange(12.0)[:, None], 0),
-      'n': np.mean(np.sum(tree[0], 1)),
-    }
-    for at_once in (1, 2, 5, 12, 100, None):
-      found = jax.jit(
-        lambda t, n=at_once: devices.mean_over_tasks(function, t, n)
-      )(tree)
-      jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12),
-        found, wanted,
-      )  # fmt: skip
+    for at_once in (1, 5, 100, None):
+      run = lambda *a, n=at_once: devices.mean_over_tasks(function, a, n)
+      means = fast.jit(run)(x, t)
+      for name, value in want.items():
+        np.testing.assert_allclose(means[name], value, rtol=1e-12)
 
 
 def test_as_many_at_once_as_fit(monkeypatch):
@@ -178,14 +175,14 @@ def test_a_mesh_takes_devices_that_divide_the_tasks():
     assert devices.mesh(tasks, [device] * 7).size == wanted
 
 
-def test_processes_that_cannot_share_the_tasks_evenly_are_printed(monkeypatch):
+def test_processes_that_cannot_share_the_tasks_evenly_are_refused(monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   monkeypatch.setattr(jax, 'devices', lambda: [None] * 4)
   with pytest.raises(DataError, match='6 tasks.*multiple of 4'):
     devices.mesh(6)
 
 
-def test_who_cannot_be_reached_is_printed(monkeypatch):
+def test_a_process_that_cannot_be_reached_is_named(monkeypatch):
   def fail(*_):
     raise RuntimeError('deadline exceeded\nmore')
 
@@ -207,3 +204,39 @@ def test_more_devices_than_cores_are_refused_at_once(monkeypatch):
   for number in (3, 100_000):
     with pytest.raises(DataError, match=f'{number} CPU devices of 2 cores'):
       devices.start(number)
+
+
+# --- the compilation cache: on by default, never against the user's will
+
+
+@pytest.fixture
+def persist(monkeypatch):
+  """(environment) -> the folder that is chosen, where `chosen` was before."""
+
+  def run(chosen=None, **environment):
+    config = {'jax_compilation_cache_dir': chosen}
+    monkeypatch.setattr(jax.config, 'update', config.__setitem__)
+    monkeypatch.setattr(type(jax.config), 'values', config, raising=False)
+    for name, value in environment.items():
+      monkeypatch.setenv(name, str(value))
+    devices.persist()
+    return config['jax_compilation_cache_dir']
+
+  return run
+
+
+def test_what_is_compiled_is_kept_below_the_users_cache(persist, tmp_path):
+  folder = tmp_path / 'metaad_jax'
+  assert persist(XDG_CACHE_HOME=tmp_path) == str(folder) and folder.is_dir()
+  home = tmp_path / '.cache' / 'metaad_jax'
+  assert persist(XDG_CACHE_HOME='', HOME=tmp_path) == str(home)
+
+
+def test_another_choice_and_a_folder_that_cannot_be_made_stay(
+  persist, tmp_path
+):
+  assert persist('other', XDG_CACHE_HOME=tmp_path) == 'other'
+  assert not list(tmp_path.iterdir())
+  file = tmp_path / 'file'
+  file.write_text('')
+  assert persist(XDG_CACHE_HOME=file) is None

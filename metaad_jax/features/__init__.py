@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from metaad_jax import base, specs
@@ -18,7 +17,8 @@ from metaad_jax.features import feature, spectrum, time_statistics, wavelets
 Feature = feature.Feature
 BANDS = 32
 
-# name: (length, channels, rate, *, options) -> Feature
+# name: (length, channels, rate, *, options) -> Feature of windows of `length`
+# samples; `channels` are names; rate in Hz, or 1 for cycles per sample.
 REGISTRY: dict[str, Callable[..., Feature]] = {
   'envelope': spectrum.log_envelope_spectrum,
   'identity': feature.identity,
@@ -31,21 +31,15 @@ REGISTRY: dict[str, Callable[..., Feature]] = {
 
 
 def of_windows(length: int) -> str:
-  """The features of windows for who chooses none: 32 bands and statistics."""
+  """The default features of windows: 32 bands and statistics."""
   return f'logspec:bins={min(BANDS, length // 2 + 1)}+statistics'
 
 
 class Spec(NamedTuple):
-  """The spec of one feature.
+  """The spec of one feature."""
 
-  Attributes:
-    text: as it was written.
-    name: in the registry.
-    options: of the feature.
-  """
-
-  text: str
-  name: str
+  text: str  # as it was written
+  name: str  # in the registry
   options: dict[str, Any]
 
 
@@ -65,18 +59,7 @@ def parse(text: str) -> tuple[Spec, ...]:
 
 
 def make(
-  spec: str,
-  shape: tuple[int, ...],
-  *,
-  rate: float | None,
-  channels: tuple[str, ...] = (),
-) -> Feature:
-  """Reads specs such as 'logspec:bins=64+statistics'; see `build`."""
-  return build(parse(spec), shape, rate=rate, channels=channels)
-
-
-def build(
-  chosen: Sequence[Spec],
+  spec: str | Sequence[Spec],
   shape: tuple[int, ...],
   *,
   rate: float | None,
@@ -85,7 +68,7 @@ def build(
   """Makes one feature, or joins several.
 
   Args:
-    chosen: see `parse`.
+    spec: such as 'logspec:bins=64+statistics', or what `parse` made of it.
     shape: of one row: (L, C) for windows, (F,) for rows of a table.
     rate: sampling rate in Hz; None = 1, frequencies in cycles per sample.
     channels: names of the C channels or F columns; () = 'ch 0', 'ch 1', ...
@@ -97,6 +80,8 @@ def build(
   Raises:
     DataError: if the spec, the shape or the channels do not fit together.
   """
+  chosen = parse(spec) if isinstance(spec, str) else spec
+  text = '+'.join(part.text for part in chosen)
   if len(shape) not in (1, 2) or min(shape) < 1:
     raise base.DataError(
       f'features need windows (L, C) or rows (F,), not shape {shape}'
@@ -109,38 +94,29 @@ def build(
       f'{len(channels)} channel names for shape {shape}: '
       f'give {shape[-1]} different names, or none'
     )
-  length = shape[0] if len(shape) == 2 else 1
-  parts = []
-  for _, name, options in chosen:
-    if len(shape) == 1 and name != 'identity':
-      raise base.DataError(
-        f'feature {name!r} needs windows (L, C), not rows {shape}: '
-        "use 'identity'"
-      )
-    if name == 'raw' and len(chosen) > 1:
-      raise base.DataError(
-        "feature 'raw' keeps the window's shape and stands alone, not in "
-        f"{_text(chosen)!r}: use 'identity' to join samples with other features"
-      )
-    parts.append(
-      specs.call(
-        f'feature {name!r}',
-        REGISTRY[name],
-        length,
-        channels,
-        rate or 1.0,
-        **options,
-      )
+  names = [spec.name for spec in chosen]
+  if len(shape) == 1 and {*names} != {'identity'}:
+    raise base.DataError(
+      f"features {text!r} need windows (L, C), not rows {shape}: use 'identity'"
     )
-  return parts[0] if len(parts) == 1 else _join(chosen, parts)
+  if 'raw' in names and len(names) > 1:
+    raise base.DataError(
+      "feature 'raw' keeps the window's shape and stands alone, not in "
+      f"{text!r}: use 'identity' to join samples with other features"
+    )
+  arguments = shape[0] if len(shape) == 2 else 1, channels, rate or 1.0
+  parts = [
+    specs.call(f'feature {name!r}', REGISTRY[name], *arguments, **options)
+    for _, name, options in chosen
+  ]
+  if len(parts) == 1:
+    return parts[0]
+  join = lambda x: jnp.concatenate([part.apply(x) for part in parts])
+  return Feature(join, _names(chosen, parts))
 
 
-def _text(chosen):
-  return '+'.join(spec.text for spec in chosen)
-
-
-def _join(chosen: Sequence[Spec], parts: list[Feature]) -> Feature:
-  """Concatenates features; names that clash get their spec appended."""
+def _names(chosen: Sequence[Spec], parts: list[Feature]) -> tuple[str, ...]:
+  """The names of all outputs; those that clash get their spec appended."""
   count = collections.Counter(name for part in parts for name in part.names)
   names = tuple(
     name if count[name] == 1 else f'{name} [{spec.text}]'
@@ -148,11 +124,6 @@ def _join(chosen: Sequence[Spec], parts: list[Feature]) -> Feature:
     for name in part.names
   )
   if len(set(names)) < len(names):
-    raise base.DataError(
-      f'{_text(chosen)!r} names the same feature twice: drop one'
-    )
-
-  def apply(x: jax.Array) -> jax.Array:
-    return jnp.concatenate([part.apply(x) for part in parts])
-
-  return Feature(apply, names)
+    text = '+'.join(spec.text for spec in chosen)
+    raise base.DataError(f'{text!r} names the same feature twice: drop one')
+  return names

@@ -11,15 +11,12 @@ from metaad_jax import base
 
 
 class Feature(NamedTuple):
-  """A pure, jittable, differentiable function of one window.
+  """A pure, jittable, differentiable function of one window."""
 
-  Attributes:
-    apply: [L, C] -> [F], in the dtype of the window; finite, with finite
-      gradients, on every finite window.
-    names: F readable names, such as 'log-power 1.5-1.6 kHz, ch 0'.
-  """
-
+  # [L, C] -> [F], in the dtype of the window; finite, with finite gradients, on
+  # every finite window
   apply: Callable[[jax.Array], jax.Array]
+  # F readable names, such as 'log-power 1.5-1.6 kHz, ch 0'
   names: tuple[str, ...]
 
 
@@ -28,10 +25,10 @@ def per_channel(
   labels: Sequence[str],
   channels: Sequence[str],
 ) -> Feature:
-  """Applies a function to every channel and joins the results.
+  """Applies a function, [L] -> [K], to every channel and joins the results.
 
   Args:
-    function: [L] -> [K], of one channel.
+    function: of one channel.
     labels: the names of the K outputs.
     channels: the names of the C channels.
 
@@ -42,9 +39,8 @@ def per_channel(
   def apply(x: jax.Array) -> jax.Array:
     return jax.vmap(function, in_axes=1)(x).reshape(-1)
 
-  return Feature(
-    apply, tuple(f'{k}, {channel}' for channel in channels for k in labels)
-  )
+  names = tuple(f'{label}, {c}' for c in channels for label in labels)
+  return Feature(apply, names)
 
 
 def need(what: str, length: int, least: int) -> None:
@@ -72,7 +68,7 @@ def log_power(power: jax.Array) -> jax.Array:
 
 
 def band_names(low: np.ndarray, high: np.ndarray, rate: float) -> list[str]:
-  """Writes the bands low[i] to high[i], in Hz, or lines where low == high.
+  """Names of the bands low[i] to high[i], in Hz, or lines where low == high.
 
   Frequencies are in cycles/sample where the rate is 1.
   """
@@ -84,10 +80,7 @@ def band_names(low: np.ndarray, high: np.ndarray, rate: float) -> list[str]:
   gaps = np.diff(np.unique(np.concatenate([low, high])))
   gaps = gaps[gaps > 1e-9 * scale * top]
   digits = max(0, 1 - int(np.floor(np.log10(gaps.min())))) if gaps.size else 6
-
-  def write(value: float) -> str:
-    return np.format_float_positional(value, digits, trim='-')
-
+  write = lambda value: np.format_float_positional(value, digits, trim='-')
   return [
     f'{write(a)} {unit}' if a == b else f'{write(a)}-{write(b)} {unit}'
     for a, b in zip(low, high, strict=True)
@@ -97,9 +90,8 @@ def band_names(low: np.ndarray, high: np.ndarray, rate: float) -> list[str]:
 def identity(length: int, channels: Sequence[str], rate: float) -> Feature:
   """The samples themselves, flattened; a row [F] is a window of length 1."""
   del rate
-  if length == 1:
-    names = tuple(channels)
-  else:
+  names = tuple(channels)
+  if length > 1:
     names = tuple(f'sample {i}, {c}' for i in range(length) for c in channels)
   return Feature(lambda x: x.reshape(-1), names)
 

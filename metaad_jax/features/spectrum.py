@@ -13,13 +13,8 @@ from metaad_jax.features import feature
 def periodogram(x: jax.Array, rate: float, window: np.ndarray) -> jax.Array:
   """One-sided power spectral density, the mean removed.
 
-  Args:
-    x: [n] signal, in any unit u.
-    rate: sampling rate in Hz.
-    window: [n] taper.
-
-  Returns:
-    [n // 2 + 1] density in u^2 / Hz, at the multiples of rate / n.
+  [n] signal in any unit u, [n] taper -> [n // 2 + 1] density in u^2 / Hz at the
+  multiples of rate / n; the rate is in Hz.
   """
   sides = np.full(len(window) // 2 + 1, 2.0)
   sides[0] = 1.0
@@ -33,6 +28,9 @@ def periodogram(x: jax.Array, rate: float, window: np.ndarray) -> jax.Array:
 def power_density(x: jax.Array, rate: float, segments: int = 1) -> jax.Array:
   """Power spectral density by Welch's method with a Hann window.
 
+  P. D. Welch, The use of fast Fourier transform for the estimation of power
+  spectra, IEEE Trans. Audio and Electroacoustics 15(2), 1967.
+
   Args:
     x: [L] signal, in any unit u.
     rate: sampling rate in Hz.
@@ -41,10 +39,6 @@ def power_density(x: jax.Array, rate: float, segments: int = 1) -> jax.Array:
 
   Returns:
     [n // 2 + 1] density in u^2 / Hz, n the length of a segment.
-
-  References:
-    P. D. Welch, The use of fast Fourier transform for the estimation of power
-    spectra, IEEE Trans. Audio and Electroacoustics 15(2), 1967.
   """
   n = _segment(x.shape[0], segments)
   hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
@@ -58,16 +52,9 @@ def power_density(x: jax.Array, rate: float, segments: int = 1) -> jax.Array:
 def envelope(
   x: jax.Array, rate: float, low: float = 0.0, high: float = np.inf
 ) -> jax.Array:
-  """Magnitude of the analytic signal, the mean removed beforehand.
+  """Magnitude of the analytic signal of x [L], its mean removed: [L].
 
-  Args:
-    x: [L] signal.
-    rate: sampling rate in Hz.
-    low: lower end, in Hz, of the band that is kept before demodulation.
-    high: its upper end, in Hz.
-
-  Returns:
-    [L] envelope, in the unit of x.
+  Only the band from low to high, in Hz, is demodulated.
   """
   length = x.shape[0]
   x = feature.centre(x)
@@ -93,16 +80,10 @@ def log_spectrum(
   """Log power spectral density of every channel: [L, C] -> [C * bins].
 
   Args:
-    length: L, samples per window.
-    channels: names of the C channels.
-    rate: sampling rate in Hz; 1 = frequencies in cycles per sample.
     bins: number of linear bands to average into; 0 = every line.
     low: lowest frequency, in Hz.
     high: highest frequency, in Hz; 0 = Nyquist.
     welch: number of half-overlapping segments; 1 = the whole window.
-
-  Raises:
-    DataError: if the window is too short or the band is not possible.
   """
   if welch < 1:
     raise base.DataError(f'logspec: welch={welch} must be 1 or more')
@@ -114,9 +95,8 @@ def log_spectrum(
   def function(x: jax.Array) -> jax.Array:
     return feature.log_power(average(power_density(x, rate, welch)))
 
-  return feature.per_channel(
-    function, [f'log-power {name}' for name in names], channels
-  )
+  labels = [f'log-power {name}' for name in names]
+  return feature.per_channel(function, labels, channels)
 
 
 def log_envelope_spectrum(
@@ -134,21 +114,14 @@ def log_envelope_spectrum(
   Shocks that repeat, such as those of a bearing fault, ring at a resonance;
   demodulating the band around it shows their rate.
 
+  R. B. Randall, J. Antoni, Rolling element bearing diagnostics: a tutorial,
+  Mechanical Systems and Signal Processing 25(2), 2011.
+
   Args:
-    length: L, samples per window.
-    channels: names of the C channels.
-    rate: sampling rate in Hz; 1 = frequencies in cycles per sample.
     bins: number of linear bands to average into; 0 = every line above zero.
     high: highest frequency of the envelope, in Hz; 0 = Nyquist.
     band_low: lower end, in Hz, of the band that is demodulated.
     band_high: its upper end, in Hz; 0 = Nyquist.
-
-  Raises:
-    DataError: if the window is too short or a band is not possible.
-
-  References:
-    R. B. Randall, J. Antoni, Rolling element bearing diagnostics: a tutorial,
-    Mechanical Systems and Signal Processing 25(2), 2011.
   """
   feature.need('envelope', length, 4)
   band = _check_band('envelope band', rate, band_low, band_high)
@@ -166,9 +139,8 @@ def log_envelope_spectrum(
     density = periodogram(envelope(x, rate, *band), rate, boxcar)
     return feature.log_power(average(density))
 
-  return feature.per_channel(
-    function, [f'envelope {name}' for name in names], channels
-  )
+  labels = [f'envelope {name}' for name in names]
+  return feature.per_channel(function, labels, channels)
 
 
 def _segment(length: int, segments: int) -> int:
@@ -197,17 +169,10 @@ def _check_band(
 def _bands(
   what: str, lines: np.ndarray, n: int, rate: float, bins: int
 ) -> tuple[Callable[[jax.Array], jax.Array], list[str]]:
-  """Averages consecutive lines of an rfft of n samples into `bins` bands.
+  """How to average lines of an rfft of n samples into bands, 0 = one a line.
 
-  Args:
-    what: the feature, for the message.
-    lines: [n // 2 + 1] bool: the lines that count, without gaps.
-    n: samples.
-    rate: sampling rate in Hz.
-    bins: K; 0 = every line is a band.
-
-  Returns:
-    The function [n // 2 + 1] -> [K], and the names of the bands.
+  `lines`, [n // 2 + 1] bool, has no gaps. Returns the function [n // 2 + 1] ->
+  [bins] and the names of the bands.
   """
   kept = np.flatnonzero(lines)
   if not (kept.size and 0 <= bins <= kept.size):

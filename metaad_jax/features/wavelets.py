@@ -33,10 +33,12 @@ MODES = {
 def dwt(x: Array, wavelet: str, mode: str = 'symmetric') -> tuple[Array, Array]:
   """One level of the discrete wavelet transform, along the last axis.
 
+  S. Mallat, A theory for multiresolution signal decomposition: the wavelet
+  representation, IEEE Trans. PAMI 11(7), 1989.
+
   Args:
     x: [..., L] floats, L >= 1.
-    wavelet: a name of `pywt.wavelist(kind='discrete')`; its filters have F
-      taps.
+    wavelet: a name of `pywt.wavelist(kind='discrete')`, with filters of F taps.
     mode: how the signal continues past its ends, one of `MODES`.
 
   Returns:
@@ -45,10 +47,6 @@ def dwt(x: Array, wavelet: str, mode: str = 'symmetric') -> tuple[Array, Array]:
 
   Raises:
     DataError: if the wavelet or the mode is unknown.
-
-  References:
-    S. Mallat, A theory for multiresolution signal decomposition: the wavelet
-    representation, IEEE Trans. PAMI 11(7), 1989.
   """
   bank = _filters(wavelet)
   return _split(_extend(x, bank.shape[1], mode), bank)
@@ -59,13 +57,9 @@ def wavedec(
 ) -> list[Array]:
   """Multilevel discrete wavelet transform; arguments as of `dwt`.
 
-  Returns:
-    [approximation at the last level, detail at the last level, ..., detail at
-    level 1], that is, from low to high frequencies; `level` = None goes as deep
-    as `max_level`.
-
-  Raises:
-    DataError: if the wavelet or the mode is unknown, or the level too deep.
+  Returns the approximation at the last level, the detail there, ..., the detail
+  at level 1, that is, from low to high frequencies; `level` = None goes as deep
+  as `max_level`, a deeper one raises DataError.
   """
   details = []
   for _ in range(_check_level(x.shape[-1], wavelet, level)):
@@ -79,22 +73,19 @@ def wavelet_packet(
 ) -> Array:
   """Leaves of the full wavelet packet tree; arguments as of `wavedec`.
 
-  Returns:
-    [..., 2**level leaves by frequency, coefficients].
+  Returns [..., 2**level leaves by frequency, coefficients].
 
-  Raises:
-    DataError: if the wavelet or the mode is unknown, or the level too deep.
-
-  References:
-    R. R. Coifman, M. V. Wickerhauser, Entropy-based algorithms for best basis
-    selection, IEEE Trans. Information Theory 38(2), 1992.
+  R. R. Coifman, M. V. Wickerhauser, Entropy-based algorithms for best basis
+  selection, IEEE Trans. Information Theory 38(2), 1992.
   """
   level = _check_level(x.shape[-1], wavelet, level)
   x = x[..., None, :]
   for _ in range(level):
     pair = _numpy(x).stack(dwt(x, wavelet, mode), axis=-2)
     x = pair.reshape(*x.shape[:-2], -1, pair.shape[-1])
-  return x[..., _by_frequency(level), :]
+  # Every high-pass branch mirrors the spectrum, hence the Gray code.
+  place = np.arange(2**level)
+  return x[..., place ^ (place >> 1), :]
 
 
 def max_level(length: int, wavelet: str) -> int:
@@ -111,25 +102,12 @@ def wavelet_energies(
   level: int = 0,
   mode: str = 'symmetric',
 ) -> feature.Feature:
-  """Log energy of every band of `wavedec`, of every channel.
+  """Log energy of every band of `wavedec`: [L, C] -> [C * (level + 1)].
 
   The energy of a band is the sum of its squared coefficients over L, the mean
   having been removed: for an orthogonal wavelet with 'periodization', and L a
   multiple of 2**level, the energies add up to the variance.
-
-  Args:
-    length: L, samples per window.
-    channels: names of the C channels.
-    rate: sampling rate in Hz, for the names of the bands.
-    wavelet: as in `dwt`.
-    level: number of levels; 0 = as many as possible.
-    mode: as in `dwt`.
-
-  Returns:
-    [L, C] -> [C * (level + 1)], from low to high frequencies.
-
-  Raises:
-    DataError: if an option is unknown or the window too short for the level.
+  `level` 0 goes as deep as possible; `wavelet` and `mode` are those of `dwt`.
   """
   level = _check_options('wavelet', length, wavelet, mode, level)
   zeros = jax.ShapeDtypeStruct((length,), jnp.float32)
@@ -146,9 +124,8 @@ def wavelet_energies(
 
   edges = rate / 2 * np.array([0.0, *0.5 ** np.arange(level, -1, -1)])
   names = feature.band_names(edges[:-1], edges[1:], rate)
-  return feature.per_channel(
-    function, [f'wavelet energy {name}' for name in names], channels
-  )
+  labels = [f'wavelet energy {name}' for name in names]
+  return feature.per_channel(function, labels, channels)
 
 
 def packet_energies(
@@ -160,10 +137,7 @@ def packet_energies(
   level: int = 4,
   mode: str = 'symmetric',
 ) -> feature.Feature:
-  """Log energy of every leaf of `wavelet_packet`: [L, C] -> [C * 2**level].
-
-  Energies, arguments and errors are as of `wavelet_energies`.
-  """
+  """The same of the leaves of `wavelet_packet`: [L, C] -> [C * 2**level]."""
   level = _check_options('wavelet_packet', length, wavelet, mode, level)
 
   def function(x: jax.Array) -> jax.Array:
@@ -172,9 +146,8 @@ def packet_energies(
 
   edges = rate / 2 * np.arange(2**level + 1) / 2**level
   names = feature.band_names(edges[:-1], edges[1:], rate)
-  return feature.per_channel(
-    function, [f'packet energy {name}' for name in names], channels
-  )
+  labels = [f'packet energy {name}' for name in names]
+  return feature.per_channel(function, labels, channels)
 
 
 @functools.cache
@@ -185,8 +158,7 @@ def _filters(wavelet: str) -> np.ndarray:
       f'unknown wavelet {wavelet!r}: choose one of '
       "pywt.wavelist(kind='discrete'), such as 'db4'"
     )
-  found = pywt.Wavelet(wavelet)
-  return np.array([found.dec_lo, found.dec_hi])
+  return np.array(pywt.Wavelet(wavelet).filter_bank[:2])
 
 
 def _check_level(length: int, wavelet: str, level: int | None) -> int:
@@ -204,6 +176,7 @@ def _check_level(length: int, wavelet: str, level: int | None) -> int:
 def _check_options(
   what: str, length: int, wavelet: str, mode: str, level: int
 ) -> int:
+  """The level of a feature, 0 = the deepest, once its options are checked."""
   taps = _filters(wavelet).shape[1]
   feature.need(f'{what}:wavelet={wavelet}', length, 2 * (taps - 1))
   _pad_mode(mode)
@@ -216,15 +189,6 @@ def _pad_mode(mode: str) -> str:
       f'unknown wavelet mode {mode!r}: choose one of {", ".join(MODES)}'
     )
   return MODES[mode]
-
-
-def _by_frequency(level: int) -> np.ndarray:
-  """Where, in the order of the paths, the i-th leaf by frequency is.
-
-  Every high-pass branch mirrors the spectrum, hence the Gray code.
-  """
-  i = np.arange(2**level)
-  return i ^ (i >> 1)
 
 
 def _extend(x: Array, taps: int, mode: str) -> Array:
@@ -245,12 +209,7 @@ def _extend(x: Array, taps: int, mode: str) -> Array:
 def _split(x: Array, bank: np.ndarray) -> tuple[Array, Array]:
   """Correlates [..., 2 (K - 1) + F] with the reversed filters, in steps of 2.
 
-  Args:
-    x: the extended signal.
-    bank: [2, F] filters.
-
-  Returns:
-    Two times [..., K].
+  The bank is [2, F]; gives two times [..., K].
   """
   pairs = x.reshape(*x.shape[:-1], -1, 2)
   phases = pairs[..., 0], pairs[..., 1]
@@ -260,10 +219,8 @@ def _split(x: Array, bank: np.ndarray) -> tuple[Array, Array]:
 
   def correlate(filter: np.ndarray) -> Array:
     weights = filter[::-1].astype(x.dtype)
-    return functools.reduce(
-      operator.add,
-      (w * part for w, part in zip(weights, delayed, strict=True) if w),
-    )
+    pairs = zip(weights, delayed, strict=True)
+    return functools.reduce(operator.add, (w * part for w, part in pairs if w))
 
   return correlate(bank[0]), correlate(bank[1])
 

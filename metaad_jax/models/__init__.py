@@ -6,7 +6,6 @@ returns (outputs) -> a Linen module called with (x, features), or a `Model`.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from flax import linen as nn
 
@@ -23,16 +22,12 @@ REGISTRY: dict[str, Callable[..., Callable[[int], nn.Module | Model]]] = {
 
 
 def make(spec: str) -> MakeModel:
-  """Reads 'mlp:width=64,depth=2'; returns (outputs) -> model."""
-  return build(*specs.parse(spec))
-
-
-def build(name: str, options: dict[str, Any]) -> MakeModel:
-  """The model of that name with those options: (outputs) -> model.
+  """Reads 'mlp:width=64,depth=2'; returns (outputs) -> model.
 
   Raises:
     DataError: if the model or one of its options is unknown or impossible.
   """
+  name, options = specs.parse(spec)
   factory = specs.look_up('model', REGISTRY, name)
   return adapt(specs.call(f'model {name!r}', factory, **options))
 
@@ -50,7 +45,7 @@ def adapt(make_network: Callable[[int], nn.Module | Model]) -> MakeModel:
 def of_rows(network: nn.Module) -> Model:
   """The model of a Linen module that looks at every row by itself."""
 
-  def apply(params, features, x) -> Any:
+  def apply(params, features, x):
     return network.apply(params, x, features)
 
   def support(params, reading):

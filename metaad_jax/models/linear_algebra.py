@@ -1,8 +1,8 @@
 """Small dense linear algebra that stays inside XLA.
 
 On a CPU, `jnp.linalg` calls LAPACK once per matrix of a batch: slow for many
-small matrices, and under load the calls were seen to starve XLA's own thread
-pool. A sweep is plain arithmetic, which `vmap` batches.
+small ones, and under load the calls can starve XLA's own thread pool. A sweep
+is plain arithmetic, which `vmap` batches.
 """
 
 import jax
@@ -51,7 +51,7 @@ def log_distances(
     prior: scalar above 0.
 
   Returns:
-    [n, 3] to the normals' mean, the nearest normal, and the nearest anomaly,
+    [n, 3] to the normals' mean, the nearest normal and the nearest anomaly,
     each distance divided by D; 0 where there is none.
   """
   count, columns = normal.sum(), rows.shape[1]

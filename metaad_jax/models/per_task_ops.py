@@ -1,12 +1,11 @@
-"""Convolutions and dense layers, fast with weights of each task's own.
+"""Convolutions and dense layers that stay fast when every task has weights.
 
 After one inner step every task has its own weights. Under `vmap` XLA turns
 their convolution into a grouped one, which its CPU backend runs 16 to 60 times
 slower than matrix products, and it hands the gradient of a dense kernel, x' dy,
-to a slow library. Here both layers are made of primitives that are linear in
-each of their two operands and whose transposes are each other, so derivatives
-of any order, forward and reverse, run the same few products. How these are
-computed on which backend is chosen in `devices.TUNING`.
+to a slow library. Both layers here are bilinear primitives whose transposes are
+each other, so derivatives of any order, forward and reverse, run the same few
+products. `devices.TUNING` chooses how each backend computes them.
 """
 
 import functools
@@ -27,15 +26,9 @@ _CPU = 'cpu'
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
   """The convolution of `nn.Conv` with padding 'SAME' and no bias.
 
-  Args:
-    x: [N, *S, C], one, two or three spatial axes.
-    kernel: [*T, C, O], as many axes of taps.
-    stride: along every spatial axis.
-
-  Returns:
-    [N, *ceil(S / stride), O].
+  [N, *S, C], [*T, C, O] -> [N, *ceil(S / stride), O]; one to three axes S.
   """
-  pads = same(x.shape[1:-1], kernel.shape[:-2], stride)
+  pads = _same(x.shape[1:-1], kernel.shape[:-2], stride)
   return _conv_p.bind(x[None], kernel[None], stride=stride, pads=pads)[0]
 
 
@@ -65,10 +58,7 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-  """`nn.Dense` of rows: the same numbers and parameters.
-
-  [N, inputs] -> [N, outputs].
-  """
+  """`nn.Dense` of rows [N, inputs]: the same numbers and parameters."""
 
   outputs: int
   kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
@@ -87,24 +77,23 @@ def _primitive(name, shape, on_cpu, elsewhere, batch):
   Args:
     name: of the primitive.
     shape: (shape of a, shape of b, **params) -> shape of the result.
-    on_cpu: what a CPU computes, (a, b, **params) -> result.
-    elsewhere: the same for other backends.
+    on_cpu: (a, b, **params) -> result, on a CPU.
+    elsewhere: the same on other backends.
     batch: (primitive, a, b, axis of a, axis of b, params) -> (result, axis).
   """
   primitive = core.Primitive(name)
 
+  @primitive.def_impl
   def run(a, b, **params):
     return jax.jit(functools.partial(primitive.bind, **params))(a, b)
 
+  @primitive.def_abstract_eval
   def abstract(a, b, **params):
     return jax.core.ShapedArray(shape(a.shape, b.shape, **params), a.dtype)
 
-  primitive.def_impl(run)
-  primitive.def_abstract_eval(abstract)
-  mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, False))
-  mlir.register_lowering(
-    primitive, mlir.lower_fun(on_cpu, False), platform=_CPU
-  )
+  for function, platform in ((elsewhere, None), (on_cpu, _CPU)):
+    lowering = mlir.lower_fun(function, multiple_results=False)
+    mlir.register_lowering(primitive, lowering, platform=platform)
   batching.primitive_batchers[primitive] = lambda args, dims, **params: batch(
     primitive, *args, *dims, params
   )
@@ -114,12 +103,8 @@ def _primitive(name, shape, on_cpu, elsewhere, batch):
 def _both_mapped(a, b, first, second):
   """Both arrays with the mapped axis, [size, ...], in front."""
   size = b.shape[second] if first is None else a.shape[first]
-  return [
-    jnp.broadcast_to(array, (size, *array.shape))
-    if axis is None
-    else jnp.moveaxis(array, axis, 0)
-    for array, axis in ((a, first), (b, second))
-  ]
+  front = batching.bdim_at_front
+  return front(a, first, size), front(b, second, size)
 
 
 # --- dense -------------------------------------------------------------------
@@ -132,42 +117,29 @@ def _contract(a, b, left, right):
   return jax.lax.dot_general(a, b, (axes, (along, along)))
 
 
-def _dense(x, kernel):
-  return _contract(x, kernel, -1, -2)
-
-
-def _dense_input(g, kernel):
-  return _contract(g, kernel, -1, -1)
-
-
-def _dense_kernel(x, g):
-  return _contract(x, g, -2, -2)
+_dense_kernel = functools.partial(_contract, left=-2, right=-2)
 
 
 def _dense_kernel_on_cpu(x, g):
-  """Turns x first; the barrier keeps the compiler from turning it back.
+  """Transposes x first; the barrier keeps the compiler from undoing it.
 
-  With few rows that takes half the time of a product with its left side turned.
+  With few rows this takes half the time of a product that contracts the rows.
   """
   if min(x.shape[-1], g.shape[-1]) == 1:
     return _dense_kernel(x, g)
   return _contract(jax.lax.optimization_barrier(x.mT), g, -1, -2)
 
 
-def _dense_primitive(name, function, on_cpu, rows_first):
-  """A product of [*B, m, n] arrays that are alike in B.
+def _dense_primitive(name, function, on_cpu, rows_first=True):
+  """A product of [*B, m, n] arrays that agree in B.
 
-  Args:
-    name: of the primitive.
-    function: of both arrays.
-    on_cpu: the same, for CPUs.
-    rows_first: whether it treats every row of the first array alike, so that
-      tasks that share the second one are more rows.
+  `rows_first`: it treats every row of the first array alike, so that tasks that
+  share the second array are just more rows.
   """
 
   def shape(a, b):
-    like = [jax.ShapeDtypeStruct(s, jnp.float32) for s in (a, b)]
-    return jax.eval_shape(function, *like).shape
+    arrays = [jax.ShapeDtypeStruct(s, jnp.float32) for s in (a, b)]
+    return jax.eval_shape(function, *arrays).shape
 
   def batch(primitive, a, b, first, second, params):
     if not rows_first or second is not None:
@@ -180,12 +152,12 @@ def _dense_primitive(name, function, on_cpu, rows_first):
   return _primitive(name, shape, on_cpu, function, batch)
 
 
-_dense_p = _dense_primitive('dense', _dense, _dense, True)
-_dense_input_p = _dense_primitive(
-  'dense_input', _dense_input, _dense_input, True
-)
+_dense = functools.partial(_contract, left=-1, right=-2)
+_dense_p = _dense_primitive('dense', _dense, _dense)
+_dense_input = functools.partial(_contract, left=-1, right=-1)
+_dense_input_p = _dense_primitive('dense_input', _dense_input, _dense_input)
 _dense_kernel_p = _dense_primitive(
-  'dense_kernel', _dense_kernel, _dense_kernel_on_cpu, False
+  'dense_kernel', _dense_kernel, _dense_kernel_on_cpu, rows_first=False
 )
 
 # Each is linear in both operands; its transposes are the other two.
@@ -209,8 +181,8 @@ ad.defbilinear(
 # --- convolution -------------------------------------------------------------
 
 
-def same(sizes, taps, stride):
-  """The zeros before and after each axis that padding 'SAME' adds."""
+def _same(sizes, taps, stride):
+  """The zeros that padding 'SAME' adds before and after each axis."""
   pads = []
   for size, tap in zip(sizes, taps, strict=True):
     spare = max((-(-size // stride) - 1) * stride + tap - size, 0)
@@ -228,8 +200,8 @@ def _outs(sizes, taps, stride, pads):
 def gather(x, taps, stride, pads):
   """[N, *S, C] -> [N, *P, T C]: the inputs under every tap.
 
-  Along the last spatial axis, steps of a stride are made neighbouring channels
-  first, which costs nothing, so that what is copied lies together.
+  Samples of one stride of the last axis first become neighbouring channels,
+  which is free, so that contiguous memory is copied.
   """
   outs = _outs(x.shape[1:-1], taps, stride, pads)
   channels = x.shape[-1]
@@ -275,20 +247,20 @@ def _gathered_kernel(x, g, *, taps, stride, pads):
   if flat.shape[1] <= g.shape[1]:
     kernel = _dense_kernel(flat, g)
   else:
-    # The narrow one first is nearly twice as fast on the CPU as the other way,
-    # to which the compiler would turn it back.
+    # The narrow operand first is nearly twice as fast on a CPU; the barrier
+    # keeps the compiler from swapping them back.
     kernel = jax.lax.optimization_barrier(_dense_kernel(g, flat)).T
   return kernel.reshape(*taps, x.shape[-1], g.shape[-1])
 
 
 def _spread_input(g, kernel, *, sizes, stride, pads):
   """[N, *P, O] -> [N, *S, C]: every output handed back to its taps."""
-  around = []
-  for size, out, tap, (low, _) in zip(
-    sizes, g.shape[1:-1], kernel.shape, pads, strict=False
-  ):
-    before = tap - 1 - low
-    around.append((before, size + tap - 1 - before - (out - 1) * stride - 1))
+  around = [
+    (tap - 1 - low, size + low - (out - 1) * stride - 1)
+    for size, out, tap, (low, _) in zip(
+      sizes, g.shape[1:-1], kernel.shape, pads, strict=False
+    )
+  ]
   ones = (1,) * len(sizes)
   return _xla(g, _turned(kernel), ones, around, (stride,) * len(sizes))
 
@@ -354,12 +326,10 @@ def _conv_primitive(name, shape, on_cpu, elsewhere):
     return jax.vmap(functools.partial(elsewhere, **params))(a, b)
 
   def batch(primitive, a, b, first, second, params):
-    pair = _both_mapped(a, b, first, second)
-    size = len(pair[0])
-    out = primitive.bind(
-      *(array.reshape(-1, *array.shape[2:]) for array in pair), **params
-    )
-    return out.reshape(size, -1, *out.shape[1:]), 0
+    a, b = _both_mapped(a, b, first, second)
+    join = lambda array: array.reshape(-1, *array.shape[2:])
+    out = primitive.bind(join(a), join(b), **params)
+    return out.reshape(len(a), -1, *out.shape[1:]), 0
 
   return _primitive(name, shape, task_by_task, all_at_once, batch)
 
@@ -386,13 +356,8 @@ _conv_kernel_p = _conv_primitive(
 )
 
 
-def _sizes(x):
-  return x.aval.shape[2:-1]
-
-
-def _taps(kernel):
-  return kernel.aval.shape[1:-2]
-
+_sizes = lambda x: x.aval.shape[2:-1]
+_taps = lambda kernel: kernel.aval.shape[1:-2]
 
 ad.defbilinear(
   _conv_p,

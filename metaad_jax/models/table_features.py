@@ -3,18 +3,18 @@
 Nothing here depends on which columns a table has or how many: a cell is
 described by where it lies among the support's values of its column (`CELLS`), a
 row by its distances to the support's normals (`DISTANCES`) and to its labelled
-anomalies (`LABELS`). Multiplying a column by
-a positive number changes nothing, to rounding; adding a number does, since in
-most tables zero and the sign of a value mean something. Rows of the support are
-described without themselves, in the units of the whole support, so that a new
-row can be compared with how the support's rows look among one another.
+anomalies (`LABELS`). Multiplying a column by a positive number changes nothing,
+to rounding; adding a number does, since in most tables zero and the sign of a
+value mean something. Rows of the support are described without themselves, in
+the units of the whole support, so that a new row can be compared with how the
+support's rows look among one another.
 
 NaN and infinity are missing values; in a distance they count as the mean of
 their column. A column that is constant in the support has no deviations: a row
-differs there or not, and by a share of the value. So does a column whose
-deviation is below 1e-5 of its mean: a float32 holds seven digits, so a hundred
-steps at most would tell its rows apart. Distances count it in ten-thousandths
-of the mean, so that it hardly matters; of 1e6 +- 1, subtract the million first.
+differs there or not, and by a share of the value. A column counts as constant
+below a deviation of 1e-5 of its mean, a hundred steps of float32; distances
+measure it in ten-thousandths of the mean, so that it hardly matters. Of 1e6
++- 1, subtract the million first.
 """
 
 from typing import NamedTuple
@@ -60,67 +60,49 @@ LABELS = (
 
 
 class Columns(NamedTuple):
-  """What a support's normals say of every column; [F] each.
+  """What a support's normals say of every column; [F] each."""
 
-  Attributes:
-    mean: of the values that are there.
-    scale: their standard deviation; next to nothing where it is zero.
-    size: mean of their absolute values.
-    one_sign: 1 = none is on the other side of zero.
-    shape: [F, 5] skewness and kurtosis (compressed), how often two values are
-      equal, whether all are, and the share of missing values.
-    real: 1 = a real column.
-  """
-
-  mean: jax.Array
-  scale: jax.Array
-  size: jax.Array
-  one_sign: jax.Array
+  mean: jax.Array  # of the values that are there
+  scale: jax.Array  # their standard deviation; next to nothing where it is 0
+  size: jax.Array  # mean of their absolute values
+  one_sign: jax.Array  # 1 = no two are on different sides of zero
+  # [F, 5] skewness and kurtosis (compressed), how often two values are equal,
+  # whether all are, and the share of missing values
   shape: jax.Array
-  real: jax.Array
+  real: jax.Array  # 1 = a real column
 
 
 class View(NamedTuple):
-  """Rows in the units of the columns; [R, F] each.
+  """Rows in the units of the columns; [R, F] each."""
 
-  Attributes:
-    z: deviations from the mean in standard deviations, within +-10,000; 0
-      where the value is missing.
-    level: arcsinh(20 x / size): logarithmic, but for values near zero.
-    zero: 1 = the value is 0.
-    missing: 1 = NaN.
-  """
-
-  z: jax.Array
-  level: jax.Array
-  zero: jax.Array
-  missing: jax.Array
+  z: jax.Array  # deviations from the mean, within +-10,000; 0 = missing
+  level: jax.Array  # arcsinh(20 x / size): logarithmic, but for values near 0
+  zero: jax.Array  # 1 = the value is 0
+  missing: jax.Array  # 1 = NaN or infinite
 
 
 class Support(NamedTuple):
-  """A support that rows are described against.
-
-  Attributes:
-    columns: see `Columns`.
-    view: of its K rows.
-    normal: [K] 1 = a normal.
-    anomaly: [K] 1 = a labelled anomaly.
-    centre: [F] mean of the normals' compressed deviations.
-    rows: [K, F] the normals' compressed deviations from it; 0 for others.
-    inner: [K, K] inverse of rows rows^T + ridge I.
-    ridge: scalar.
-    precision: [F] diagonal of (rows^T rows + ridge I)^-1.
-  """
+  """A support of K rows that rows are described against."""
 
   columns: Columns
   view: View
-  normal: jax.Array
-  anomaly: jax.Array
-  centre: jax.Array
-  rows: jax.Array
-  inner: jax.Array
-  ridge: jax.Array
-  precision: jax.Array
+  normal: jax.Array  # [K] 1 = a normal
+  anomaly: jax.Array  # [K] 1 = a labelled anomaly
+  centre: jax.Array  # [F] mean of the normals' compressed deviations
+  rows: jax.Array  # [K, F] the normals less the centre; 0 for others
+  inner: jax.Array  # [K, K] inverse of rows rows^T + ridge I
+  ridge: jax.Array  # scalar
+  precision: jax.Array  # [F] diagonal of (rows^T rows + ridge I)^-1
+
+
+class Description(NamedTuple):
+  """R rows, described."""
+
+  cells: jax.Array  # [R, F, 39], see `CELLS`
+  rows: jax.Array  # [R, 9] distances to the normals, see `DISTANCES`
+  labels: jax.Array  # [R, 6] among labelled anomalies, see `LABELS`
+  # [R] which of the chosen rows of the support each one is; None = new rows
+  itself: jax.Array | None = None
 
 
 def compress(x: jax.Array) -> jax.Array:
@@ -129,15 +111,7 @@ def compress(x: jax.Array) -> jax.Array:
 
 
 def fit(support: Rows, features: jax.Array) -> Support:
-  """Reads a support.
-
-  Args:
-    support: x [K, F], NaN = missing; y and mask [K].
-    features: [F] 1 = a real column.
-
-  Returns:
-    What `describe` needs.
-  """
+  """Reads a support: x [K, F], NaN = missing; features [F] 1 = real."""
   normal = support.mask * (1 - support.y)
   columns = _columns(support.x, normal, features)
   rows = view(columns, support.x)
@@ -150,16 +124,10 @@ def fit(support: Rows, features: jax.Array) -> Support:
     spread @ spread.T + ridge * jnp.eye(len(spread), dtype=spread.dtype)
   )
   precision = (1 - (spread * (inner @ spread)).sum(0)) / ridge
+  precision = jnp.maximum(precision, 1e-9)
+  anomaly = support.mask * support.y
   return Support(
-    columns,
-    rows,
-    normal,
-    support.mask * support.y,
-    centre,
-    spread,
-    inner,
-    ridge,
-    jnp.maximum(precision, 1e-9),
+    columns, rows, normal, anomaly, centre, spread, inner, ridge, precision
   )
 
 
@@ -182,16 +150,9 @@ def _columns(x, normal, features):
   ties = ((there[:, None] * there) * equal).sum((0, 1)) / count**2
   gone = 1 - there.sum(0) / jnp.maximum(normal.sum(), 1)
   moments = [compress(skewness), jnp.log1p(kurtosis)]
-  shape = [*moments, ties, constant * features, gone]
-  one_sign = (x.min(0) >= 0) | (x.max(0) <= 0)
-  return Columns(
-    mean * size,
-    scale * size,
-    size,
-    one_sign * features,
-    jnp.stack(shape, -1),
-    features,
-  )
+  shape = jnp.stack([*moments, ties, constant * features, gone], -1)
+  one_sign = ((x.min(0) >= 0) | (x.max(0) <= 0)) * features
+  return Columns(mean * size, scale * size, size, one_sign, shape, features)
 
 
 def view(columns: Columns, x: jax.Array) -> View:
@@ -205,16 +166,10 @@ def view(columns: Columns, x: jax.Array) -> View:
 
 
 def _cell(row, known, weights, columns):
-  """Where one row's cells lie among known values: `_AMONG_NORMALS`, missing.
+  """[F, 24] `_AMONG_NORMALS` and 'missing' of one row, and its ranks [F].
 
-  Args:
-    row: `View` of one row, [F] each.
-    known: `View` of the support.
-    weights: [K] 1 = a row to compare with.
-    columns: of the support.
-
-  Returns:
-    [F, 24], and the ranks [F], -1 to 1.
+  The row and the support, `known`, are `View`s; weights [K] 1 = compared with.
+  Ranks are -1 to 1.
   """
   there = weights[:, None] * (1 - known.missing)
   count = jnp.maximum(there.sum(0), 1)
@@ -241,9 +196,8 @@ def _deviations(z, known, there, mean):
   below, above = least((gap >= 0) | same, gap), least((gap <= 0) | same, -gap)
   inside = jnp.isfinite(below) & jnp.isfinite(above)
   bounded = lambda v: jnp.clip(jnp.where(jnp.isfinite(v), v, _BIG), 0, _BIG)
-  near, far = map(
-    bounded, (jnp.minimum(below, above), jnp.maximum(below, above))
-  )
+  near = bounded(jnp.minimum(below, above))
+  far = bounded(jnp.maximum(below, above))
   rank = mean(jnp.where(same, 0, jnp.sign(gap)))
   density = lambda width: jnp.log(
     mean(jnp.exp(-jnp.minimum(jnp.abs(gap) / width, 30))) + 1e-4
@@ -287,17 +241,10 @@ def _levels(row, known, mean, columns):
 
 
 def _labelled(row, rank, support, ranks, weights):
-  """Where a row lies among the anomalies: `_AMONG_ANOMALIES`, `LABELS[2:5]`.
+  """`_AMONG_ANOMALIES` [F, 11] and `LABELS[2:5]` [3] of one row, a `View`.
 
-  Args:
-    row: `View` of one row.
-    rank: [F] its ranks among the normals, -1 to 1.
-    support: see `Support`.
-    ranks: [K, F] the support's ranks.
-    weights: [K] 1 = an anomaly to compare with.
-
-  Returns:
-    [F, 11] and [3].
+  Its ranks among the normals are [F], those of the support [K, F]; weights [K]
+  1 = an anomaly to compare with.
   """
   real = support.columns.real
   count = weights.sum()
@@ -337,16 +284,10 @@ def _labelled(row, rank, support, ranks, weights):
 
 
 def _distances(row, support, weights, labelled):
-  """How far one row is from the support's rows: `DISTANCES` but the last.
+  """Of one row, a `View`: `DISTANCES` but the last, [8]; and `LABELS[:2]`.
 
-  Args:
-    row: `View` of one row.
-    support: see `Support`.
-    weights: [K] 1 = a normal to compare with.
-    labelled: [K] 1 = an anomaly to compare with.
-
-  Returns:
-    [8]; `LABELS[:2]`; and [F] the row less its nearest normals.
+  Also [F], the row less its nearest normals. `weights` and `labelled`, [K]: 1 =
+  a normal, or an anomaly, to compare with.
   """
   real, known = support.columns.real, support.view.z
   width = jnp.maximum(real.sum(), 1)
@@ -364,10 +305,8 @@ def _distances(row, support, weights, labelled):
     pull = pull / jnp.maximum(pull.sum(), 1e-9)
     features += [nearest, weights @ distance / total, pull @ distance]
   features = [jnp.log(d + 1e-3) for d in features]
-  features += [
-    jnp.where(weights > 0, unequal, 1).min(),
-    weights @ unequal / total,
-  ]
+  least = jnp.where(weights > 0, unequal, 1).min()
+  features += [least, weights @ unequal / total]
   some = labelled.sum() > 0
   nearest = jnp.log(jnp.where(labelled > 0, logs, 1e3).min() + 1e-3)
   residual = jnp.clip(row.z - pull @ known, -_BIG, _BIG)
@@ -381,33 +320,8 @@ def _joint(support, rows):
   return solved, (solved * rows).sum(-1)
 
 
-class Description(NamedTuple):
-  """Rows, described.
-
-  Attributes:
-    cells: [R, F, 39], see `CELLS`.
-    rows: [R, 9] distances to the normals, see `DISTANCES`.
-    labels: [R, 6] where the row lies among labelled anomalies, see `LABELS`.
-    itself: [R] which of the support's rows that were chosen each one is; None =
-      new rows.
-  """
-
-  cells: jax.Array
-  rows: jax.Array
-  labels: jax.Array
-  itself: jax.Array | None = None
-
-
 def describe_support(support: Support, chosen: jax.Array) -> Description:
-  """Describes rows of the support, each without itself.
-
-  Args:
-    support: see `Support`.
-    chosen: [R] indices of its rows.
-
-  Returns:
-    Their description.
-  """
+  """Describes rows of the support, `chosen` [R], each without itself."""
   take = lambda tree: jax.tree.map(lambda leaf: leaf[chosen], tree)
   others = 1 - jax.nn.one_hot(chosen, len(support.normal))
   rows = take(support.view)

@@ -20,36 +20,23 @@ _ROWS = 64  # of the support that are looked at one by one
 _ANOMALIES = 16  # of these, at most
 
 ROWS = (
-  *tf.DISTANCES,
-  *(f'{name}_unusual' for name in tf.DISTANCES),
-  *tf.LABELS,
-  'nearest_normal_less_anomaly',
-  'normals',
-  'anomalies',
-  'columns',
-)
+  *tf.DISTANCES, *(f'{name}_unusual' for name in tf.DISTANCES), *tf.LABELS,
+  'nearest_normal_less_anomaly', 'normals', 'anomalies', 'columns',
+)  # fmt: skip
 
 
 class Summary(NamedTuple):
-  """A support as the encoder sees it; what scoring a row needs of it.
+  """A support as the encoder sees it: all that scoring a row needs."""
 
-  Attributes:
-    real: [F] 1 = a real column.
-    counts: [3] logarithms of the numbers of normals, anomalies and columns.
-    rows: mean and spread of the normals' distances among themselves, [9] each.
-    columns: [F, width] of each block, and the last once more.
-    vectors: [R, width] of the rows that were looked at.
-    normal: [R] 1 = a normal among them.
-    anomaly: [R] 1 = a labelled anomaly among them.
-  """
-
-  real: jax.Array
-  counts: jax.Array
+  real: jax.Array  # [F] 1 = a real column
+  counts: jax.Array  # [3] logarithms: how many normals, anomalies and columns
+  # mean and spread of the normals' distances among themselves, [9] each
   rows: tuple[jax.Array, jax.Array]
+  # [F, width] of each block
   columns: tuple[jax.Array, ...]
-  vectors: jax.Array
-  normal: jax.Array
-  anomaly: jax.Array
+  vectors: jax.Array  # [R, width] of the rows that were looked at
+  normal: jax.Array  # [R] 1 = a normal among them
+  anomaly: jax.Array  # [R] 1 = a labelled anomaly among them
 
 
 def _mean(values, weights):
@@ -133,11 +120,7 @@ class Tables(nn.Module):
   def summarise(self, support: tf.Support) -> tuple[Summary, Any]:
     """Reads a support.
 
-    Args:
-      support: of `table_features.fit`.
-
-    Returns:
-      Its summary, and the description of its own rows, each without itself.
+    Returns its summary, and its own rows described, each without itself.
     """
     chosen = _choose(support)
     normal, anomaly = support.normal[chosen], support.anomaly[chosen]
@@ -163,10 +146,7 @@ class Tables(nn.Module):
     return summary, described
 
   def score(self, summary: Summary, described: tf.Description) -> jax.Array:
-    """Scores described rows: [R, outputs].
-
-    Rows of the support are compared with the others alone.
-    """
+    """[R, outputs]; rows of the support are compared with the others alone."""
     whole = self._whole(summary.rows, summary.counts, described)
     cells = self.cell(described.cells)
     for block, column in zip(self.block, summary.columns, strict=True):
@@ -210,21 +190,14 @@ def _compare(z, vectors, normal, anomaly):
     jnp.where(w > 0, distance, 1e3).min(keepdims=True) + 1e-2
   )
   near, nearer = nearest(normal), some * nearest(anomaly)
-  return jnp.concatenate(
-    [
-      z,
-      0.3 * (z - centre) / spread,
-      z - rival,
-      (z - rival) ** 2,
-      near,
-      nearer,
-      some * near - nearer,
-    ]
-  )
+  gap = some * near - nearer
+  unusual = 0.3 * (z - centre) / spread
+  parts = [z, unusual, z - rival, (z - rival) ** 2, near, nearer, gap]
+  return jnp.concatenate(parts)
 
 
 def _choose(support):
-  """Indices of the rows to look at, none twice: all, or the first that fit.
+  """Indices of the rows to look at: all, or as many as fit.
 
   A few anomalies come first, then normals, then the other anomalies.
   """

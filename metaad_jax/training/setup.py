@@ -176,8 +176,8 @@ class Setup(NamedTuple):
       return _AS_READ
     if layout == self.layout and not text:
       return self.feature  # compiled once for all that share it
-    return features.build(
-      features.parse(text) if text else self.feature_specs,
+    return features.make(
+      text or self.feature_specs,
       layout.shape,
       rate=layout.rate,
       channels=layout.channels,

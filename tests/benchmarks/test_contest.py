@@ -7,7 +7,7 @@ import nearest_run
 import numpy as np
 import pytest
 
-from benchmarks import contest, detector_timing, page, peers, turns
+from benchmarks import contest, detector_timing, peers, turns
 from experiments import benchmark, cli
 
 KEYS = {
@@ -114,9 +114,8 @@ def test_rows_of_training_and_peers(fake, tmp_path, capsys):
     assert row['gflops'] == pytest.approx(row['minimal_gflop'] / seconds)
     assert row['share_of_peak'] == pytest.approx(row['gflops'] / 10)
   left = '\n'.join(content['left_out'])
-  assert 'learn2learn: left out: not there' in left
   assert left.count('25 tasks do not divide by 2 devices') == 1
-  assert err.count('learn2learn') == 1
+  assert 'learn2learn: left out: not there' in left
   text = (tmp_path / 'benchmark.md').read_text()
   assert text.strip() in out and 'learn2learn: left out' in text
   table = [line for line in text.splitlines() if line.startswith('| torch.f')]
@@ -135,20 +134,14 @@ def test_growth_and_several_learners(fake, tmp_path):
     '--learners=fomaml,maml:mode=remat,adapt_steps=3+reptile',
     '--width=0.5,1',
   )  # fmt: skip
-  assert code == 0
   rows = content['rows']
-  assert len(rows) == 2 * 2 * 3
-  assert {row['learner'] for row in rows} == {
-    'fomaml', 'maml:mode=remat,adapt_steps=3', 'reptile'
-  }  # fmt: skip
+  assert code == 0 and len(rows) == 2 * 2 * 3
   # One of each algorithm: there is no other gradient to compare with.
   assert {row['gradient_error'] for row in rows} == {None}
-  least = {
-    (row['learner'].partition(':')[0], row['width']): row['minimal_gflop']
-    for row in rows
-  }
-  assert least['fomaml', 1] < least['maml', 1]
-  assert least['maml', 0.5] < least['maml', 1]
+  remat = 'maml:mode=remat,adapt_steps=3'
+  least = {(row['learner'], row['width']): row['minimal_gflop'] for row in rows}
+  assert {learner for learner, _ in least} == {'fomaml', remat, 'reptile'}
+  assert least['fomaml', 1] < least[remat, 1] > least[remat, 0.5]
   pictures = {path.name for path in tmp_path.glob('growth*.png')}
   assert pictures == {'growth-tasks.png', 'growth-width.png'}
 
@@ -194,37 +187,23 @@ def test_learners_are_split_where_options_are_not():
   ]  # fmt: skip
 
 
-def test_numbers_have_three_digits_and_no_exponents():
-  shown = [page.format_number(v) for v in (0, 0.0123456, 1, 12345.6)]
-  assert shown == ['0', '0.0123', '1.00', '12,346']
-
-
 @pytest.mark.parametrize(
   'argument',
   [
-    '--workloads=nothing',
-    '--learners=protonet',
-    '--learners=maml:mode=fast',
-    '--learners=maml:steps=2',
-    '--inner_steps=0',
-    '--inner_steps=few',
-    '--width=nan',
-    '--devices=-1',
-    '--libraries=keras',
-    '--rounds=0',
-    '--seconds=0',
-    '--repeats=0',
+    'workloads=nothing', 'learners=protonet', 'learners=maml:mode=fast',
+    'learners=maml:steps=2', 'inner_steps=0', 'inner_steps=few', 'width=nan',
+    'devices=-1', 'libraries=keras', 'rounds=0', 'seconds=0', 'repeats=0',
   ],
-)
+)  # fmt: skip
 def test_a_wrong_flag_is_refused_before_anything_runs(
   argument, fake, capsys, tmp_path
 ):
-  code = call('--workloads=W1', argument, f'--output={tmp_path / "out"}')
+  out = tmp_path / 'out'
+  code = call('--workloads=W1', f'--{argument}', f'--output={out}')
   err = capsys.readouterr().err
-  flag = argument[2:].partition('=')[0]
   assert code == 2 and err.count('\n') == 1
-  assert flag in err or 'mode' in err
-  assert not (tmp_path / 'out').exists() and not fake[0]
+  assert argument.partition('=')[0] in err or 'mode' in err
+  assert not out.exists() and not fake[0]
 
 
 def test_the_detector_beside_others(tmp_path, capsys):
@@ -244,7 +223,6 @@ def test_the_detector_beside_others(tmp_path, capsys):
     assert 0 < row['least'] <= row['q1'] <= row['milliseconds'] <= row['q3']
     assert row['ratio_low'] <= row['ratio'] <= row['ratio_high']
     assert row['library'] != 'metaad_jax' or row['ratio'] == 1
-  assert (tmp_path / 'benchmark.png').read_bytes().startswith(b'\x89PNG')
 
 
 def test_methods_take_turns():

@@ -27,15 +27,13 @@ class Fake:
 
 def take(workers, rounds, seconds, left=None, order=None, **options):
   """Takes turns and measures nothing; remembers whose turn it was."""
+  order = [] if order is None else order
 
   def measure(worker, turn):
     order.append(worker)
     return turn(), 0.0
 
-  def leave_out(name, why):
-    left.append((name, str(why)))
-
-  order = [] if order is None else order
+  leave_out = lambda name, why: left.append((name, str(why)))
   options = {'measure': measure, **options}
   return turns.take_turns(workers, rounds, seconds, leave_out, **options)
 
