@@ -55,7 +55,7 @@ def _narrow(x, kernel, bias, scale, offset):
   normalisation can go into the kernel, and the outputs, many times larger than
   the inputs, are pooled while they are in the cache.
   """
-  columns = per_task_ops.gather(x, (3, 3), 1, ((1, 1), (1, 1)))
+  columns = per_task_ops.gather(x, per_task_ops.same(x.shape[1:-1], (3, 3)))
   flat = columns.reshape(-1, columns.shape[-1])
   weights = kernel.reshape(-1, kernel.shape[-1])
   centre = flat.mean(0)

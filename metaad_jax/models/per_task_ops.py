@@ -11,6 +11,7 @@ products. `devices.TUNING` chooses how each backend computes them.
 import functools
 import itertools
 import math
+from typing import NamedTuple
 
 from flax import linen as nn
 import jax
@@ -28,8 +29,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
   [N, *S, C], [*T, C, O] -> [N, *ceil(S / stride), O]; one to three axes S.
   """
-  pads = _same(x.shape[1:-1], kernel.shape[:-2], stride)
-  return _conv_p.bind(x[None], kernel[None], stride=stride, pads=pads)[0]
+  window = same(x.shape[1:-1], kernel.shape[:-2], stride)
+  return _conv_p.bind(x[None], kernel[None], window=window)[0]
 
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -107,6 +108,25 @@ def _both_mapped(a, b, first, second):
   return front(a, first, size), front(b, second, size)
 
 
+def _transposes(forward, to_input, to_kernel):
+  """Each is linear in both operands; its transposes are the other two."""
+  ad.defbilinear(
+    forward,
+    lambda u, x, kernel, **params: to_input.bind(u, kernel, **params),
+    lambda u, x, kernel, **params: to_kernel.bind(x, u, **params),
+  )
+  ad.defbilinear(
+    to_input,
+    lambda u, g, kernel, **params: forward.bind(u, kernel, **params),
+    lambda u, g, kernel, **params: to_kernel.bind(u, g, **params),
+  )
+  ad.defbilinear(
+    to_kernel,
+    lambda u, x, g, **params: to_input.bind(g, u, **params),
+    lambda u, x, g, **params: forward.bind(x, u, **params),
+  )
+
+
 # --- dense -------------------------------------------------------------------
 
 
@@ -160,61 +180,54 @@ _dense_kernel_p = _dense_primitive(
   'dense_kernel', _dense_kernel, _dense_kernel_on_cpu, rows_first=False
 )
 
-# Each is linear in both operands; its transposes are the other two.
-ad.defbilinear(
-  _dense_p,
-  lambda u, x, kernel: _dense_input_p.bind(u, kernel),
-  lambda u, x, kernel: _dense_kernel_p.bind(x, u),
-)
-ad.defbilinear(
-  _dense_input_p,
-  lambda u, g, kernel: _dense_p.bind(u, kernel),
-  lambda u, g, kernel: _dense_kernel_p.bind(u, g),
-)
-ad.defbilinear(
-  _dense_kernel_p,
-  lambda u, x, g: _dense_input_p.bind(g, u),
-  lambda u, x, g: _dense_p.bind(x, u),
-)
+_transposes(_dense_p, _dense_input_p, _dense_kernel_p)
 
 
 # --- convolution -------------------------------------------------------------
 
 
-def _same(sizes, taps, stride):
-  """The zeros that padding 'SAME' adds before and after each axis."""
+class Window(NamedTuple):
+  """Where the taps of a convolution lie; tuples have an entry per axis."""
+
+  sizes: tuple[int, ...]  # of the input
+  taps: tuple[int, ...]
+  stride: int
+  pads: tuple[tuple[int, int], ...]  # zeros before and after
+
+  @property
+  def outs(self) -> tuple[int, ...]:
+    """The sizes of the output."""
+    axes = zip(self.sizes, self.taps, self.pads, strict=True)
+    return tuple((s + sum(pad) - t) // self.stride + 1 for s, t, pad in axes)
+
+
+def same(sizes, taps, stride=1) -> Window:
+  """Padding 'SAME': ceil(size / stride) outputs."""
   pads = []
   for size, tap in zip(sizes, taps, strict=True):
     spare = max((-(-size // stride) - 1) * stride + tap - size, 0)
     pads.append((spare // 2, spare - spare // 2))
-  return tuple(pads)
+  return Window(tuple(sizes), tuple(taps), stride, tuple(pads))
 
 
-def _outs(sizes, taps, stride, pads):
-  return tuple(
-    (s + low + high - t) // stride + 1
-    for s, (low, high), t in zip(sizes, pads, taps, strict=True)
-  )
-
-
-def gather(x, taps, stride, pads):
+def gather(x, window):
   """[N, *S, C] -> [N, *P, T C]: the inputs under every tap.
 
   Samples of one stride of the last axis first become neighbouring channels,
   which is free, so that contiguous memory is copied.
   """
-  outs = _outs(x.shape[1:-1], taps, stride, pads)
-  channels = x.shape[-1]
-  *others, (low, high) = pads
+  outs, stride, channels = window.outs, window.stride, x.shape[-1]
+  *others, (low, high) = window.pads
   more = -(x.shape[-2] + low + high) % stride
   x = jnp.pad(x, ((0, 0), *others, (low, high + more), (0, 0)))
   x = x.reshape(*x.shape[:-2], -1, stride * channels)
+  *first_taps, last_taps = window.taps
   parts = []
-  for place in itertools.product(*map(range, taps[:-1])):
-    window = zip(place, outs, strict=False)
-    rows = [slice(p, p + (o - 1) * stride + 1, stride) for p, o in window]
-    for first in range(0, taps[-1], stride):
-      group = min(stride, taps[-1] - first) * channels
+  for place in itertools.product(*map(range, first_taps)):
+    starts = zip(place, outs, strict=False)
+    rows = [slice(p, p + (o - 1) * stride + 1, stride) for p, o in starts]
+    for first in range(0, last_taps, stride):
+      group = min(stride, last_taps - first) * channels
       last = slice(first // stride, first // stride + outs[-1])
       parts.append(x[:, *rows, last, :group])
   return jnp.concatenate(parts, -1)
@@ -233,15 +246,15 @@ def _turned(kernel):
   return jnp.flip(kernel, tuple(range(kernel.ndim - 2))).swapaxes(-1, -2)
 
 
-def _gathered(x, kernel, *, stride, pads):
-  columns = gather(x, kernel.shape[:-2], stride, pads)
+def _gathered(x, kernel, window):
+  columns = gather(x, window)
   outputs = kernel.shape[-1]
   flat = columns.reshape(-1, columns.shape[-1]) @ kernel.reshape(-1, outputs)
   return flat.reshape(*columns.shape[:-1], outputs)
 
 
-def _gathered_kernel(x, g, *, taps, stride, pads):
-  columns = gather(x, taps, stride, pads)
+def _gathered_kernel(x, g, window):
+  columns = gather(x, window)
   flat = columns.reshape(-1, columns.shape[-1])
   g = g.reshape(len(flat), -1)
   if flat.shape[1] <= g.shape[1]:
@@ -250,49 +263,49 @@ def _gathered_kernel(x, g, *, taps, stride, pads):
     # The narrow operand first is nearly twice as fast on a CPU; the barrier
     # keeps the compiler from swapping them back.
     kernel = jax.lax.optimization_barrier(_dense_kernel(g, flat)).T
-  return kernel.reshape(*taps, x.shape[-1], g.shape[-1])
+  return kernel.reshape(*window.taps, x.shape[-1], g.shape[-1])
 
 
-def _spread_input(g, kernel, *, sizes, stride, pads):
+def _spread_input(g, kernel, window):
   """[N, *P, O] -> [N, *S, C]: every output handed back to its taps."""
+  sizes, taps, stride, pads = window
   around = [
     (tap - 1 - low, size + low - (out - 1) * stride - 1)
     for size, out, tap, (low, _) in zip(
-      sizes, g.shape[1:-1], kernel.shape, pads, strict=False
+      sizes, window.outs, taps, pads, strict=True
     )
   ]
   ones = (1,) * len(sizes)
   return _xla(g, _turned(kernel), ones, around, (stride,) * len(sizes))
 
 
-def _conv_on_cpu(x, kernel, *, stride, pads):
-  *taps, inputs, _ = kernel.shape
-  if inputs >= devices.TUNING[_CPU].gather_channels:
-    return _xla(x, kernel, (stride,) * len(taps), pads)
-  one = functools.partial(_gathered, kernel=kernel, stride=stride, pads=pads)
-  rows = _rows(x.shape, taps)
+def _conv_on_cpu(x, kernel, window):
+  if x.shape[-1] >= devices.TUNING[_CPU].gather_channels:
+    strides = (window.stride,) * len(window.taps)
+    return _xla(x, kernel, strides, window.pads)
+  one = lambda x: _gathered(x, kernel, window)
+  rows = _rows(x.shape, window)
   if rows == len(x):
     return one(x)
   y = jax.lax.map(one, _blocks(x, rows))
   return y.reshape(len(x), *y.shape[2:])
 
 
-def _input_on_cpu(g, kernel, *, sizes, stride, pads):
-  if stride > 1:
-    return _spread_input(g, kernel, sizes=sizes, stride=stride, pads=pads)
-  around = tuple(
-    (t - 1 - low, t - 1 - high)
-    for t, (low, high) in zip(kernel.shape, pads, strict=False)
-  )
-  return _conv_on_cpu(g, _turned(kernel), stride=1, pads=around)
+def _input_on_cpu(g, kernel, window):
+  if window.stride > 1:
+    return _spread_input(g, kernel, window)
+  axes = zip(window.taps, window.pads, strict=True)
+  around = tuple((t - 1 - low, t - 1 - high) for t, (low, high) in axes)
+  back = Window(window.outs, window.taps, 1, around)
+  return _conv_on_cpu(g, _turned(kernel), back)
 
 
-def _kernel_on_cpu(x, g, *, taps, stride, pads):
-  one = functools.partial(_gathered_kernel, taps=taps, stride=stride, pads=pads)
-  rows = _rows(x.shape, taps)
+def _kernel_on_cpu(x, g, window):
+  one = lambda x, g: _gathered_kernel(x, g, window)
+  rows = _rows(x.shape, window)
   if rows == len(x):
     return one(x, g)
-  zero = jnp.zeros((*taps, x.shape[-1], g.shape[-1]), x.dtype)
+  zero = jnp.zeros((*window.taps, x.shape[-1], g.shape[-1]), x.dtype)
   add = lambda total, b: (total + one(*b), None)
   return jax.lax.scan(add, zero, (_blocks(x, rows), _blocks(g, rows)))[0]
 
@@ -301,9 +314,9 @@ def _blocks(a, rows):
   return a.reshape(len(a) // rows, rows, *a.shape[1:])
 
 
-def _rows(shape, taps):
+def _rows(shape, window):
   """How many rows fit into a block: a divisor of their number."""
-  size = math.prod(shape[1:]) * math.prod(taps)
+  size = math.prod(shape[1:]) * math.prod(window.taps)
   return divisor(shape[0], devices.TUNING[_CPU].block_elements // size)
 
 
@@ -316,14 +329,14 @@ def divisor(number: int, most: int) -> int:
 def _conv_primitive(name, shape, on_cpu, elsewhere):
   """A bilinear primitive over operands [B, ...], one pair per task."""
 
-  def task_by_task(a, b, **params):
-    one = functools.partial(on_cpu, **params)
+  def task_by_task(a, b, window):
+    one = lambda a, b: on_cpu(a, b, window)
     if len(a) == 1:
       return one(a[0], b[0])[None]
     return jax.lax.map(lambda task: one(*task), (a, b))
 
-  def all_at_once(a, b, **params):
-    return jax.vmap(functools.partial(elsewhere, **params))(a, b)
+  def all_at_once(a, b, window):
+    return jax.vmap(lambda a, b: elsewhere(a, b, window))(a, b)
 
   def batch(primitive, a, b, first, second, params):
     a, b = _both_mapped(a, b, first, second)
@@ -336,43 +349,20 @@ def _conv_primitive(name, shape, on_cpu, elsewhere):
 
 _conv_p = _conv_primitive(
   'convolution_per_task',
-  lambda x, k, stride, pads: (
-    *x[:2], *_outs(x[2:-1], k[1:-2], stride, pads), k[-1]
-  ),
+  lambda x, kernel, window: (*x[:2], *window.outs, kernel[-1]),
   _conv_on_cpu,
   _gathered,
-)  # fmt: skip
+)
 _conv_input_p = _conv_primitive(
   'convolution_per_task_input',
-  lambda g, k, sizes, stride, pads: (*g[:2], *sizes, k[-2]),
+  lambda g, kernel, window: (*g[:2], *window.sizes, kernel[-2]),
   _input_on_cpu,
   _spread_input,
 )
 _conv_kernel_p = _conv_primitive(
   'convolution_per_task_kernel',
-  lambda x, g, taps, stride, pads: (x[0], *taps, x[-1], g[-1]),
+  lambda x, g, window: (x[0], *window.taps, x[-1], g[-1]),
   _kernel_on_cpu,
   _gathered_kernel,
 )
-
-
-_sizes = lambda x: x.aval.shape[2:-1]
-_taps = lambda kernel: kernel.aval.shape[1:-2]
-
-ad.defbilinear(
-  _conv_p,
-  lambda u, x, kernel, **p: _conv_input_p.bind(u, kernel, sizes=_sizes(x), **p),
-  lambda u, x, kernel, **p: _conv_kernel_p.bind(x, u, taps=_taps(kernel), **p),
-)
-ad.defbilinear(
-  _conv_input_p,
-  lambda u, g, kernel, sizes, **p: _conv_p.bind(u, kernel, **p),
-  lambda u, g, kernel, sizes, **p: _conv_kernel_p.bind(
-    u, g, taps=_taps(kernel), **p
-  ),
-)
-ad.defbilinear(
-  _conv_kernel_p,
-  lambda u, x, g, taps, **p: _conv_input_p.bind(g, u, sizes=_sizes(x), **p),
-  lambda u, x, g, taps, **p: _conv_p.bind(x, u, **p),
-)
+_transposes(_conv_p, _conv_input_p, _conv_kernel_p)

@@ -86,10 +86,10 @@ def test_conv_with_rows_and_a_kernel_for_each_task(axes):
 def test_what_other_backends_compute_is_the_same():
   """Their gradient of the input goes another way where the stride is 1."""
   kernel, g = draw(3, 2, 5, 4), draw(2, 6, 7, 4)
-  options = {'sizes': (6, 7), 'stride': 1, 'pads': ((1, 1), (0, 1))}
+  window = per_task_ops.same((6, 7), (3, 2))
   derivatives.close(
-    per_task_ops._spread_input(g, kernel, **options),
-    per_task_ops._input_on_cpu(g, kernel, **options),
+    per_task_ops._spread_input(g, kernel, window),
+    per_task_ops._input_on_cpu(g, kernel, window),
   )
 
 
