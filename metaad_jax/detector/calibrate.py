@@ -123,9 +123,6 @@ def cases(
     contamination: shares of the support normals that are anomalies in
       unlabelled cases, one drawn for each; () = no unlabelled cases.
     draws: supports per entity without anomalies; one with some.
-
-  Returns:
-    Cases for `conformal.fit`.
   """
   made = []
   kinds = (False, True) if len(contamination) else (False,)
@@ -205,8 +202,7 @@ def check(
     draws: supports per entity.
 
   Returns:
-    One record per shots, setting, rule and rate: means and percentiles over
-    entities.
+    Means and percentiles over entities per shots, setting, rule and rate.
   """
   rows = []
   for number, entity in enumerate(

@@ -52,15 +52,10 @@ class Encoded(NamedTuple):
 
 
 def frame(rows: Any, known: Columns | None) -> Encoded:
-  """Encodes a frame of pandas or polars.
+  """Encodes a frame of pandas or polars, or of `columns` and `[name]`.
 
-  Args:
-    rows: anything with `columns` and `[name]`.
-    known: columns of the rows of `fit`, which give the order and the levels;
-      None = these are the rows of `fit`.
-
-  Returns:
-    The rows. A text without a level gets the code after the last.
+  The columns of `fit` give the order and the levels; None = these are the rows
+  of `fit`. A text without a level gets the code after the last.
 
   Raises:
     DataError: for columns that are missing, surplus or of one name, or cells
@@ -123,16 +118,9 @@ def _typed(name, column, levels):
 
 
 def check(x: np.ndarray, shape: tuple[int, ...] | None, missing: bool) -> None:
-  """Checks encoded rows [n, ...].
+  """A DataError for encoded rows [n, ...] of another shape, infinity, or NaN.
 
-  Args:
-    x: the rows.
-    shape: that a row must have; None = any.
-    missing: whether NaN is a missing value in a table.
-
-  Raises:
-    DataError: for rows of another shape, infinity, or NaN where a value must
-      be.
+  Any shape will do if it is None; `missing` says whether a table may hold NaN.
   """
   if x.ndim not in (2, 3):
     raise DataError(

@@ -132,13 +132,9 @@ def attributions(
   score the row a little differently than the detector that is explained; the
   difference is shared out in proportion to the attributions.
 
-  Args:
-    judges: scores [n, ...] -> [n], and the normals [m, ...] unseen by each.
-    row, players: see `shapley`.
-    rise: what is explained: the row's score minus the normals' mean score.
-
-  Returns:
-    [P] float64 that add up to `rise`, and the difference that was shared out.
+  `judges` are scores [n, ...] -> [n], and the normals [m, ...] unseen by each;
+  `rise` is the row's score minus the normals' mean score. Returns [P] float64
+  that add up to `rise`, and the difference that was shared out.
   """
   count = int(players.max()) + 1
   total = sum(len(normals) for _, normals in judges)
@@ -162,20 +158,12 @@ def shapley(
   budget: int = _BUDGET,
   seed: int = 0,
 ) -> np.ndarray:
-  """Attributions to groups of entries of a row; see the module.
+  """[P] float64 attributions to groups of entries of a row; see the module.
 
-  Args:
-    score: [n, ...] -> [n].
-    row: [...] the row to explain.
-    normals: [n, ...] rows to compare with; a sample is drawn of very many.
-    players: [...] int, which of P groups an entry belongs to.
-    budget: about how many rows to score; four times as many where each normal
-      would not be compared with once.
-    seed: of the orders and the sample.
-
-  Returns:
-    [P] float64 that add up to score(row) minus the mean score of the normals
-    that were drawn.
+  `players` [...] int says which of P groups an entry of the row [...] belongs
+  to, `budget` about how many rows to score: four times as many where each
+  normal would not be compared with once, and then of very many a sample. They
+  add up to score(row) minus the mean score of the normals that were drawn.
   """
   draw = np.random.default_rng(seed)
   count = int(players.max()) + 1

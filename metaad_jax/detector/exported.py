@@ -95,14 +95,10 @@ def save(
 ) -> None:
   """Writes what `load` reads.
 
-  Args:
-    path: ends in .npz.
-    score: jittable, (state, [n, *shape] float32) -> [n], higher = more
-      abnormal; n is one of `SIZES`.
-    state: pytree of arrays.
-    content: the public attributes of `Exported`, as JSON holds them.
-    scaling: (centre, unit): x becomes (x - centre) * unit, in float64.
-    ladder: scores [g], increasing, and the p-value [g] of each.
+  `score` is jittable, (state, [n, *shape] float32) -> [n], higher = more
+  abnormal, n one of `SIZES`; `content` are the public attributes of `Exported`
+  as JSON holds them; with `scaling` x becomes (x - centre) * unit, in float64;
+  `ladder` are increasing scores [g], and the p-value [g] of each.
   """
   leaves, tree = jax.tree.flatten(state)
   flat = lambda leaves, x: score(jax.tree.unflatten(tree, leaves), x)

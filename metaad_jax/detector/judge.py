@@ -155,16 +155,9 @@ def common(
 ) -> tuple[tuple[str, ...] | None, str]:
   """The columns that both files have, and a line on the others.
 
-  Args:
-    support: the known rows.
-    query: the rows to score.
-    paths: of both, for the line.
-
-  Returns:
-    Names in the support's order (None for windows); '' if nothing is missing.
-
-  Raises:
-    DataError: if there is no common column, or one file holds windows.
+  Names come in the support's order (None for windows), '' if nothing is
+  missing; it is a DataError if there is no common column, or one file holds
+  windows.
   """
   frames = [isinstance(s.rows, pd.DataFrame) for s in (support, query)]
   if frames[0] != frames[1]:
