@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib import figure as mpl_figure
 from matplotlib import ticker
+import matplotlib.style
 import numpy as np
 
 Row = dict[str, Any]
@@ -178,13 +179,14 @@ _DETECTOR: dict[str, Callable[[Row], str]] = {
 
 def pictures(rows: list[Row]) -> dict[str, bytes]:
   """{file name: PNG}: all times; and growth along every axis with values."""
-  found = {'benchmark.png': _bytes(_bars(rows))}
   training = [row for row in rows if row['workload'] != 'detector']
-  for axis in AXES:
-    curves = dict(_curves(training, axis))
-    if curves:
-      found[f'growth-{axis}.png'] = _bytes(_growth(curves, axis))
-  return found
+  curves = {axis: dict(_curves(training, axis)) for axis in AXES}
+  with matplotlib.style.context('metaad_jax.metaad'):
+    images = {'benchmark.png': _bytes(_bars(rows))}
+    for axis, some in curves.items():
+      if some:
+        images[f'growth-{axis}.png'] = _bytes(_growth(some, axis))
+  return images
 
 
 def _bytes(figure):
@@ -219,8 +221,7 @@ def _bars(rows):
   place = np.arange(len(rows))[::-1]
   part = lambda key: np.array([row[key] for row in rows])
   colour = [
-    'tab:red' if row['library'].startswith(_OURS) else 'tab:grey'
-    for row in rows
+    'C1' if row['library'].startswith(_OURS) else 'grey' for row in rows
   ]
   axis.barh(place, part('milliseconds'), color=colour)
   axis.hlines(place, part('q1'), part('q3'), color='black')
@@ -257,12 +258,12 @@ def _growth(curves, axis):
   figure = mpl_figure.Figure((12, 4.2), layout='constrained')
   panels = figure.subplots(1, len(_PANELS))
   for panel, (key, label) in zip(panels, _PANELS.items(), strict=True):
-    for i, (name, rows) in enumerate(curves.items()):
+    for name, rows in curves.items():
       known = [row for row in rows if row[key] is not None]
       own = known and known[0]['library'] == _OURS
       panel.plot(
         [row[axis] for row in known], [row[key] for row in known],
-        'o-' if own else 's--', color=f'C{i % 10}', label=name,
+        'o-' if own else 's--', label=name,
       )  # fmt: skip
     panel.set_xscale('log')
     panel.set_yscale('log')

@@ -1,9 +1,7 @@
 """Figures, all in one style: of an evaluation, and of a user's judged rows.
 
-`metaad_jax/metaad.mplstyle` is the style. Rooms above this one in the table of
-docs/architecture.md use it by its name: `matplotlib.style.context('metaad_jax.
-metaad')`. A `block` is (source, contamination), `styles` what `learner_styles`
-returns.
+`metaad_jax/metaad.mplstyle` is the style. A `block` is (source, contamination),
+`styles` what `learner_styles` returns.
 """
 
 from collections.abc import Sequence
@@ -141,13 +139,8 @@ def against_shots(
       )
     for i, name in enumerate(others):
       label = '_' if i else f'{len(others)} other baselines'
-      pale: Any = {
-        'color': _PALE,
-        'linewidth': 0.8,
-        'zorder': 1,
-        'label': label,
-      }
-      axis.plot(places, row(name)['mean'], **pale)
+      pale: Any = {'color': _PALE, 'linewidth': 0.8, 'zorder': 1}
+      axis.plot(places, row(name)['mean'], label=label, **pale)
     axis.set_xticks(places, [str(k) for k in shots])
     axis.set_xlim(-0.5, len(shots) - 0.5)
     axis.set_title(f'labelled anomalies: A = {anomalies}')
@@ -239,25 +232,17 @@ def _budget_panel(
   shots = np.sort(summary.shots.unique())
   of_k = lambda rows: rows.set_index('shots').reindex(shots)
   rivals = of_k(tables.best_of(summary, 'baseline').reset_index())
-  look: dict[str, Any] = {
-    'color': _GREY,
-    'linestyle': _DASHES[0],
-    'marker': 'd',
-  }
+  look: Any = {'color': _GREY, 'linestyle': _DASHES[0], 'marker': 'd'}
   _draw(axis, shots, rivals, label='the best baseline of each K', **look)
   changed = (rivals.method != rivals.method.shift()) & rivals['mean'].notna()
   for k, rival in rivals[changed].iterrows():
     inwards = {shots[0]: 'left', shots[-1]: 'right'}
+    low = rival['mean'] if pd.isna(rival.low) else rival.low
     axis.annotate(
-      tables.clean(rival.method, 20),
-      (k, rival['mean'] if pd.isna(rival.low) else rival.low),
-      (0, -4),
-      textcoords='offset points',
-      ha=inwards.get(k, 'center'),
-      va='top',
+      tables.clean(rival.method, 20), (k, low), (0, -4), color=_GREY,
+      textcoords='offset points', ha=inwards.get(k, 'center'), va='top',
       fontsize=7.5,
-      color=_GREY,
-    )
+    )  # fmt: skip
   last, label = rivals['mean'].iloc[-1], f'the same at K = {shots[-1]}'
   axis.axhline(last, color=_GREY, linewidth=0.9, linestyle=':', label=label)
   for name in tables.ranked(summary, 'learner')[:1]:
@@ -338,15 +323,9 @@ def of_evaluation(
 ) -> list[Picture]:
   """Every figure that an evaluation has the data for.
 
-  Args:
-    table: of the evaluation.
-    summary: of the AUROC.
-    rankings: by the AUROC.
-
-  Returns:
-    For each source and contamination the AUROC against K (or of all methods, at
-    a single K); then the budgets, where there are three K or more; then the
-    ranks.
+  For each block the AUROC against K (or of all methods, at a single K); then
+  the budgets, where there are three K or more; then the ranks. `summary` and
+  `rankings` are by the AUROC.
   """
   styles = learner_styles(summary)
   pictures: list[Picture | None] = []
@@ -368,16 +347,13 @@ def adapted_png(
   scores: np.ndarray,
   threshold: float | None = None,
 ) -> bytes:
-  """Draws the scores of new rows beside those of the support.
+  """A PNG file of the scores of new rows beside those of the support.
 
   Args:
     known: [K] scores of the support.
     labels: [K] 1 = anomaly, 0 = normal, -1 = unlabelled.
     scores: [M] scores of the new rows, in their order.
     threshold: a score above is an alarm; None = there is none.
-
-  Returns:
-    A PNG file.
   """
   known, labels, scores = map(np.asarray, (known, labels, scores))
   alarm = scores > (np.inf if threshold is None else threshold)

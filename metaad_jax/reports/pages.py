@@ -71,18 +71,10 @@ _NO_RANKS = (
 
 
 class Section(NamedTuple):
-  """A part of the report of an evaluation, to be rendered in this order.
+  """A part of the report of an evaluation, rendered in this order.
 
-  Attributes:
-    key: its anchor.
-    title: its heading.
-    lead: the conclusion, in bold.
-    text: paragraphs.
-    code: shown as it is.
-    images: figures, each with its address.
-    tables: rendered in order.
-    items: of a list.
-    folded: whether the tables are closed at first.
+  `key` is its anchor, `lead` its conclusion; images come with their address;
+  `folded` tables are closed at first.
   """
 
   key: str
@@ -97,13 +89,7 @@ class Section(NamedTuple):
 
 
 class Statistics(NamedTuple):
-  """What is computed once from the table of an evaluation.
-
-  Attributes:
-    summary: of all metrics.
-    contests: of the AUROC and the average precision.
-    rankings: by the AUROC.
-  """
+  """What is computed once: all metrics; AUROC and ap; ranks by the AUROC."""
 
   summary: pd.DataFrame
   contests: pd.DataFrame
@@ -424,12 +410,7 @@ def _intro(path: pathlib.Path, intro: str | os.PathLike[str] | None) -> str:
 
 
 def judged(found: judge.Judged, image: bytes) -> bytes:
-  """The page of a user's judged rows: one HTML file that needs no other.
-
-  Args:
-    found: see `judge.judge`.
-    image: of the scores, see `scores_png`.
-  """
+  """The page of judged rows, with the picture of `scores_png`, as HTML."""
   alarms = found.outliers.any() and found.judge.threshold is not None
   rows = [row for row in map(int, found.order()) if row in found.explanations]
   labels = found.judge.labels

@@ -48,10 +48,6 @@ class Choice(NamedTuple):
 def choices(results: Results, metric: str = 'auroc') -> list[Choice]:
   """Compares the best method of every cell with all others.
 
-  Args:
-    results: of an evaluation.
-    metric: higher is better.
-
   Returns:
     One for each cell in which two methods or more were scored on every entity,
     by source and contamination in the order of the file, A and K.
@@ -102,12 +98,8 @@ def advice(found: Sequence[Choice], kinds: dict[str, str]) -> str:
 
   It names the method that is the best, or not told apart from the best, in the
   most cells; among equals that with the smallest mean gap. Where some supports
-  are clean and some contaminated, each gets sentences of its own: what is best
-  for one may be bad for the other.
-
-  Args:
-    found: see `choices`.
-    kinds: {method: 'learner' or 'baseline'}.
+  are clean and some contaminated, each gets sentences of its own. `kinds` maps
+  a method to 'learner' or 'baseline'.
   """
   groups: dict[tuple[bool, bool], list[Choice]] = {}
   for choice in found:

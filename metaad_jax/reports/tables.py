@@ -46,7 +46,7 @@ class Table(NamedTuple):
     title: what the numbers are.
     header: a name for each column.
     groups: {name: rows}; the name is '' where rows are not grouped.
-    words: the columns that hold words and are aligned to the left.
+    words: columns of words, aligned to the left.
   """
 
   title: str
@@ -142,16 +142,10 @@ def best_of(summary: pd.DataFrame, kind: str) -> pd.DataFrame:
 def means(
   summary: pd.DataFrame, block: Sequence[Any], medians: bool = True
 ) -> Table:
-  """Methods against cells: the mean, its interval and the median.
+  """Methods against cells of one block: mean, interval and, asked for, median.
 
-  Args:
-    summary: of one metric, source and contamination.
-    block: (source, contamination), for the title.
-    medians: whether to put the median behind the interval.
-
-  Returns:
-    Learners first, the best first; emphasised are the best learner and the best
-    baseline of each column.
+  Learners first, the best first; emphasised are the best learner and the best
+  baseline of each column. `summary` is of one metric.
   """
   keys = list(summary.groupby(['anomalies', 'shots']).groups)
   entries = {
@@ -174,14 +168,14 @@ def means(
       for name in ranked(summary, kind)
     ]
     for kind in KINDS
+    if kind in set(summary.kind)
   }
-  return Table(
+  title = (
     f'{block_name(block)}: {METRICS[summary.metric.iloc[0]]}, mean '
     f'[95% interval]{" median" if medians else ""} over '
-    f'{entities_text(summary)}',
-    ('', *(f'A={a} K={k}' for a, k in keys)),
-    {kind: rows for kind, rows in groups.items() if rows},
+    f'{entities_text(summary)}'
   )
+  return Table(title, ('', *(f'A={a} K={k}' for a, k in keys)), groups)
 
 
 def verdict(contest: Any) -> str:
@@ -236,15 +230,10 @@ def rows_per_day(results: Results) -> dict[str, float]:
 
 
 def operation(summary: pd.DataFrame, rates: dict[str, float]) -> list[Table]:
-  """Recalls at fixed false-alarm rates, and the alarms of a day.
+  """Recalls at fixed false-alarm rates, and with `rows_per_day` alarms a day.
 
-  Args:
-    summary: of all metrics.
-    rates: see `rows_per_day`.
-
-  Returns:
-    A table for each source and contamination: of every cell the best learner
-    and the best baseline by recall at 1% false alarms.
+  A table for each block: of every cell the best learner and the best baseline
+  by recall at 1% false alarms. `summary` is of all metrics.
   """
   strict = summary[summary.metric == 'recall_at_far_1']
   wide = summary[summary.metric == 'recall_at_far_5']
@@ -313,9 +302,9 @@ def escape(text: Any) -> str:
 def markdown(table: Table) -> str:
   """A table in Markdown; emphasised cells are bold."""
   line = lambda cells: f'| {" | ".join(cells)} |\n'
-  lines = [line(table.header)]
   columns = range(len(table.header))
-  lines.append(line(['---' if i in table.words else '---:' for i in columns]))
+  rule = ['---' if i in table.words else '---:' for i in columns]
+  lines = [line(table.header), line(rule)]
   for group, rows in table.groups.items():
     for first, *cells in rows:
       name = escape(first) + ' (baseline)' * (group == 'baselines')
@@ -339,8 +328,8 @@ def csv(frame: pd.DataFrame) -> str:
 
 def sentence(contest: Any, learner: Any, baseline: Any) -> str:
   """A contest in words, from its entry and the two of `comparisons.summary`."""
-  relation = verdict(contest)
-  relation += ' from' if relation == 'not told apart' else ' than'
+  judged = verdict(contest)
+  relation = f'{judged} {"from" if judged == "not told apart" else "than"}'
   said = (
     f'{clean(contest.learner)} {number(learner.mean)}, {relation} the best '
     f'baseline {clean(contest.baseline)} {number(baseline.mean)}: '
@@ -360,11 +349,7 @@ def sentence(contest: Any, learner: Any, baseline: Any) -> str:
 def verdicts(
   summary: pd.DataFrame, contests: pd.DataFrame
 ) -> dict[tuple, tuple[str, str]]:
-  """The best learner against the best baseline of each cell.
-
-  Args:
-    summary: of one metric.
-    contests: of the same metric.
+  """The best learner against the best baseline of each cell, of one metric.
 
   Returns:
     {(source, contamination, A, K): (verdict, sentence)}, without the cells in
@@ -380,26 +365,18 @@ def verdicts(
   for contest in ours.itertuples():
     cell = tuple(getattr(contest, key) for key in CELL)
     if best.get(cell) == contest.learner:
-      pair = (
-        entries[(*cell, contest.learner)],
-        entries[(*cell, contest.baseline)],
-      )
+      names = contest.learner, contest.baseline
+      pair = [entries[(*cell, name)] for name in names]
       said[cell] = verdict(contest), sentence(contest, *pair)
   return said
 
 
 def terminal(results: Results, width: int = 104) -> str:
-  """Means of the AUROC for the terminal, with the verdict of every cell.
+  """Means of the AUROC for a terminal of `width` columns, with the verdicts.
 
-  Args:
-    results: of an evaluation.
-    width: columns of the terminal; cells that do not fit go below.
-
-  Returns:
-    For each source and contamination the means with their 95% intervals,
-    learners first, `*` at the best learner and the best baseline of a column,
-    `-` where there is no value; under it, for each cell, the best learner
-    against the best baseline by the paired test, corrected after Holm.
+  For each block the means with their 95% intervals; under it, for each cell,
+  the best learner against the best baseline by the paired test, corrected after
+  Holm.
   """
   if results.table.empty:
     return 'No episode was scored.\n'

@@ -121,9 +121,7 @@ def test_sides_of_a_split(run, rows):
   for split in ('test', 'validation', 'all'):
     results = run_all([run], split=split)
     assert entities_of(results) == names[split]
-    noted = any(
-      'trained or validated' in note for note in results.meta['notes']
-    )
+    noted = 'trained or validated' in ' '.join(results.meta['notes'])
     assert noted == (split != 'test')
 
 
@@ -215,14 +213,12 @@ def test_no_test_entity_is_looked_at_in_tuning(run, rows):
 def test_one_choice_for_all_shots_and_labels(run, monkeypatch):
   given = []
   genuine = tuning.choose
-  monkeypatch.setattr(
-    tuning,
-    'choose',
-    lambda names, triples, labels, cells, **how: (
-      given.extend(zip(triples, cells, strict=True))
-      or genuine(names, triples, labels, cells, **how)
-    ),
-  )
+
+  def choose(names, triples, labels, cells, **how):
+    given.extend(zip(triples, cells, strict=True))
+    return genuine(names, triples, labels, cells, **how)
+
+  monkeypatch.setattr(tuning, 'choose', choose)
   grid = GRID._replace(contamination=(0.0,))
   found = run_all([run], grid, NAMES, tune=3, tune_together=True)
   assert len(given) == 2 * 3
@@ -239,21 +235,16 @@ def test_what_is_chosen_is_what_is_used(run, monkeypatch):
   plain = run_all([run], GRID, NAMES)
   assert 'tuning' not in plain.meta
   always = tuning.Choice({'scaling': 'compressed'}, 0.5, 0.5, 1)
-  monkeypatch.setattr(
-    tuning,
-    'choose',
-    lambda *args, **how: {cell: {'knn': always} for cell in GRID.cells()},
-  )
+  chosen = {cell: {'knn': always} for cell in GRID.cells()}
+  monkeypatch.setattr(tuning, 'choose', lambda *args, **how: chosen)
   used = []
   genuine = jobs.score_jobs
-  monkeypatch.setattr(
-    jobs,
-    'score_jobs',
-    lambda todo, *args, **how: (
-      used.extend(job for some in todo for job in some)
-      or genuine(todo, *args, **how)
-    ),
-  )
+
+  def score_jobs(todo, *args, **how):
+    used.extend(job for some in todo for job in some)
+    return genuine(todo, *args, **how)
+
+  monkeypatch.setattr(jobs, 'score_jobs', score_jobs)
   tuned = run_all([run], GRID, NAMES, tune=5)
   for name, options in used:
     assert options == (always.options if name == 'knn' else {})
@@ -293,11 +284,8 @@ def test_windows_are_scaled_by_the_support_alone_for_the_baselines(
   windows = []
   for i in range(10):
     flat = entity(f'w{i}', 16)
-    shaped = {
-      part: getattr(flat, part).reshape(-1, 8, 2)
-      for part in ('normal', 'query')
-    }
-    windows.append(dataclasses.replace(flat, **shaped))
+    normal, query = (x.reshape(-1, 8, 2) for x in (flat.normal, flat.query))
+    windows.append(dataclasses.replace(flat, normal=normal, query=query))
   register(monkeypatch, 'windows', windows)
   source = registry.REGISTRY['windows']
   usual = dataclasses.replace(source, features=('statistics',), rate=1.0)
@@ -307,14 +295,12 @@ def test_windows_are_scaled_by_the_support_alone_for_the_baselines(
   )
   seen = []
   genuine = tasks.standardize_cells
-  monkeypatch.setattr(
-    tasks,
-    'standardize_cells',
-    lambda prior, cells, entities: (
-      seen.append((prior, entities[0].normal.shape))
-      or genuine(prior, cells, entities)
-    ),
-  )
+
+  def standardize(prior, cells, entities):
+    seen.append((prior, entities[0].normal.shape))
+    return genuine(prior, cells, entities)
+
+  monkeypatch.setattr(tasks, 'standardize_cells', standardize)
   run_all([run], names=['knn'])
   ((prior, shape),) = seen
   assert prior is None and len(shape) == 2 and shape[1] != 16

@@ -115,13 +115,8 @@ def test_a_task_holds_the_rows_of_its_cell_and_no_label_of_the_query():
   triples = [tasks.rows_of(cell, one) for cell in cells]
   batch = tasks.as_task(triples, (8, 20, 5))
   for t, cell in enumerate(cells):
-    rows = np.concatenate(
-      [
-        one.normal[cell.normal],
-        one.query[cell.contaminants],
-        one.query[cell.anomalous],
-      ]
-    )
+    places = np.concatenate([cell.contaminants, cell.anomalous])
+    rows = np.concatenate([one.normal[cell.normal], one.query[places]])
     real = batch.support.mask[t] > 0
     np.testing.assert_array_equal(batch.support.x[t, real, :2], rows)
     labels = [0] * cell.shots + [1] * cell.anomalies

@@ -63,10 +63,9 @@ def test_the_best_of_each_kind_and_column_is_emphasised():
       entry('knn', 'baseline', np.nan, shots=9),
     ]
   )
-  groups = tables.means(frame, CLEAN).groups
   best = {
     cells[0].text: [cell.best for cell in cells[1:]]
-    for rows in groups.values()
+    for rows in tables.means(frame, CLEAN).groups.values()
     for cells in rows
   }
   assert best == {
@@ -108,20 +107,16 @@ def test_one_verdict_per_cell_of_the_best_learner_and_the_best_baseline(
   found = tables.verdicts(summary, contests)
   assert len(found) == 7
   said, sentence = found['rig', 0.0, 1, 5]
-  pair = contests[
-    (contests.source == 'rig')
-    & (contests.shots == 5)
-    & (contests.anomalies == 1)
-    & (contests.learner == 'maml')
-    & (contests.baseline == 'trees')
-  ].iloc[0]
+  (pair,) = contests.query(
+    "source == 'rig' and shots == 5 and anomalies == 1 and learner == 'maml' "
+    "and baseline == 'trees'"
+  ).itertuples()
   assert said == tables.verdict(pair)
   assert sentence.startswith('maml')
   assert tables.number(pair.difference, sign=True) in sentence
   assert f'better on {pair.wins} and worse on {pair.losses} of 7' in sentence
-  shown = tables.terminal(results)
-  lines = ' '.join(shown.split())
-  assert all(' '.join(line.split()) in lines for _, line in found.values())
+  shown = ' '.join(tables.terminal(results).split())
+  assert all(' '.join(line.split()) in shown for _, line in found.values())
 
 
 def test_against_best_shows_each_learner_beside_the_best_baseline(results):

@@ -14,17 +14,10 @@ from metaad_jax.scores import comparisons
 
 def row(entity, method, value, draw=0, kind='learner', **setting):
   return {
-    'source': 'rig',
-    'entity': entity,
-    'method': method,
-    'kind': kind,
-    'shots': 5,
-    'anomalies': 0,
-    'contamination': 0.0,
-    'draw': draw,
-    'auroc': value,
-    **setting,
-  }
+    'source': 'rig', 'entity': entity, 'method': method, 'kind': kind,
+    'shots': 5, 'anomalies': 0, 'contamination': 0.0, 'draw': draw,
+    'auroc': value, **setting,
+  }  # fmt: skip
 
 
 def against(entity, value, method='knn', **more):
@@ -62,21 +55,6 @@ def test_the_interval_of_few_values_is_students(n, level):
   assert (low, high) == pytest.approx(tuple(reference))
 
 
-@pytest.mark.parametrize('entities', [4, 30])
-def test_intervals_cover(entities):
-  rng = np.random.default_rng(0)
-  table = pd.DataFrame(
-    [
-      row(f'e{entity}', f'm{method}', value)
-      for method in range(400)
-      for entity, value in enumerate(rng.beta(8, 2, entities))
-    ]
-  )
-  found = comparisons.summary(table, 'auroc', resamples=999)
-  inside = (found['low'] <= 0.8) & (0.8 <= found['high'])
-  assert len(inside) == 400 and 0.90 <= inside.mean() <= 0.98
-
-
 def test_equal_resamples_tie_in_spite_of_rounding():
   # 0.1 + 0.2 + 0.3 has two float sums; a shift must not tip the ties.
   values = np.array([0.1, 0.2, 0.3] * 4)
@@ -102,20 +80,6 @@ def test_bootstrap_refuses(values):
 
 
 # --- tests -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('ranks', [[1, 2, 3, 4, 5, 6], [1, 1, 2, 2, 2, 6]])
-def test_paired_keeps_its_level(ranks):
-  # All sign patterns are equally likely under the null hypothesis.
-  p_values = np.array(
-    [
-      comparisons.paired(np.array(signs) * ranks, np.zeros(6))
-      for signs in itertools.product([-1, 1], repeat=6)
-    ]
-  )
-  assert p_values.min() == pytest.approx(2 / 64)
-  for level in np.unique(p_values):
-    assert np.mean(p_values <= level) <= level + 1e-12
 
 
 @pytest.mark.parametrize('decimals', [0, 8])
@@ -191,17 +155,12 @@ def test_draws_are_averaged_before_entities():
 def many_rows():
   """Two cells of 12 and 16 entities, two learners, two baselines, two draws."""
   rng = np.random.default_rng(0)
-  methods = {
-    'maml': 'learner',
-    'anil': 'learner',
-    'knn': 'baseline',
-    'lof': 'baseline',
-  }
+  kinds = ['learner'] * 2 + ['baseline'] * 2
   return pd.DataFrame(
     [
       row(f'e{i}', name, round(rng.random(), 2), draw, kind, shots=shots)
       for shots in (1, 5)
-      for name, kind in methods.items()
+      for name, kind in zip(['maml', 'anil', 'knn', 'lof'], kinds, strict=True)
       for i in range(11 + shots)
       for draw in range(2)
     ]
@@ -256,21 +215,6 @@ def test_intervals_stay_where_the_metric_lives():
     assert (line['low'], line['high']) == (0, 1)
   (line,) = comparisons.contests(table, 'auroc').to_dict('records')
   assert (line['low'], line['high']) == (-1, 1)
-
-
-def test_a_learner_that_always_wins_and_one_that_ties():
-  rng = np.random.default_rng(0)
-  rows = []
-  for i, level in enumerate(rng.random(12) / 2):
-    ours = level + 0.2 + rng.random() / 10
-    rows += [row(f'e{i}', 'maml', ours), against(f'e{i}', level)]
-    rows += [against(f'e{i}', ours, 'twin')]
-  found = comparisons.contests(pd.DataFrame(rows), 'auroc')
-  win, tie = found.to_dict('records')
-  assert win['p'] == pytest.approx(2**-11) and win['p_holm'] < 0.05
-  assert 0.2 <= win['low'] <= win['high'] <= 0.3
-  assert (tie['difference'], tie['low'], tie['high'], tie['p']) == (0, 0, 0, 1)
-  assert tie['wins'] == tie['losses'] == 0 and tie['best']
 
 
 def test_without_rivals_there_is_no_contest():
@@ -337,11 +281,9 @@ def test_cliques_are_the_longest_runs_without_a_difference():
     assert found.p == pytest.approx(stats.friedmanchisquare(*values.T).pvalue)
     place = ['abcde'.index(name) for name in found.methods]
     pairs = list(itertools.combinations(range(5), 2))
+    ordered = values[:, place].T
     p_values = comparisons.holm(
-      [
-        comparisons.paired(values[:, place[i]], values[:, place[j]])
-        for i, j in pairs
-      ]
+      [comparisons.paired(ordered[i], ordered[j]) for i, j in pairs]
     )
     differ = {pair for pair, p in zip(pairs, p_values, strict=True) if p < 0.05}
     alike = {
@@ -355,10 +297,8 @@ def test_cliques_are_the_longest_runs_without_a_difference():
       if not any((a, b) != (i, j) and a <= i and j <= b for a, b in alike)
     }
     assert set(found.cliques) == longest
-    overlapping += any(
-      a[1] >= b[0]
-      for a, b in zip(found.cliques, found.cliques[1:], strict=False)
-    )
+    bounds = zip(found.cliques, found.cliques[1:], strict=False)
+    overlapping += any(a[1] >= b[0] for a, b in bounds)
   assert overlapping
 
 
