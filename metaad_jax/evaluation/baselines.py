@@ -31,26 +31,6 @@ _ISOLATION_TREES = 200
 _ECOD_COLUMNS = 4000  # at once; what fits a core's cache
 
 
-class Baseline(NamedTuple):
-  """A detector.
-
-  Attributes:
-    detect: (seed, normal [n, F], query [m, F], **options) -> [m], higher =
-      more anomalous; with `needs_anomalies` (seed, support_x, support_y, query,
-      **options). None = the learner of that name, trained on the support.
-    needs_anomalies: supervised: only for supports with rows of either label.
-    scalings: of `SCALINGS`, those that `tuning` tries, the default first.
-    candidates: options that `tuning` tries, the defaults ({}) first.
-    model: spec of the network of a learner.
-  """
-
-  detect: Callable[..., np.ndarray] | None
-  needs_anomalies: bool
-  scalings: tuple[str, ...]
-  candidates: tuple[dict[str, Any], ...]
-  model: str = ''
-
-
 def _robust(normal, x):
   """Distance from the median, in mean absolute deviations."""
   centre = np.median(normal, 0)
@@ -65,6 +45,31 @@ SCALINGS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
   'compressed': lambda normal, x: np.sign(x) * np.log1p(np.abs(x)),
   'robust': _robust,
 }
+
+
+_EVERY = tuple(SCALINGS)
+_TWO = ('plain', 'compressed')
+_ONE = ('plain',)  # the others change no score, or hardly: ranks alone count
+
+
+class Baseline(NamedTuple):
+  """A detector.
+
+  Attributes:
+    detect: (seed, normal [n, F], query [m, F], **options) -> [m], higher =
+      more anomalous; with `needs_anomalies` (seed, support_x, support_y, query,
+      **options). None = the learner of that name, trained on the support.
+    needs_anomalies: supervised: only for supports with rows of either label.
+    scalings: of `SCALINGS`, those that `tuning` tries, the default first.
+    candidates: options that `tuning` tries beside the defaults.
+    model: spec of the network of a learner.
+  """
+
+  detect: Callable[..., np.ndarray] | None
+  needs_anomalies: bool = False
+  scalings: tuple[str, ...] = _EVERY
+  candidates: Sequence[dict[str, Any]] = ()
+  model: str = ''
 
 
 def scaled(triple: Triple, scaling: str) -> Triple:
@@ -271,20 +276,10 @@ def _each(**options: Sequence[Any]) -> list[dict[str, Any]]:
   return [{key: v} for key, values in options.items() for v in values]
 
 
-_EVERY = tuple(SCALINGS)
-_NONE = ('plain',)  # the others change no score, or hardly: ranks alone count
-_TWO = ('plain', 'compressed')
-
-
-def _normals(detect, scalings=_EVERY, candidates=(), model='') -> Baseline:
-  return Baseline(detect, False, scalings, ({}, *candidates), model)
-
-
-def _labels(detect, scalings=_EVERY, candidates=(), model='') -> Baseline:
-  return Baseline(detect, True, scalings, ({}, *candidates), model)
-
-
-_LARGEST = [{'neighbours': k, 'largest': True} for k in (2, 3, 5, 10)]
+_NEIGHBOURS = [
+  *_each(neighbours=(2, 3, 10)),
+  *({'neighbours': k, 'largest': True} for k in (2, 3, 5, 10)),
+]
 _KERNELS = [
   {'nu': nu, 'gamma': gamma}
   for nu in (0.1, 0.5)
@@ -295,6 +290,9 @@ _DEEP = 'mlp:width=64,depth=1'  # small, because the support is
 _DEVIATION = 'mlp:width=20,depth=1'  # as in the paper
 _SHRINKAGE = _each(shrinkage=('oas', 0.3, 0.6, 0.9))
 _STEPS = _each(adapt_steps=(50, 800))
+_SAD = [*_STEPS, *_each(eta=(0.1, 10.0))]
+_DEVNET = [*_STEPS, *_each(decay=(1e-3, 1e-1))]
+_ISOLATION: list[dict[str, Any]] = [{'share': 0.5}, {'deeper': 3}]
 _SPLITS = _each(columns=(1, 1.0), leaf=(2,))
 _STRENGTH = _each(strength=(0.01, 0.1, 10.0))
 _SVM = _each(strength=(0.1, 10.0), gamma=(0.1, 0.3, 3.0))
@@ -303,27 +301,25 @@ _RANDOM_FOREST = functools.partial(_forest, ensemble.RandomForestRegressor)
 _EXTRA_TREES = functools.partial(_forest, ensemble.ExtraTreesRegressor)
 
 REGISTRY: dict[str, Baseline] = {
-  'random': _normals(_random, _NONE),
-  'distance_to_mean': _normals(_distance_to_mean),
-  'nearest_neighbour': _normals(_nearest_neighbour),
-  'knn': _normals(_knn, _EVERY, [*_each(neighbours=(2, 3, 10)), *_LARGEST]),
-  'lof': _normals(_lof, _EVERY, _each(neighbours=(3, 10, 20))),
-  'mahalanobis': _normals(_mahalanobis, _EVERY, _SHRINKAGE),
-  'ocsvm': _normals(_ocsvm, _EVERY, _KERNELS),
-  'isolation_forest': _normals(
-    _isolation_forest, _TWO, [{'share': 0.5}, {'deeper': 3}]
+  'random': Baseline(_random, scalings=_ONE),
+  'distance_to_mean': Baseline(_distance_to_mean),
+  'nearest_neighbour': Baseline(_nearest_neighbour),
+  'knn': Baseline(_knn, candidates=_NEIGHBOURS),
+  'lof': Baseline(_lof, candidates=_each(neighbours=(3, 10, 20))),
+  'mahalanobis': Baseline(_mahalanobis, candidates=_SHRINKAGE),
+  'ocsvm': Baseline(_ocsvm, candidates=_KERNELS),
+  'isolation_forest': Baseline(_isolation_forest, False, _TWO, _ISOLATION),
+  'ecod': Baseline(_ecod, scalings=_ONE),
+  'deep_svdd': Baseline(None, False, _EVERY, _STEPS, _DEEP),
+  'random_forest': Baseline(_RANDOM_FOREST, True, _ONE, _SPLITS),
+  'extra_trees': Baseline(_EXTRA_TREES, True, _TWO, _SPLITS),
+  'logistic_regression': Baseline(
+    _logistic_regression, True, candidates=_STRENGTH
   ),
-  'ecod': _normals(_ecod, _NONE),
-  'deep_svdd': _normals(None, _EVERY, _STEPS, _DEEP),
-  'random_forest': _labels(_RANDOM_FOREST, _NONE, _SPLITS),
-  'extra_trees': _labels(_EXTRA_TREES, _TWO, _SPLITS),
-  'logistic_regression': _labels(_logistic_regression, _EVERY, _STRENGTH),
-  'svm': _labels(_svm, _EVERY, _SVM),
-  'gradient_boosting': _labels(_gradient_boosting, _NONE, _BOOSTS),
-  'deep_sad': _labels(None, _EVERY, [*_STEPS, *_each(eta=(0.1, 10.0))], _DEEP),
-  'devnet': _labels(
-    None, _EVERY, [*_STEPS, *_each(decay=(1e-3, 1e-1))], _DEVIATION
-  ),
+  'svm': Baseline(_svm, True, candidates=_SVM),
+  'gradient_boosting': Baseline(_gradient_boosting, True, _ONE, _BOOSTS),
+  'deep_sad': Baseline(None, True, _EVERY, _SAD, _DEEP),
+  'devnet': Baseline(None, True, _EVERY, _DEVNET, _DEVIATION),
 }
 
 

@@ -40,8 +40,7 @@ def score_jobs(
       support_y 1 = anomaly, 0 = normal, standardised by the normal rows.
     seed: not negative.
     workers: number of processes, at least 1.
-    quiet: no progress bar.
-    label: of the progress bar.
+    label, quiet: of the progress bar.
 
   Returns:
     For each task, for each of its jobs, scores [m] float64; None where a

@@ -34,13 +34,7 @@ def at_home(run: Run, source: Source) -> bool:
 
 
 def tested(run: Run, spec: str, data_dir: str | None, split: str) -> Side:
-  """The entities of a source that a run is evaluated on.
-
-  Args:
-    run: decides the fold of its own source.
-    spec: of the source, the run's own or another.
-    data_dir: root of the data.
-    split: 'test', 'validation' or 'all'.
+  """The entities of the source `spec` that a run is evaluated on.
 
   Raises:
     DataError: if there is no validation side.
@@ -65,12 +59,6 @@ def for_choices(run: Run, side: Side, data_dir: str | None, split: str) -> Side:
 
   Those of the same source that are not on the test side; where it has none, the
   validation side that the run was chosen with.
-
-  Args:
-    run: one of those evaluated on `side`.
-    side: see `tested`.
-    data_dir: root of the data.
-    split: as in `tested`.
 
   Raises:
     DataError: if no entity is left to choose on.
@@ -102,11 +90,8 @@ def for_choices(run: Run, side: Side, data_dir: str | None, split: str) -> Side:
 def featurize(run: Run, side: Side, features: str | None) -> list[Entity]:
   """The entities as a run reads them.
 
-  Args:
-    run: decides the features.
-    side: the entities.
-    features: specs for runs of any width on a source other than their own; None
-      = the usual ones of that source.
+  Runs of any width read sources other than their own by `features`; None = the
+  usual ones of that source.
   """
   chosen = ''
   if run.setup.any_width and side.spec != run.config.source:

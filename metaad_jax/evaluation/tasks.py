@@ -215,8 +215,7 @@ def score_in_batches(
     shapes: what each task is padded to.
     rows: place -> the task.
     elements: bounds a batch: its tasks x query x support x columns.
-    label: of the progress bar.
-    quiet: no progress bar.
+    label, quiet: of the progress bar.
 
   Returns:
     For each task [Q], without the padding.
@@ -262,8 +261,7 @@ def score_cells(
     any_width: entities may differ in their columns; a small table is then not
       padded to the widest of all.
     seed: for learners that draw.
-    label: of the progress bar.
-    quiet: no progress bar.
+    label, quiet: of the progress bar.
   """
   score = jax.jit(functools.partial(loop.scores_of, learner))
   root = jax.random.key(seed)
@@ -302,13 +300,8 @@ def standardize_cells(
 ) -> list[Triple]:
   """What the baselines see: the learners' rows, scaled as the learners do.
 
-  Args:
-    prior: of the columns; None = the support alone decides.
-    cells: the tasks.
-    entities: featurized.
-
-  Returns:
-    For each cell support [n, F], labels [n] and query [Q, F].
+  For each cell support [n, F], labels [n] and query [Q, F]. Without a prior the
+  support alone decides.
   """
   width = entities[0].normal.shape[-1]
   prior = prior or standardized.Prior(*[jnp.zeros(width)] * 3)
@@ -341,12 +334,7 @@ def scale_tables(
   have none. A column is centred and scaled by the mean and the standard
   deviation of the same rows; one that is constant there keeps its units.
 
-  Args:
-    cells: the tasks.
-    entities: of any width, NaN where a value is missing.
-
-  Returns:
-    For each cell support [n, F], labels [n] and query [Q, F], float32.
+  For each cell support [n, F], labels [n] and query [Q, F], float32.
   """
   triples: list[Triple] = []
   for cell in cells:

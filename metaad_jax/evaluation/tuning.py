@@ -147,7 +147,7 @@ def choose(
   more = {}
   for pair, options in tried.items():
     best = options[int(np.argmax(areas[pair].mean(0)))]
-    candidates = baselines.REGISTRY[pair[1]].candidates[1:]
+    candidates = baselines.REGISTRY[pair[1]].candidates
     more[pair] = [best | candidate for candidate in candidates]
   more_areas = _aurocs(more, triples, labels, cells, **how)
   choices: Choices = {cell: {} for cell in cells}

@@ -324,9 +324,9 @@ def of_evaluation(
   """Every figure that an evaluation has the data for.
 
   For each block the AUROC against K (or of all methods, at a single K); then
-  the budgets, where there are three K or more; then the ranks. `summary` and
-  `rankings` are by the AUROC.
+  the budgets, where there are three K or more; then the ranks by `rankings`.
   """
+  summary = summary[summary.metric == 'auroc']
   styles = learner_styles(summary)
   pictures: list[Picture | None] = []
   with style():

@@ -235,14 +235,14 @@ def sections(
     Section(
       'ranks',
       'Critical differences',
-      text=[] if found.rankings else [_NO_RANKS],
       images=shown('ranks'),
+      text=[] if found.rankings else [_NO_RANKS],
     ),
     _operation(results, found.summary),
     Section(
       'tuned',
       'Options of the baselines',
-      text=[_TUNED][: len(tuned)],
+      text=[_TUNED] if tuned else [],
       items=tuned,
     ),
     _left_out(results.meta['notes']),
@@ -289,19 +289,8 @@ def _slug(name: str) -> str:
   return re.sub(r'[^A-Za-z0-9.=_-]+', '-', name).strip('-.')[:80]
 
 
-def _of_evaluation(
-  results: Results, found: Statistics
-) -> list[figures.Picture]:
-  auroc = found.summary[found.summary.metric == 'auroc']
-  return figures.of_evaluation(results.table, auroc, found.rankings)
-
-
 def write(results: Results, folder: str | os.PathLike[str]) -> list[str]:
   """Writes report.html, figures/*.png, summary.csv and contests.csv.
-
-  Args:
-    results: of an evaluation.
-    folder: made where it is missing.
 
   Returns:
     The paths of the files, the report first.
@@ -309,8 +298,9 @@ def write(results: Results, folder: str | os.PathLike[str]) -> list[str]:
   Raises:
     DataError: if there is no row, or a file cannot be written.
   """
-  found = statistics(results.table)
-  pictures = _of_evaluation(results, found)
+  table, meta = results
+  found = statistics(table)
+  pictures = figures.of_evaluation(table, found.summary, found.rankings)
   images = [
     (picture, _data_uri(figures.png(picture.figure, transparent=True)))
     for picture in pictures
@@ -319,8 +309,7 @@ def write(results: Results, folder: str | os.PathLike[str]) -> list[str]:
     'report.html.j2',
     sections=sections(results, found, images),
     settings={
-      key: json.dumps(results.meta[key], indent=2)
-      for key in ('flags', 'versions')
+      key: json.dumps(meta[key], indent=2) for key in ('flags', 'versions')
     },
   )
   content = {
@@ -374,13 +363,14 @@ def write_markdown(
   results_lib.save(results, data)
   found = statistics(table)
   images = []
-  for picture in _of_evaluation(results, found):
+  for picture in figures.of_evaluation(table, found.summary, found.rankings):
     if picture.name.startswith(('budget', 'ranks')):
       name = path.with_name(f'{path.stem}-{_slug(picture.name)}.png')
       storage.write_bytes(name, figures.small_png(picture.figure))
       images.append((picture, name.name))
-  command = f'python -m experiments.page --results={data} --output={path}'
-  command = storage.portable(command)
+  command = storage.portable(
+    f'python -m experiments.page --results={data} --output={path}'
+  )
   template = _environment().get_template('results.md.j2')
   page = template.render(
     title=f'Results: {path.stem}',
@@ -395,11 +385,11 @@ def write_markdown(
 
 def _intro(path: pathlib.Path, intro: str | os.PathLike[str] | None) -> str:
   """What was written by hand for the top of a page; '' where nothing was."""
-  top = path.parent / 'intro' / path.name if intro is None else intro
-  if intro is None and not os.path.exists(top):
+  top = pathlib.Path(intro or path.parent / 'intro' / path.name)
+  if not intro and not top.exists():
     return ''
   try:
-    return pathlib.Path(top).read_text(encoding='utf-8').strip()
+    return top.read_text(encoding='utf-8').strip()
   except (OSError, UnicodeDecodeError) as error:
     raise base.DataError(
       f'{top}: cannot be read ({error}): give a text in Markdown'

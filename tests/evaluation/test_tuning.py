@@ -18,7 +18,7 @@ def toy(monkeypatch, needs_anomalies=False, scalings=('plain', 'clipped')):
   swapped = lambda _, x: x[:, [1, 0, 2]]
   monkeypatch.setitem(baselines.SCALINGS, 'clipped', swapped)
   made = baselines.Baseline(
-    detect, needs_anomalies, scalings, ({}, {'sign': -1}, {'power': 2})
+    detect, needs_anomalies, scalings, ({'sign': -1}, {'power': 2})
   )
   monkeypatch.setitem(baselines.REGISTRY, 'toy', made)
 
@@ -139,7 +139,7 @@ def test_every_candidate_and_scaling_changes_the_scores(name):
   usual = score()
   baseline = baselines.REGISTRY[name]
   tried = [{'scaling': s} for s in baseline.scalings[1:]]
-  for options in [*tried, *baseline.candidates[1:]]:
+  for options in [*tried, *baseline.candidates]:
     scores = score(**options)
     assert np.isfinite(scores).all()
     assert np.abs(scores - usual).max() > 1e-6, options
