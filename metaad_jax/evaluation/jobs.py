@@ -71,6 +71,15 @@ def score_jobs(
   for members in by_network.values():
     name, options = next(iter(members.values()))
     scores |= _train(name, options, list(members), triples, seed, quiet)
+  scores |= _run(by_task, triples, seed, workers, label, quiet)
+  return [
+    [scores.get((task, position)) for position in range(len(some))]
+    for task, some in enumerate(jobs)
+  ]
+
+
+def _run(by_task, triples, seed, workers, label, quiet):
+  """{place: scores} of {task: {place: job}}, in worker processes."""
   run = joblib.Parallel(
     max(1, min(workers, len(by_task))), 'loky', 'generator', max_nbytes=None
   )
@@ -81,12 +90,10 @@ def score_jobs(
     for task, members in by_task.items()
   )
   bar = tqdm.tqdm(done, label, len(by_task), disable=quiet, leave=False)
+  scores: dict[Place, np.ndarray] = {}
   for members, values in zip(by_task.values(), bar, strict=True):
     scores |= dict(zip(members, values, strict=True))
-  return [
-    [scores.get((task, position)) for position in range(len(some))]
-    for task, some in enumerate(jobs)
-  ]
+  return scores
 
 
 def _train(
