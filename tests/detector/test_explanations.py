@@ -193,21 +193,11 @@ def test_reasons_by_hand():
   )
   (last,) = reasons.reasons(told._replace(attributions=np.eye(4)[3]))
   assert last.text == "kind is a text not seen in fit, always 'a' in normals"
-
-
-def test_the_text_says_what_is_wrong(run_dir):
-  rng = np.random.default_rng(6)
-  normal = np.column_stack([rng.normal(size=(30, 2)), np.ones(30)])
-  frame = lambda x: pandas.DataFrame(x, columns=['heat', 'flow', 'mode'])
-  detector = MetaAnomalyDetector(run_dir).fit(frame(normal))
-  told = detector.explain(frame([[0, 9, 1], [0, 0, 5], [0, np.nan, 1]]))
-  lines = [reasons.text(each) for each in told]
-  assert lines[0].startswith('abnormal (p = ')
-  assert 'flow is 9, above all normals by' in lines[0]
-  assert 'it would be normal with flow = ' in lines[0]
-  assert 'mode is 5, always 1 in normals' in lines[1]
-  assert 'flow is missing' in lines[2]
-  assert all('\n' not in line for line in lines)
+  gone = told._replace(row=np.array([np.nan, 1, 3, 2]))
+  assert reasons.reasons(gone)[0].text == 'heat is missing'
+  change = explanations.Change(np.array([0]), normals[0] + 0.5, 0.5, 0)
+  mended = reasons.text(told._replace(change=change))
+  assert mended.endswith('; it would be normal with heat = 0.5')
 
 
 def test_texts_stay_texts_and_large_values_stay_as_they_came(run_dir):
