@@ -21,14 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
-from benchmarks import (
-  peers,
-  rows,
-  serving,
-  training_worker,
-  turns,
-  workloads,
-)
+from benchmarks import peers, rows, serving, training_worker, turns, workloads
 from metaad_jax import specs
 from metaad_jax.base import DataError
 
@@ -66,27 +59,16 @@ class Variant(NamedTuple):
 
 
 class Grid(NamedTuple):
-  """What is timed: all combinations.
+  """What is timed: all combinations."""
 
-  Attributes:
-    workloads: names.
-    learners: specs; what ratios refer to is the first.
-    inner_steps: of the descent on a support.
-    tasks: per meta-step; 0 = as the workload has it.
-    width: factors of every hidden layer.
-    devices: that share the tasks; 0 = chosen.
-    at_once: tasks mapped at once; 0 = chosen.
-    libraries: other libraries, run where one of the learners is exact MAML.
-  """
-
-  workloads: Sequence[str]
-  learners: Sequence[str]
-  inner_steps: Sequence[int]
-  tasks: Sequence[int]
-  width: Sequence[float]
-  devices: Sequence[int]
-  at_once: Sequence[int]
-  libraries: Sequence[str]
+  workloads: Sequence[str]  # names
+  learners: Sequence[str]  # specs; ratios refer to the first
+  inner_steps: Sequence[int]  # of the descent on a support
+  tasks: Sequence[int]  # per meta-step; 0 = as the workload has it
+  width: Sequence[float]  # factors of every hidden layer
+  devices: Sequence[int]  # that share the tasks; 0 = chosen
+  at_once: Sequence[int]  # tasks mapped at once; 0 = chosen
+  libraries: Sequence[str]  # others, run where one learner is exact MAML
 
 
 def split_learners(text: str) -> list[str]:
@@ -120,13 +102,10 @@ def cells(grid: Grid) -> list[list[Variant]]:
   ):
     tasks = tasks or workloads.WORKLOADS[workload].tasks
     job = serving.Job(workload, width, steps, tasks)
+    worker = 'benchmarks.training_worker'
     ours = [
-      Variant(
-        OURS,
-        'benchmarks.training_worker',
-        job._replace(learner=spec, devices=devices, at_once=at_once),
-      )
-      for spec, devices, at_once in itertools.product(
+      Variant(OURS, worker, job._replace(learner=spec, devices=n, at_once=most))
+      for spec, n, most in itertools.product(
         grid.learners, grid.devices, grid.at_once
       )
     ]
@@ -201,13 +180,10 @@ def versions(peers: bool) -> dict[str, str]:
 
 def start_worker(module: str, job: serving.Job) -> turns.Worker:
   """A process that runs a job, ready."""
-  path = os.pathsep.join(
-    filter(None, (str(_ROOT), os.environ.get('PYTHONPATH')))
-  )
-  return turns.Worker(
-    [sys.executable, '-m', module, json.dumps(job._asdict())],
-    {**_ENVIRONMENT, 'PYTHONPATH': path},
-  )
+  paths = str(_ROOT), os.environ.get('PYTHONPATH')
+  path = os.pathsep.join(filter(None, paths))
+  command = [sys.executable, '-m', module, json.dumps(job._asdict())]
+  return turns.Worker(command, {**_ENVIRONMENT, 'PYTHONPATH': path})
 
 
 def _leave_out(lines, name, why):
@@ -271,10 +247,8 @@ def _compare(
   """Relative errors of the variants' gradients, in float64.
 
   The first variant of ours of each algorithm is what the others of the same
-  algorithm are compared with; where there is no other, nothing is computed.
-
-  Raises:
-    DataError: naming the first whose gradient is another one.
+  algorithm are compared with; where there is no other, nothing is computed. A
+  DataError names the first whose gradient is another one.
   """
   names = [specs.parse(v.job.learner)[0] for v in cell]
   references: dict[str, np.ndarray] = {}

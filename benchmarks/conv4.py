@@ -92,11 +92,7 @@ def max_pool(x: jax.Array) -> jax.Array:
   with the maximum: it is gone at `xla_backend_optimization_level=0` and with
   `xla_cpu_use_fusion_emitters=false`.
 
-  Args:
-    x: [N, *S, C]; an odd last place of an axis is left out.
-
-  Returns:
-    [N, *(S // 2), C].
+  [N, *S, C] -> [N, *(S // 2), C]; an odd last place of an axis is left out.
   """
   for axis in range(1, x.ndim - 1):
     pairs = x.shape[axis] // 2

@@ -29,35 +29,23 @@ DATA = (
   'x = rng.normal(size=(21, int(sys.argv[2]))); '
 )
 FIRST = {
-  OURS: (
-    'from metaad_jax import MetaAnomalyDetector as D; d = D(sys.argv[1]); '
-  ),
-  'IsolationForest': (
-    'from sklearn.ensemble import IsolationForest as D; d = D(); '
-  ),
-  'LOF': (
-    'from sklearn.neighbors import LocalOutlierFactor as D; '
-    'd = D(novelty=True); '
-  ),
+  OURS: 'from metaad_jax import MetaAnomalyDetector as D; d = D(sys.argv[1]); ',
+  'IsolationForest': 'from sklearn.ensemble import IsolationForest as D; '
+  'd = D(); ',
+  'LOF': 'from sklearn.neighbors import LocalOutlierFactor as D; '
+  'd = D(novelty=True); ',
   'ECOD': 'from pyod.models.ecod import ECOD as D; d = D(); ',
 }
 LAST = 'd.fit(x[:20]); d.decision_function(x[20:])'
 
 
 class Measured(NamedTuple):
-  """One thing that was timed.
+  """One thing that was timed."""
 
-  Attributes:
-    what: 'fit', 'score' or 'first score'.
-    rows: that it was done to.
-    columns: of a row.
-    seconds: of every repeat, by method.
-  """
-
-  what: str
-  rows: int
-  columns: int
-  seconds: dict[str, list[float]]
+  what: str  # 'fit', 'score' or 'first score'
+  rows: int  # that it was done to
+  columns: int  # of a row
+  seconds: dict[str, list[float]]  # of every repeat, by method
 
 
 def rows(run_dir: str, **options: int) -> Iterator[dict[str, Any]]:
@@ -79,7 +67,7 @@ def rows(run_dir: str, **options: int) -> Iterator[dict[str, Any]]:
 def measure(
   run_dir: str, *, rows: int, columns: int, repeats: int, cold: int
 ) -> Iterator[Measured]:
-  """Times the shipped detector, or another.
+  """Times the shipped detector, or another, one thing after the other.
 
   Args:
     run_dir: a run folder, model file, or shipped.
@@ -87,9 +75,6 @@ def measure(
     columns: of a row.
     repeats: of each.
     cold: fresh processes of each method.
-
-  Yields:
-    What was measured, one thing after the other.
   """
   rng = np.random.default_rng(0)
   mixing = rng.normal(size=(columns, columns)) / np.sqrt(columns)
@@ -106,10 +91,8 @@ def measure(
     'LOF': LocalOutlierFactor(novelty=True),
     'ECOD': ecod.ECOD(),
   }
-  fits: dict[str, Callable[[], Any]] = {
-    name: functools.partial(model.fit, support)
-    for name, model in models.items()
-  }
+  fit = lambda model: functools.partial(model.fit, support)
+  fits: dict[str, Any] = {name: fit(m) for name, m in models.items()}
   fits[f'{OURS}, with its threshold'] = lambda: ours.fit(support).threshold_
   fits[f'{OURS}, uncalibrated'] = adapted
   yield Measured('fit', _SHOTS, columns, turns(fits, repeats))

@@ -10,15 +10,10 @@ from typing import Any
 
 
 def products(lowered: Any) -> int:
-  """Counts.
+  """FLOPs of all products and convolutions of `jax.jit(f).lower(...)`.
 
-  Args:
-    lowered: what `jax.jit(f).lower(...)` returns.
-
-  Returns:
-    FLOPs of all products and convolutions, over all devices: of a branch the
-    dearer side; of a loop every round, where the number of rounds is a constant
-    as in `jax.lax.scan` and `jax.lax.map`, else one.
+  Over all devices; of a branch the dearer side; of a loop every round, where
+  their number is a constant as in `jax.lax.scan` and `jax.lax.map`, else one.
   """
   module = lowered.compiler_ir('stablehlo')
   devices = module.operation.attributes['mhlo.num_partitions'].value

@@ -16,13 +16,7 @@ def contender(
 ) -> serving.Contender:
   """Sets JAX up as the job has it, before its first use.
 
-  Args:
-    job: see `serving.Job`.
-    gradient: (job, batch) -> layers; None = has none.
-    start: job -> (step, info).
-
-  Returns:
-    See `serving.Contender`.
+  `gradient` is (job, batch) -> layers, or None; `start`, job -> (step, info).
   """
   jax.config.update('jax_enable_x64', job.dtype == 'float64')
   if job.platform == 'cpu':
@@ -46,11 +40,7 @@ def ordered(tree: Any, like: workloads.Parameters) -> workloads.Parameters:
 def compile_steps(
   function: Any, steps: int, *arguments: Any
 ) -> tuple[Callable, dict[str, Any]]:
-  """Compiles a jitted function of `steps` meta-steps.
-
-  Returns:
-    The compiled function; and what is known of it, for `serving.Contender`.
-  """
+  """Compiles a function of `steps` meta-steps; info as of `Contender`."""
   began = time.perf_counter()
   lowered = function.lower(*arguments)
   compiled = lowered.compile()

@@ -21,17 +21,7 @@ def row(
   timed: turns.Timed,
   reference: turns.Timed | None,
 ) -> dict[str, Any]:
-  """What every row has.
-
-  Args:
-    workload: its name.
-    library: its name.
-    timed: what was measured of it.
-    reference: what its ratio refers to.
-
-  Returns:
-    The row; times in milliseconds per call.
-  """
+  """What every row has: times in milliseconds, ratios to the reference."""
   low, median, high = np.quantile(timed.seconds, (0.25, 0.5, 0.75)) * 1000
   ratio = (None,) * 3 if reference is None else turns.ratio(timed, reference)
   return {
@@ -59,7 +49,7 @@ def of_training(
   info: dict[str, Any],
   error: float | None,
 ) -> dict[str, Any]:
-  """The row of a worker that meta-trained.
+  """The row of a worker that meta-trained, without its share of the peak.
 
   Args:
     library: its name.
@@ -68,9 +58,6 @@ def of_training(
     reference: what its ratio refers to.
     info: what the worker said of itself when it was ready.
     error: of its gradient, relative; None = not compared.
-
-  Returns:
-    The row, without the share of the machine's peak.
   """
   made = row(job.workload, library, timed, reference)
   name = specs.parse(job.learner)[0]

@@ -26,31 +26,19 @@ from benchmarks import workloads
 
 
 class Job(NamedTuple):
-  """What a worker is asked to run.
+  """What a worker is asked to run."""
 
-  Attributes:
-    workload: its name.
-    width: factor of every hidden layer.
-    inner_steps: of the descent on a support.
-    tasks: of a meta-step.
-    dtype: 'float32' or 'float64'.
-    gradient: '' or where to write the gradient of the first batch.
-    platform: 'cpu', or an accelerator's name, as JAX has it.
-    learner: spec of the learner, for workers of this library.
-    devices: that share the tasks, likewise; 0 = the library's choice.
-    at_once: tasks mapped at once, likewise; 0 = the library's choice.
-  """
-
-  workload: str
-  width: float = 1
-  inner_steps: int = 1
-  tasks: int = 1
-  dtype: str = 'float32'
-  gradient: str = ''
-  platform: str = 'cpu'
-  learner: str = 'maml'
-  devices: int = 1
-  at_once: int = 0
+  workload: str  # its name
+  width: float = 1  # factor of every hidden layer
+  inner_steps: int = 1  # of the descent on a support
+  tasks: int = 1  # of a meta-step
+  dtype: str = 'float32'  # or 'float64'
+  gradient: str = ''  # where to write the gradient of the first batch
+  platform: str = 'cpu'  # or an accelerator's name, as JAX has it
+  # For workers of this library:
+  learner: str = 'maml'  # spec
+  devices: int = 1  # that share the tasks; 0 = the library's choice
+  at_once: int = 0  # tasks mapped at once; 0 = the library's choice
 
   @property
   def sized(self) -> workloads.Workload:

@@ -32,12 +32,8 @@ class Worker:
   def __init__(self, command: Sequence[str], environment: dict[str, str]):
     """Starts it, and waits until it is ready.
 
-    Args:
-      command: program and arguments.
-      environment: variables beside those of this process.
-
-    Raises:
-      WorkerError: with the last line that it said.
+    A WorkerError holds the last line that it said; `environment` is added to
+    that of this process.
     """
     self._errors = tempfile.TemporaryFile('w+')
     self.process = subprocess.Popen(
@@ -124,16 +120,11 @@ def foreign(worker: Worker, turn: Callable[[], Any]) -> tuple[Any, float]:
 
 @dataclasses.dataclass
 class Timed:
-  """What was measured of one contender.
+  """What was measured of one contender."""
 
-  Attributes:
-    rounds: seconds of every meta-step, per round.
-    disturbed: turns that stayed disturbed.
-    said: the last answer: peaks of memory.
-  """
-
-  rounds: list[list[float]]
-  disturbed: int = 0
+  rounds: list[list[float]]  # seconds of every meta-step, per round
+  disturbed: int = 0  # turns that stayed disturbed
+  # the last answer: peaks of memory
   said: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
@@ -150,7 +141,7 @@ def take_turns(
   progress: Callable[[], Any] = lambda: None,
   measure: Callable[[Worker, Callable], tuple[Any, float]] = foreign,
 ) -> dict[str, Timed]:
-  """Times all workers, round by round.
+  """Times all workers, round by round, for as long as they are alive.
 
   Args:
     workers: by name, ready.
@@ -160,9 +151,6 @@ def take_turns(
     leave_out: called with the name of a worker that died, and why.
     progress: called after every turn.
     measure: (worker, turn) -> (what it gives, cores that others used).
-
-  Returns:
-    For each that is still alive.
   """
   calls, most, found = {}, {}, {}
   for name, worker in list(workers.items()):
@@ -204,11 +192,7 @@ def take_turns(
 
 
 def ratio(own: Timed, reference: Timed) -> tuple[float, float, float]:
-  """Time over that of the reference, of the same rounds.
-
-  Returns:
-    The median over the rounds, the least and the largest.
-  """
+  """Time over that of the reference: median, least and most of the rounds."""
   each = [
     statistics.median(a) / statistics.median(b)
     for a, b in zip(own.rounds, reference.rounds, strict=False)

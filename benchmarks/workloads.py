@@ -27,32 +27,20 @@ Parameters = dict[str, dict[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-  """What is computed, without how.
+  """What is computed, without how."""
 
-  Attributes:
-    network: 'mlp', 'conv1d', 'conv4' or 'residual'.
-    sizes: of the input (columns or channels), of every hidden layer (units or
-      channels), and of the output.
-    tasks: per meta-step.
-    support: rows of a task to descend on.
-    query: rows of a task to judge by.
-    rate: of the inner descent.
-    loss: 'squared_error', 'bce' or 'cross_entropy', the mean over rows.
-    length: samples in time ('conv1d'), or pixels of a side ('conv4').
-    taps: of a kernel, along every axis.
-    stride: of 'conv1d'.
-  """
-
-  network: str
+  network: str  # 'mlp', 'conv1d', 'conv4' or 'residual'
+  # of the input (columns or channels), of every hidden layer (units or
+  # channels), and of the output
   sizes: tuple[int, ...]
-  tasks: int
-  support: int
-  query: int
-  rate: float
-  loss: str
-  length: int = 0
-  taps: int = 1
-  stride: int = 1
+  tasks: int  # per meta-step
+  support: int  # rows of a task to descend on
+  query: int  # rows of a task to judge by
+  rate: float  # of the inner descent
+  loss: str  # 'squared_error', 'bce' or 'cross_entropy', the mean over rows
+  length: int = 0  # samples in time ('conv1d'), or pixels of a side ('conv4')
+  taps: int = 1  # of a kernel, along every axis
+  stride: int = 1  # of 'conv1d'
 
   def wider(self, factor: float) -> 'Workload':
     """The same with every hidden layer `factor` times as wide."""
@@ -225,14 +213,7 @@ def minimal_flops(
   gradient: K S (G + H) + Q G per task. First-order MAML has no H; Reptile
   descends on support and query together: K (S + Q) G.
 
-  Args:
-    workload: see `Workload`.
-    learner: 'maml', 'fomaml' or 'reptile'.
-    inner_steps: K.
-    tasks: of a meta-step.
-
-  Returns:
-    FLOPs; a product and a sum count two. Padding counts as if it were data.
+  A product and a sum count as two FLOPs, padding as if it were data.
   """
   costs = layer_flops(workload)
   gradient = 3 * sum(costs) - costs[0]

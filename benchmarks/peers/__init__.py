@@ -6,17 +6,12 @@ from typing import NamedTuple
 
 
 class Peer(NamedTuple):
-  """A library to compare with.
+  """A library to compare with."""
 
-  Attributes:
-    module: the worker.
-    needs: packages without which it cannot run.
-    sdist: environment variable that may name an unpacked source distribution
-      in place of the last of them.
-  """
-
-  module: str
-  needs: tuple[str, ...]
+  module: str  # the worker
+  needs: tuple[str, ...]  # packages without which it cannot run
+  # environment variable that may name an unpacked source distribution in place
+  # of the last of them
   sdist: str = ''
 
   def missing(self) -> str:

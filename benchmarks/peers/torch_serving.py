@@ -146,14 +146,8 @@ LOSSES: dict[str, Callable[..., torch.Tensor]] = {
 
 
 class Problem:
-  """What a peer gets.
-
-  Attributes:
-    network: on the device, at the workload's parameters.
-    loss: (outputs, y) -> mean.
-    rate: of the inner descent.
-    inner_steps: of it.
-  """
+  """What a peer gets: the network at the workload's parameters, on the device;
+  the loss, (outputs, y) -> mean; the inner descent's rate and steps."""
 
   def __init__(self, job: serving.Job):
     self.job, self.workload = job, job.sized
@@ -216,8 +210,7 @@ def contender(make: Make, job: serving.Job) -> serving.Contender:
 def serve(make: Make) -> None:
   """Runs a worker.
 
-  Args:
-    make: problem -> (batch -> None), which leaves the meta-gradient of the
-      batch in the `grad` of the network's parameters.
+  `make`: problem -> (batch -> None), which leaves the meta-gradient of the
+  batch in the `grad` of the network's parameters.
   """
   serving.serve(functools.partial(contender, make))

@@ -31,12 +31,6 @@ def layer(network):
   )
 
 
-def tune(monkeypatch, **options):
-  """Other choices for the CPU; what was compiled with the usual is dropped."""
-  cpu = devices.TUNING['cpu']._replace(**options)
-  monkeypatch.setitem(devices.TUNING, 'cpu', cpu)
-
-
 @pytest.mark.parametrize(
   ('sizes', 'taps', 'stride', 'channels', 'options'),
   [
@@ -50,7 +44,8 @@ def tune(monkeypatch, **options):
 def test_conv_is_flax_conv_with_all_its_derivatives(
   sizes, taps, stride, channels, options, monkeypatch
 ):
-  tune(monkeypatch, **options)
+  cpu = devices.TUNING['cpu']._replace(**options)
+  monkeypatch.setitem(devices.TUNING, 'cpu', cpu)
   ours = per_task_ops.Conv(4, taps, stride)
   flax = nn.Conv(4, taps, stride, padding='SAME', param_dtype=jnp.float64)
   arguments = draw(*taps, channels, 4), draw(4), draw(4, *sizes, channels)
@@ -94,10 +89,8 @@ def test_what_other_backends_compute_is_the_same():
 
 
 def test_blocks_divide_the_rows():
-  assert [per_task_ops.divisor(12, most) for most in (0, 1, 5, 99)] == [
-    1, 1, 4, 12
-  ]  # fmt: skip
-  assert per_task_ops.divisor(7, 6) == 1
+  cases = ((12, 0), (12, 5), (12, 99), (7, 6))
+  assert [per_task_ops.divisor(*case) for case in cases] == [1, 4, 12, 1]
 
 
 @pytest.mark.parametrize(
