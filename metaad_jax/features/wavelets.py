@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pywt
 
-from metaad_jax import base
+from metaad_jax import base, specs
 from metaad_jax.features import feature
 
 Array = jax.Array | np.ndarray
@@ -58,8 +58,8 @@ def wavedec(
   """Multilevel discrete wavelet transform; arguments as of `dwt`.
 
   Returns the approximation at the last level, the detail there, ..., the detail
-  at level 1, that is, from low to high frequencies; `level` = None goes as deep
-  as `max_level`, a deeper one raises DataError.
+  at level 1, that is, from low to high frequencies. `level` = None goes as deep
+  as one coefficient is free of the borders; a deeper one raises DataError.
   """
   details = []
   for _ in range(_check_level(x.shape[-1], wavelet, level)):
@@ -86,11 +86,6 @@ def wavelet_packet(
   # Every high-pass branch mirrors the spectrum, hence the Gray code.
   place = np.arange(2**level)
   return x[..., place ^ (place >> 1), :]
-
-
-def max_level(length: int, wavelet: str) -> int:
-  """The deepest level at which one coefficient is still free of the borders."""
-  return pywt.dwt_max_level(length, _filters(wavelet).shape[1])
 
 
 def wavelet_energies(
@@ -162,7 +157,8 @@ def _filters(wavelet: str) -> np.ndarray:
 
 
 def _check_level(length: int, wavelet: str, level: int | None) -> int:
-  deepest = max_level(length, wavelet)
+  """`level`, None = the deepest with a coefficient free of the borders."""
+  deepest = pywt.dwt_max_level(length, _filters(wavelet).shape[1])
   if level is None:
     return deepest
   if not 0 <= level <= deepest:
@@ -179,31 +175,24 @@ def _check_options(
   """The level of a feature, 0 = the deepest, once its options are checked."""
   taps = _filters(wavelet).shape[1]
   feature.need(f'{what}:wavelet={wavelet}', length, 2 * (taps - 1))
-  _pad_mode(mode)
+  specs.look_up('wavelet mode', MODES, mode)
   return _check_level(length, wavelet, level or None)
-
-
-def _pad_mode(mode: str) -> str:
-  if mode not in MODES:
-    raise base.DataError(
-      f'unknown wavelet mode {mode!r}: choose one of {", ".join(MODES)}'
-    )
-  return MODES[mode]
 
 
 def _extend(x: Array, taps: int, mode: str) -> Array:
   """Continues [..., L] so that `_split` gives what PyWavelets gives."""
-  length, pad_mode, pad = x.shape[-1], _pad_mode(mode), _numpy(x).pad
+  pad_mode = specs.look_up('wavelet mode', MODES, mode)
+  length, pad = x.shape[-1], _numpy(x).pad
+  others = [(0, 0)] * (x.ndim - 1)
   left, outputs = taps - 2, (length + taps - 1) // 2
   if mode == 'periodization':
     left, outputs = taps // 2 - 1, (length + 1) // 2
     if length % 2:  # an odd length repeats its last sample first
-      x = pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)], mode='edge')
+      x = pad(x, [*others, (0, 1)], mode='edge')
   right = 2 * (outputs - 1) + taps - left - x.shape[-1]
   if right < 0:
     x, right = x[..., :right], 0
-  around = [(0, 0)] * (x.ndim - 1) + [(left, right)]
-  return pad(x, around, mode=pad_mode)
+  return pad(x, [*others, (left, right)], mode=pad_mode)
 
 
 def _split(x: Array, bank: np.ndarray) -> tuple[Array, Array]:
