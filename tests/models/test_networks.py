@@ -66,24 +66,23 @@ def test_the_support_is_scored_row_by_row():
   assert support.y is rows.y and support.mask is rows.mask
 
 
-def test_conv1d_responds_to_impulses_and_levels_and_survives_silence():
-  x = jnp.zeros((3, 64, 1)).at[1, 20].set(5.0).at[2].set(1.0)
+def test_conv1d_survives_silence():
+  x = jnp.zeros((1, 64, 1))
   params, apply = start('conv1d:channels=8,layers=1', x, jnp.ones(1))
-  score = lambda p: apply(p, x)[:, 0]
-  scores, grads = fast.jit(lambda p: (score(p), jax.jacrev(score)(p)))(params)
+  grads = fast.jit(jax.grad(lambda p: apply(p, x).sum()))(params)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-  silent, impulse, level = scores
-  assert abs(silent - impulse) > 1e-3 and abs(silent - level) > 1e-3
 
 
-def test_conv1d_without_spread_sees_the_mean_alone():
-  """One tap of one channel: the same mean is the same output."""
-  x = jnp.zeros((2, 8, 1)).at[0, 3].set(8.0).at[1].set(1.0)
-  for spread in (True, False):
-    text = f'conv1d:layers=1,taps=1,stride=1,spread={spread}'
-    params, apply = start(text, x, jnp.ones(1))
-    impulse, level = apply(params, x)[:, 0]
-    assert (abs(impulse - level) > 1e-3) == spread
+@pytest.mark.parametrize('spread', [True, False])
+def test_conv1d_by_hand(spread):
+  """One tap of weight 2: samples 1, 3, 1, 3 have mean 4 and spread 2."""
+  x = jnp.array([1.0, 3, 1, 3])[None, :, None]
+  text = f'conv1d:channels=1,layers=1,taps=1,stride=1,spread={spread}'
+  _, apply = start(text, x, jnp.ones(1))
+  params = {'Conv_0': dense([[[2.0]]], [0.0])}
+  params['Dense_0'] = dense([[1.0], [10.0]][: 1 + spread], [0.5])
+  output = apply({'params': params}, x)
+  np.testing.assert_allclose(output, 4.5 + 20 * spread, rtol=1e-6)
 
 
 def dense(kernel, bias):

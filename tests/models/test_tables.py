@@ -1,5 +1,7 @@
 """The encoder of tables: what a row is compared with."""
 
+import types
+
 import fast
 import jax
 import jax.numpy as jnp
@@ -35,3 +37,12 @@ def test_a_row_of_the_support_is_not_compared_with_itself():
   np.testing.assert_array_equal(changed, ~np.eye(6, dtype=bool))
   # Another row that happens to be equal is compared with it.
   assert (np.abs(of_new.diagonal() - usual) > 1e-6).all()
+
+
+def test_a_large_support_shows_some_anomalies_and_then_normals():
+  """20 anomalies, 30 rows of padding and 50 normals: 64 are looked at."""
+  place = np.arange(100)
+  anomaly, normal = (place < 20).astype('f4'), (place >= 50).astype('f4')
+  support = types.SimpleNamespace(normal=normal, anomaly=anomaly)
+  chosen = np.sort(tables._choose(support))
+  np.testing.assert_array_equal(chosen, [*range(16), *range(50, 98)])
