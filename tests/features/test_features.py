@@ -195,7 +195,7 @@ def test_a_tone_is_loudest_in_the_band_that_names_it(spec, rate, tones):
   made = make(spec, (400, 1), rate)
   t = np.arange(400) / rate
   x = np.sin(2 * np.pi * np.outer(tones, t))[..., None]
-  outputs = jax.vmap(made.apply)(x.astype(np.float32))
+  outputs = fast.jit(jax.vmap(made.apply))(x.astype(np.float32))
   for tone, output in zip(tones, outputs, strict=True):
     loudest = made.names[int(np.argmax(output))]
     low, high = map(float, re.findall(r'([\d.]+)-([\d.]+) kHz', loudest)[0])
@@ -242,6 +242,9 @@ def test_channel_names_must_fit(channels):
 # ---- spectra
 
 
+power_density = fast.jit(spectrum.power_density, static_argnums=(1, 2))
+
+
 @pytest.mark.parametrize('length', [64, 63])
 @pytest.mark.parametrize('segments', [1, 2, 3])
 def test_power_density_equals_scipy(length, segments):
@@ -250,9 +253,9 @@ def test_power_density_equals_scipy(length, segments):
   used = length if segments == 1 else n // 2 * (segments + 1)
   _, want = scipy.signal.welch(x[:used], RATE, 'hann', n, n // 2)
   with jax.enable_x64(True):
-    density = spectrum.power_density(jnp.asarray(x), RATE, segments)
+    density = power_density(jnp.asarray(x), RATE, segments)
   np.testing.assert_allclose(density, want, rtol=1e-9)
-  single = spectrum.power_density(x.astype(np.float32), RATE, segments)
+  single = power_density(x.astype(np.float32), RATE, segments)
   np.testing.assert_allclose(single, want, rtol=1e-5, atol=1e-5 * want.mean())
 
 
@@ -264,7 +267,8 @@ def test_logspec_is_the_log_of_averaged_lines():
   want = [np.log(kept[a:b].mean()) for a, b in itertools.pairwise(edges)]
   for bins, value in ((4, want), (0, np.log(kept))):
     made = make(f'logspec:bins={bins},low=100,high=300', (200, 1))
-    np.testing.assert_allclose(made.apply(x[:, None]), value, rtol=1e-4)
+    powers = fast.jit(made.apply)(x[:, None])
+    np.testing.assert_allclose(powers, value, rtol=1e-4)
 
 
 def test_log_power_floor_is_100_db_below_the_mean():
@@ -281,10 +285,10 @@ def test_envelope_equals_scipy(length, band):
   lines[(frequency < band[0]) | (frequency > band[1])] = 0
   want = np.abs(scipy.signal.hilbert(np.fft.irfft(lines, length)))
   with jax.enable_x64(True):
-    envelope = spectrum.envelope(jnp.asarray(x), RATE, *band)
+    envelope = fast.jit(lambda x: spectrum.envelope(x, RATE, *band))(x)
   np.testing.assert_allclose(envelope, want, rtol=1e-9)
   made = make(f'envelope:band_low={band[0]},band_high={band[1]}', (length, 1))
-  found = np.exp(made.apply(x.astype(np.float32)[:, None]))
+  found = np.exp(fast.jit(made.apply)(x.astype(np.float32)[:, None]))
   density = scipy.signal.periodogram(want, RATE)[1][1:]
   np.testing.assert_allclose(
     found, density, rtol=1e-5, atol=1e-5 * density.mean()
@@ -297,7 +301,7 @@ def test_demodulation_finds_the_rate_of_shocks():
   x = np.exp(-60 * (t % 0.05)) * np.sin(2 * np.pi * 300 * (t % 0.05))
   x += 3 * np.sin(2 * np.pi * 50 * t)
   made = make('envelope:high=100,band_low=200,band_high=400', (1000, 1))
-  loudest = made.names[int(np.argmax(made.apply(x[:, None])))]
+  loudest = made.names[int(np.argmax(fast.jit(made.apply)(x[:, None])))]
   assert loudest == 'envelope 20 Hz, ch 0'
 
 
@@ -314,8 +318,11 @@ def test_centre_makes_a_constant_window_exactly_zero(value):
 # ---- statistics
 
 
+describe = fast.jit(time_statistics.describe)
+
+
 def described(x):
-  values = time_statistics.describe(jnp.asarray(x, jnp.float32))
+  values = describe(jnp.asarray(x, jnp.float32))
   return dict(zip(time_statistics.LABELS, np.asarray(values), strict=True))
 
 
