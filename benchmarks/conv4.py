@@ -73,7 +73,7 @@ def _narrow(x, kernel, bias, scale, offset):
 
   size = columns[0, ..., 0].size * weights.shape[-1]
   block = devices.tuning().block_elements // _SHARE
-  rows = per_task_ops.divisor(len(columns), block // size)
+  rows = devices.divisor(len(columns), block // size)
   if rows == len(columns):
     return pooled(columns, weights, offset)
   pooled = jax.checkpoint(pooled)

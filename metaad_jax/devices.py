@@ -139,6 +139,12 @@ def wait(what: str) -> None:
     multihost_utils.sync_global_devices(what)
 
 
+def divisor(number: int, most: int) -> int:
+  """The largest divisor of `number` that is at most `most`, or 1."""
+  few = range(min(number, most), 1, -1)
+  return next((c for c in few if number % c == 0), 1)
+
+
 def mesh(
   tasks: int, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
@@ -148,7 +154,7 @@ def mesh(
   where tasks that cannot be shared out evenly raise DataError.
   """
   chosen = list(jax.devices() if devices is None else devices)
-  count = max(n for n in range(1, len(chosen) + 1) if tasks % n == 0)
+  count = divisor(tasks, len(chosen))
   if count < len(chosen) and jax.process_count() > 1 and devices is None:
     raise DataError(
       f'{tasks} tasks do not divide evenly over {len(chosen)} devices of '
@@ -251,7 +257,7 @@ def mean_over_tasks(
   first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
   if at_once is None:
     at_once = most(footprint(function, *first(arguments)))
-  size = max(n for n in range(1, tasks + 1) if tasks % n == 0 and n <= at_once)
+  size = divisor(tasks, at_once)
 
   def average(*chunk):
     if size == 1 < tasks:

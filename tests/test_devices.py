@@ -169,6 +169,11 @@ def test_the_footprint_counts_every_value_once_and_loops_by_their_body():
   assert devices.footprint(loop, x) == 8000
 
 
+def test_a_divisor_is_the_largest_that_fits():
+  cases = ((12, 0), (12, 5), (12, 99), (7, 6))
+  assert [devices.divisor(*case) for case in cases] == [1, 4, 12, 1]
+
+
 def test_a_mesh_takes_devices_that_divide_the_tasks():
   device = jax.devices()[0]
   for tasks, wanted in ((12, 6), (7, 7), (11, 1), (8, 4), (1, 1)):

@@ -317,13 +317,8 @@ def _blocks(a, rows):
 def _rows(shape, window):
   """How many rows fit into a block: a divisor of their number."""
   size = math.prod(shape[1:]) * math.prod(window.taps)
-  return divisor(shape[0], devices.TUNING[_CPU].block_elements // size)
-
-
-def divisor(number: int, most: int) -> int:
-  """The largest divisor of `number` that is at most `most`, or 1."""
-  few = range(min(number, most), 1, -1)
-  return next((c for c in few if number % c == 0), 1)
+  most = devices.TUNING[_CPU].block_elements // size
+  return devices.divisor(shape[0], most)
 
 
 def _conv_primitive(name, shape, on_cpu, elsewhere):

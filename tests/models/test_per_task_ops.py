@@ -88,11 +88,6 @@ def test_what_other_backends_compute_is_the_same():
   )
 
 
-def test_blocks_divide_the_rows():
-  cases = ((12, 0), (12, 5), (12, 99), (7, 6))
-  assert [per_task_ops.divisor(*case) for case in cases] == [1, 4, 12, 1]
-
-
 @pytest.mark.parametrize(
   ('groups', 'tasks', 'inputs', 'outputs'),
   [
