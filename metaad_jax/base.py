@@ -4,7 +4,7 @@ A batch of tasks is a `Task` whose leaves all carry a leading axis T; the code
 below never sees it, `jax.vmap` adds it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -173,7 +173,7 @@ class Source:
   Attributes:
     name: as in the registry and on the command line.
     description: one line: what the entities are and what a row is.
-    load: (data_dir, **options) -> list of Entity; the options are the loader's
+    load: (data_dir, **options) -> entities; the options are the loader's
       keyword-only arguments, with their defaults. Raises DataError.
     features: names of the default features (see `metaad_jax.features`).
     units: the physical units of the columns.
@@ -193,7 +193,7 @@ class Source:
 
   name: str
   description: str
-  load: Callable[..., list[Entity]]
+  load: Callable[..., Iterable[Entity]]
   features: tuple[str, ...]
   units: str
   licence: str

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import lzma
+import math
 import os
 import pathlib
 import re
@@ -32,25 +33,11 @@ _HEADERS = {
 }
 # What zip, lzma, NumPy, json, csv and pandas raise for a damaged file.
 BROKEN = (
-  OSError,
-  ValueError,
-  EOFError,
-  KeyError,
-  IndexError,
-  TypeError,
-  MemoryError,
-  NotImplementedError,
-  OverflowError,
-  RecursionError,
-  RuntimeError,
-  SyntaxError,
-  csv.Error,
-  struct.error,
-  tokenize.TokenError,
-  lzma.LZMAError,
-  zipfile.BadZipFile,
-  zlib.error,
-)
+  OSError, ValueError, EOFError, KeyError, IndexError, TypeError, MemoryError,
+  NotImplementedError, OverflowError, RecursionError, RuntimeError, SyntaxError,
+  csv.Error, struct.error, tokenize.TokenError, lzma.LZMAError,
+  zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def reason(error: BaseException) -> str:
@@ -59,15 +46,7 @@ def reason(error: BaseException) -> str:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-  """Writes a file whole or not at all, through a temporary file beside it.
-
-  Args:
-    path: the file; its folder is made where it is missing.
-    content: of the file.
-
-  Raises:
-    DataError: if it cannot be written; an older file is then still there.
-  """
+  """Writes a file whole or not at all, and its folder where it is missing."""
   path = pathlib.Path(path)
   part = path.with_name(f'.{path.name}.{os.getpid()}.part')
   try:
@@ -88,12 +67,10 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def portable(text: str) -> str:
-  """Cuts the absolute paths in a command line or a flag to their last part.
-
-  They say where a file lay on one machine, which no other machine has.
+  """Cuts absolute paths, which no other machine has, to their last part.
 
   Args:
-    text: such as `--data_dir=/home/me/data --output=results`.
+    text: a command line, such as `--data_dir=/home/me/data --output=results`.
   """
   return re.sub(
     r"(?<![^\s='\",])/(?:[^/\s'\",]+/)*([^/\s'\",]+)/?", r'\1', text
@@ -104,24 +81,16 @@ def save(path: str, arrays: dict[str, np.ndarray], meta: dict) -> None:
   """Writes a model file; it appears under its name only when complete.
 
   Args:
-    path: ends in .npz; its folder is made if need be.
+    path: ends in .npz.
     arrays: numbers or booleans of any shape, by name.
     meta: anything that JSON can hold.
-
-  Raises:
-    DataError: if the file cannot be written.
   """
-  arrays = {
-    name: np.asarray(array, order='C') for name, array in arrays.items()
-  }
+  arrays = {name: np.asarray(a, order='C') for name, a in arrays.items()}
   for name, array in arrays.items():
     if array.dtype.kind not in 'biuf':
       raise DataError(f'array {name!r} holds {array.dtype}, not numbers')
-  content = {
-    'schema': SCHEMA,
-    'sha256': _digest(arrays, meta),
-    'meta': meta,
-  }
+  sha256 = _digest(arrays, meta)
+  content = {'schema': SCHEMA, 'sha256': sha256, 'meta': meta}
   packed = io.BytesIO()
   with zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as archive:
     for name, array in sorted(arrays.items()):
@@ -151,13 +120,7 @@ def _digest(arrays, meta):
 
 
 def load(path: str) -> tuple[dict[str, np.ndarray], dict]:
-  """Reads a model file.
-
-  Args:
-    path: of a file that `save` wrote.
-
-  Returns:
-    The arrays, and the meta data.
+  """Reads the arrays and the meta data of a file that `save` wrote.
 
   Raises:
     DataError: if the file is missing, truncated, altered, of a newer schema,
@@ -214,11 +177,10 @@ def _array(name, data):
   version = np.lib.format.read_magic(file)
   shape, fortran, dtype = _HEADERS[version](file)
   body = data[file.tell() :]
-  count = 1
-  for length in shape:
-    count *= length
   if dtype.kind not in 'biuf' or fortran or not name.endswith('.npy'):
     raise ValueError(f'{name} holds {dtype}, not numbers in order')
-  if min(shape, default=0) < 0 or count * dtype.itemsize != len(body):
+  if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(
+    body
+  ):
     raise ValueError(f'{name} says {shape} and holds {len(body)} bytes')
   return np.frombuffer(body, dtype).reshape(shape).copy()

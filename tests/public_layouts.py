@@ -1,4 +1,4 @@
-"""Writes tiny files in the layout of each public data set of tables.
+"""Writes tiny files in the layout of each public data set.
 
 The first column or sample counts the rows wherever the format lets it, so that
 what went where can be read off the entities.
@@ -8,14 +8,19 @@ import json
 import pathlib
 
 import numpy as np
+import pytest
 import wfdb
 
+from metaad_jax.base import DataError
+from metaad_jax.data import registry
 from metaad_jax.data.datasets import (
   cnc_mill,
   creditcard,
+  cwru,
   mitbih,
   nsl_kdd,
   sales_fraud,
+  skab,
   smap_msl,
 )
 
@@ -30,9 +35,66 @@ def npz(path: pathlib.Path, **arrays) -> None:
   np.savez(path, **arrays)
 
 
+def link(source: pathlib.Path, target: pathlib.Path, name: str) -> None:
+  """Links the files of a source into another folder."""
+  for path in (source / name).rglob('*'):
+    if path.is_file():
+      put(target / path.relative_to(source), b'')
+      (target / path.relative_to(source)).unlink()
+      (target / path.relative_to(source)).symlink_to(path)
+
+
+def the_error(spec, data_dir) -> str:
+  with pytest.raises(DataError) as caught:
+    registry.load(spec, None if data_dir is None else str(data_dir))
+  assert '\n' not in str(caught.value)
+  return str(caught.value)
+
+
+def write_cwru(root: pathlib.Path, wave=lambda t: t) -> None:
+  """wave(t) with t in samples at 12 kHz; the normal one sampled at 48 kHz."""
+  for file in cwru.FILES:
+    normal = file.path == cwru._NORMAL
+    time = np.arange(36_000) / 4 if normal else np.arange(9_000.0)
+    npz(root / 'cwru' / file.path, DE=wave(time)[:, None])
+
+
+def write_skab(root: pathlib.Path, rows=60, block=(30, 45)) -> None:
+  """The first sensor counts the rows."""
+  text = ';'.join(skab._HEADER) + '\n'
+  for i in range(rows):
+    anomalous = float(block[0] <= i < block[1])
+    cells = ['2020-03-09 10:14:33', i, *[0.5] * 7, anomalous, 0.0]
+    text += ';'.join(map(str, cells)) + '\n'
+  for file in skab.FILES:
+    put(root / 'skab' / file.path, text.encode())
+
+
+def write_servers(root: pathlib.Path, source: str, rows=120) -> None:
+  """The first metric counts the rows, on from 1000 in test."""
+  spans = ((40, 46), (80, 90))
+  smd = source == 'smd'
+  names = ('machine-1-6', 'machine-3-11') if smd else ('omi-2', 'omi-10')
+  top = root / (f'{source}/ServerMachineDataset' if smd else source)
+  types = ['dataset,anomaly_segment,anomaly_type']
+  for name in names:
+    for part, offset in (('train', 0), ('test', 1000)):
+      table = np.full((rows, 38 if smd else 19), 0.25)
+      table[:, 0] = offset + np.arange(rows)
+      csv(top / part / f'{name}.txt', table)
+    labels = [[int(any(b <= i < e for b, e in spans))] for i in range(rows)]
+    csv(top / 'test_label' / f'{name}.txt', labels)
+    segments = [f'{b}-{e}:1,9' for b, e in spans]
+    put(
+      top / 'interpretation_label' / f'{name}.txt', '\n'.join(segments).encode()
+    )
+    types += [f'{name},{b}-{e - 1},temporal' for b, e in spans]
+  put(root / source / 'anomaly_type.csv', '\n'.join(types).encode())
+
+
 def csv(path, lines, header=()) -> None:
-  text = [','.join(map(str, line)) for line in ([header] if header else [])]
-  text += [','.join(map(str, line)) for line in lines]
+  lines = [header, *lines] if len(header) else lines
+  text = [','.join(map(str, line)) for line in lines]
   put(path, ('\r\n'.join(text) + '\r\n').encode())
 
 
@@ -59,15 +121,8 @@ def write_nsl_kdd(root) -> None:
 
 def connection(duration, service, kind):
   tail = [0.25] * (len(nsl_kdd.COLUMNS) - 4)
-  return [
-    duration,
-    ('tcp', 'udp')[duration % 2],
-    service,
-    'SF',
-    *tail,
-    kind,
-    21,
-  ]
+  protocol = ('tcp', 'udp')[duration % 2]
+  return [duration, protocol, service, 'SF', *tail, kind, 21]
 
 
 def write_creditcard(root, rows=120) -> None:
@@ -103,16 +158,10 @@ def write_mitbih(root, minutes=7, names=('100', '207')) -> None:
   peaks = np.arange(mitbih.RATE, samples, mitbih.RATE)
   for name in names:
     wfdb.wrsamp(
-      name,
-      fs=mitbih.RATE,
-      units=['mV', 'mV'],
-      sig_name=['MLII', 'V5'],
-      p_signal=np.stack([ramp, -ramp], 1),
-      fmt=['212', '212'],
-      adc_gain=[200, 200],
-      baseline=[1024, 1024],
-      write_dir=str(folder),
-    )
+      name, fs=mitbih.RATE, units=['mV', 'mV'], sig_name=['MLII', 'V5'],
+      p_signal=np.stack([ramp, -ramp], 1), fmt=['212', '212'],
+      adc_gain=[200, 200], baseline=[1024, 1024], write_dir=str(folder),
+    )  # fmt: skip
     symbols = ['V' if i % 9 == 8 else 'N' for i in range(len(peaks))]
     symbols[0] = '+'
     wfdb.wrann(
@@ -209,14 +258,23 @@ def write_oddbench(root) -> None:
     npz(root / 'oddbench' / f'{name}.npz', **oddbench_table(seed, 3 + seed))
 
 
+def noise(t):
+  rng = np.random.default_rng(len(t))
+  return np.sin(t / 7) + rng.standard_normal(len(t))
+
+
 WRITERS = {
   'adbench': write_adbench,
+  'asd': lambda root: write_servers(root, 'asd'),
   'cnc_mill': write_cnc_mill,
   'creditcard': write_creditcard,
+  'cwru': lambda root: write_cwru(root, noise),
   'mitbih': write_mitbih,
   'nsl_kdd': write_nsl_kdd,
   'oddbench': write_oddbench,
   'omniglot': write_omniglot,
   'sales_fraud': write_sales,
+  'skab': write_skab,
   'smap_msl': write_smap_msl,
+  'smd': lambda root: write_servers(root, 'smd'),
 }

@@ -67,9 +67,9 @@ def test_what_was_saved_comes_back(path):
   arrays, meta = storage.load(path)
   assert meta == META and set(arrays) == set(ARRAYS)
   for name, array in ARRAYS.items():
-    assert arrays[name].dtype == array.dtype
-    assert arrays[name].shape == array.shape
-    assert arrays[name].tobytes() == array.tobytes()
+    one, other = arrays[name], np.asarray(array)
+    assert (one.dtype, one.shape) == (other.dtype, other.shape)
+    assert one.tobytes() == other.tobytes()
     arrays[name][...] = 0  # its own memory, and writable
 
 
@@ -170,10 +170,9 @@ def test_a_member_that_comes_twice(path):
 
 
 def test_no_file_and_no_archive(tmp_path):
-  assert 'not there' in refusal(str(tmp_path / 'nowhere.npz'))
-  refusal(str(tmp_path))
   (tmp_path / 'text.npz').write_text('hello')
-  refusal(str(tmp_path / 'text.npz'))
+  for path in (tmp_path / 'nowhere.npz', tmp_path, tmp_path / 'text.npz'):
+    refusal(str(path))
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(

@@ -20,38 +20,30 @@ _SIGMAS = 5.0
 
 def digest(entity: Entity) -> str:
   """16 hexadecimal digits for the rows of an entity, whatever their order."""
-  rows = [row.tobytes() for row in _canonical(entity.normal)]
-  rows += [row.tobytes() for row in _canonical(entity.query)]
+  rows = _keys(entity.normal) + _keys(entity.query)
   sha256 = hashlib.sha256(str(entity.normal.shape[1:]).encode())
   for row in sorted(rows):
     sha256.update(row)
   return sha256.hexdigest()[:16]
 
 
-def _canonical(rows):
-  return np.ascontiguousarray(rows + np.float32(0))  # -0 is 0
+def _keys(rows):
+  """Equal rows have one key; -0 is 0."""
+  return [row.tobytes() for row in np.ascontiguousarray(rows + np.float32(0))]
 
 
 def sides(split: Mapping[str, Sequence[Entity]]) -> None:
   """No entity, group or table is on two sides of a split.
 
-  Args:
-    split: entities by side. Two with the same rows, in whatever order, are one
-      table under two names.
-
-  Raises:
-    DataError: naming two entities and their sides.
+  Two entities with the same rows, in whatever order, are one table under two
+  names.
   """
   homes: dict[tuple[str, str], tuple[str, str]] = {}
   for side, members in split.items():
     for entity in members:
-      for what, value in (
-        ('name', entity.name),
-        ('group', entity.group),
-        ('rows', digest(entity)),
-      ):
-        if not value:
-          continue
+      marks = {'name': entity.name, 'rows': digest(entity)}
+      marks |= {'group': entity.group} if entity.group else {}
+      for what, value in marks.items():
         other = homes.setdefault((what, value), (side, entity.name))
         if other[0] != side:
           raise DataError(
@@ -110,23 +102,15 @@ def shared_rows(entities: Sequence[Entity]) -> None:
   repeated rows come in groups.
 
   Anomalies are not looked at: that an anomaly equals a normal row is bad luck
-  with the labels, and it cannot raise a score. That anomalies equal one another
-  is told by `repeated_anomalies`.
-
-  Raises:
-    DataError: naming the entity and the first of the rows.
+  with the labels, and it cannot raise a score.
   """
   for entity in entities:
-    rows = [row.tobytes() for row in _canonical(entity.normal)]
+    rows = _keys(entity.normal)
     count = collections.Counter(rows)
-    first = {row: i for i, row in reversed(list(enumerate(rows)))}
     places = np.flatnonzero(entity.labels == 0)
-    query = _canonical(entity.query[places])
-    shared = [
-      (first[row.tobytes()], int(place))
-      for row, place in zip(query, places, strict=True)
-      if row.tobytes() in count
-    ]
+    keys = _keys(entity.query[places])
+    pairs = zip(keys, places.tolist(), strict=True)
+    shared = [(rows.index(key), place) for key, place in pairs if key in count]
     if not shared:
       continue
     repeated = sum(times for times in count.values() if times > 1)
@@ -144,10 +128,9 @@ def repeated_anomalies(entities: Sequence[Entity]) -> list[str]:
   """A note where anomalies are copies of one another, more than normals are.
 
   A labelled anomaly then says what its copies in the query are. It is a note
-  and no error: public tables are like that (in one of ten of `oddbench`, and
-  in most machines of `asd`), as an attack or a fault repeats itself. Compared
-  as in `shared_rows`: the share of anomalies that equal another anomaly with
-  the share of rows of `normal` that equal another.
+  and no error: public tables are like that, as an attack or a fault repeats
+  itself. The shares of rows that equal another of their pool are compared as in
+  `shared_rows`.
 
   Returns:
     One line that names the entities and their first equal rows, or nothing.
@@ -166,17 +149,15 @@ def repeated_anomalies(entities: Sequence[Entity]) -> list[str]:
     return []
   return [
     'anomalies that equal another one, bit for bit, more often than normal '
-    'rows do: a labelled one may have copies in the query: '
-    f'{", ".join(named[:5])}'
-    + (f' and {len(named) - 5} more' if len(named) > 5 else '')
+    f'rows do: a labelled one may have copies in the query: {_listed(named)}'
   ]
 
 
 def _repeated(x):
   """How many rows equal another one, and the first two that are equal."""
   places: dict[bytes, list[int]] = {}
-  for i, row in enumerate(_canonical(x)):
-    places.setdefault(row.tobytes(), []).append(i)
+  for i, key in enumerate(_keys(x)):
+    places.setdefault(key, []).append(i)
   several = [some for some in places.values() if len(some) > 1]
   return sum(map(len, several)), several[0][:2] if several else []
 
@@ -193,7 +174,7 @@ def _exceeds(count, of, repeated, rows):
 def cells(drawn: Sequence[Any], entities: Sequence[Entity]) -> None:
   """Every task is what it says: no stored row twice, no anomaly too few.
 
-  `drawn` are `evaluate.Cell`s that index `entities`.
+  `drawn` are `evaluation.tasks.Cell`s that index `entities`.
   """
   for cell in drawn:
     entity = entities[cell.entity]
@@ -227,9 +208,6 @@ def enough_anomalies(
   """Some entity can serve every number of labelled anomalies asked for.
 
   One more is needed, for the query.
-
-  Raises:
-    DataError: naming the entity that has most.
   """
   most = max(entities, key=lambda entity: int(entity.labels.sum()))
   if most.labels.sum() <= max(asked):
@@ -254,9 +232,9 @@ def constant(
 
   Args:
     name: of the learner or baseline.
-    drawn: its `evaluate.Cell`s.
+    drawn: its `evaluation.tasks.Cell`s, which index `entities`.
     scores: [Q] of each.
-    entities: that they index.
+    entities: of the cells.
   """
   kind = lambda pair: (pair[0].shots, pair[0].anomalies)
   pairs = sorted(zip(drawn, scores, strict=True), key=kind)

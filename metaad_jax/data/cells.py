@@ -133,7 +133,7 @@ def _parse(cell: str, decimal: str) -> _Number | None:
 def numbers(
   cells: Sequence[str], lost: np.ndarray, decimal: str = '.'
 ) -> tuple[np.ndarray, str] | None:
-  """Reads cells as numbers; None if any is none, or their units differ.
+  """Reads stripped cells as numbers; None if any is none, or units differ.
 
   Args:
     cells: [n] stripped.
@@ -161,18 +161,16 @@ def numbers(
   notes = [f'{unit!r} is left off' for unit in units if unit]
   if bounds := [c for c, n in parsed.items() if n.bound]:
     notes.append(f'a bound such as {bounds[0]!r} counts as its value')
-  values = [
-    np.nan if g else parsed[c].value for c, g in zip(cells, lost, strict=True)
-  ]
-  return np.array(values), ', '.join(notes)
+  values = text.map({cell: number.value for cell, number in parsed.items()})
+  return values.to_numpy(np.float64), ', '.join(notes)
 
 
 def decimal_sign(columns: Iterable[Sequence[str]], delimiter: str) -> str:
   """The sign before fractions in a table of text: '.' or ','.
 
   A column that reads as numbers with one of the two alone decides. Where all
-  can be read either way, as 1,234 can, a comma between cells says that the one
-  within them groups thousands.
+  can be read either way, as 1,234 can, a comma as the delimiter says that the
+  one within cells groups thousands.
 
   Args:
     columns: of stripped cells.
@@ -180,11 +178,9 @@ def decimal_sign(columns: Iterable[Sequence[str]], delimiter: str) -> str:
   """
   doubtful = False
   for cells in columns:
-    lost = missing(cells)
-    stated = [c for c, gone in zip(cells, lost, strict=True) if not gone]
-    if not any(',' in cell for cell in stated):
+    unique = list(dict.fromkeys(_stated(cells, missing(cells))))[:1000]
+    if not any(',' in cell for cell in unique):
       continue
-    unique = list(dict.fromkeys(stated))[:1000]
     point, comma = (
       all(_parse(cell, sign) is not None for cell in unique) for sign in '.,'
     )
@@ -194,20 +190,20 @@ def decimal_sign(columns: Iterable[Sequence[str]], delimiter: str) -> str:
   return ',' if doubtful and delimiter != ',' else '.'
 
 
+def _stated(cells, lost):
+  return [cell for cell, gone in zip(cells, lost, strict=True) if not gone]
+
+
 def times(
   cells: Sequence[str], lost: np.ndarray
 ) -> tuple[np.ndarray, str] | None:
-  """Reads cells as dates, times of day or durations.
-
-  Args:
-    cells: [n] stripped.
-    lost: [n] bool, see `missing`.
+  """Reads stripped cells as dates, times of day or durations.
 
   Returns:
     [n] float64 seconds (since 1970 for dates, UTC where no zone is given), and
     how they were read; None if any cell is no time.
   """
-  stated = [c for c, gone in zip(cells, lost, strict=True) if not gone]
+  stated = _stated(cells, lost)
   if not stated or not all(map(_DATE_LIKE.fullmatch, stated[:100])):
     return None
   seconds = np.full(len(cells), np.nan)
@@ -285,30 +281,22 @@ def typed(
     decimal: see `decimal_sign`.
     places: [n] numbers of the lines that the cells stand in, for messages.
 
-  Returns:
-    The column.
-
   Raises:
     DataError: if it mixes numbers and words, naming the cell.
   """
   cells = [cell.strip() for cell in cells]
   lost = missing(cells)
-  wanted = '' if like is None or like.isna().all() else kind_of(like)
+  wanted = _wanted(like)
   if wanted == 'category':
     return Typed(categories(cells, lost), 'category', '')
-  read = None
   for sign in (decimal, ',' if decimal == '.' else '.'):
-    read = read or numbers(cells, lost, sign)
-  if read is not None:
-    kind = 'empty' if lost.all() else 'number'
-    return Typed(pd.Series(read[0]), kind, read[1])
-  timed = times(cells, lost)
-  if timed is not None:
+    if read := numbers(cells, lost, sign):
+      kind = 'empty' if lost.all() else 'number'
+      return Typed(pd.Series(read[0]), kind, read[1])
+  if timed := times(cells, lost):
     return Typed(pd.Series(timed[0]), 'time', timed[1])
   stated = ~lost
-  number = {
-    cell: is_number(cell) for cell in pd.unique(np.array(cells, object))
-  }
+  number = {cell: is_number(cell) for cell in set(cells)}
   numeric = stated & np.array([number[cell] for cell in cells], bool)
   if wanted or numeric.any():
     wrong = stated & ~numeric
@@ -321,6 +309,11 @@ def typed(
     )
     raise DataError(f'{where}column {name!r} {why}: mend it, or leave it empty')
   return Typed(categories(cells, lost), 'category', '')
+
+
+def _wanted(like):
+  """The kind that known rows prescribe, or ''."""
+  return '' if like is None or like.isna().all() else kind_of(like)
 
 
 def kind_of(column: pd.Series) -> str:
@@ -362,14 +355,11 @@ def from_values(
     column: [n] of pandas, polars, pyarrow, NumPy, or a list.
     like: see `typed`.
 
-  Returns:
-    The column; times and durations are float64 seconds.
-
   Raises:
     DataError: if it holds anything but numbers, times and text.
   """
   series = column if isinstance(column, pd.Series) else _series(name, column)
-  wanted = '' if like is None or like.isna().all() else kind_of(like)
+  wanted = _wanted(like)
   lost = series.isna().to_numpy(bool)
   kind = series.dtype.kind if isinstance(series.dtype, np.dtype) else ''
   if wanted != 'category':
@@ -399,17 +389,16 @@ def _series(name, column):
 
 def _objects(name, values, lost, wanted, dtype):
   """Types a column of Python objects."""
-  stated = [v for v, gone in zip(values, lost, strict=True) if not gone]
+  stated = _stated(values, lost)
   real = (numbers_lib.Real, decimal_lib.Decimal)
   fixed = wanted == 'category' or isinstance(dtype, pd.CategoricalDtype)
   if not fixed and all(isinstance(v, real) for v in stated):
+    floats = np.full(len(values), np.nan)
     try:
-      floats = [
-        np.nan if g else float(v) for v, g in zip(values, lost, strict=True)
-      ]
+      floats[~lost] = [float(value) for value in stated]
     except OverflowError as error:
       raise DataError(f'column {name!r}: {error}') from error
-    return Typed(pd.Series(floats, dtype=float), 'number', '')
+    return Typed(pd.Series(floats), 'number', '')
   if not fixed and all(isinstance(v, datetime.date) for v in stated):
     dates = pd.to_datetime(pd.Series(values), utc=True)
     return Typed(pd.Series(_seconds(dates)), 'time', 'dates')
@@ -418,15 +407,14 @@ def _objects(name, values, lost, wanted, dtype):
       raise DataError(
         f'column {name!r} holds a {type(value).__name__}: give numbers or text'
       )
-  cells = [
-    '' if gone else str(v).strip() for v, gone in zip(values, lost, strict=True)
-  ]
+  texts = pd.Series(values, dtype=object).mask(lost, '')
+  cells = [str(value).strip() for value in texts]
   if not fixed and all(isinstance(v, str) for v in stated):
     lost = missing(cells)
     read = numbers(cells, lost, decimal_sign([cells], ','))
-    if read is not None and not all(map(str.isdigit, filter(None, cells))):
+    if read and not all(map(str.isdigit, filter(None, cells))):
       return Typed(pd.Series(read[0]), 'number', read[1])
-    if (timed := times(cells, lost)) is not None:
+    if timed := times(cells, lost):
       return Typed(pd.Series(timed[0]), 'time', timed[1])
   if wanted == 'number':
     raise DataError(

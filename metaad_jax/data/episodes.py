@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metaad_jax.base import DataError, Entity, Rows, Task
+from metaad_jax.data import rows
 
 Sampler = Callable[[jax.Array], Task]
 
@@ -52,36 +54,31 @@ class Pools(NamedTuple):
 
 
 def transform_rows(
-  apply: Callable[[jax.Array], jax.Array], rows: np.ndarray, chunk: int = 256
+  apply: Callable[[jax.Array], jax.Array], x: np.ndarray, chunk: int = 256
 ) -> np.ndarray:
   """Applies a feature of one row to [N, ...] rows, in chunks; -> [N, F]."""
   mapped = _mapped(apply)
   done = []
-  for start in range(0, len(rows), chunk):
-    part = np.asarray(rows[start : start + chunk], np.float32)
+  for start in range(0, len(x), chunk):
+    part = np.asarray(x[start : start + chunk], np.float32)
     short = chunk - len(part)
     padded = np.concatenate([part, np.zeros((short, *part.shape[1:]), 'f4')])
     done.append(np.asarray(mapped(padded))[: len(part)])
   return np.concatenate(done)
 
 
-_compiled: dict[Callable, Callable] = {}
-
-
+@functools.cache
 def _mapped(apply):
-  if apply not in _compiled:
-    _compiled[apply] = jax.jit(jax.vmap(apply))
-  return _compiled[apply]
+  return jax.jit(jax.vmap(apply))
 
 
 def featurize(
   entities: Sequence[Entity], apply: Callable[[jax.Array], jax.Array]
 ) -> list[Entity]:
   """Replaces every row by its features; order and labels stay."""
-  lengths = [n for e in entities for n in (len(e.normal), len(e.query))]
-  rows = [rows for e in entities for rows in (e.normal, e.query)]
-  cuts = np.cumsum(lengths)[:-1]
-  parts = np.split(transform_rows(apply, np.concatenate(rows)), cuts)
+  parts = [part for e in entities for part in (e.normal, e.query)]
+  cuts = np.cumsum([len(part) for part in parts])[:-1]
+  parts = np.split(transform_rows(apply, np.concatenate(parts)), cuts)
   return [
     dataclasses.replace(e, normal=parts[2 * i], query=parts[2 * i + 1])
     for i, e in enumerate(entities)
@@ -102,7 +99,7 @@ def pool(entities: Sequence[Entity], *, limit: int = 4096) -> Pools:
     anomalous = entity.labels == 1
     if anomalous.any() and not anomalous.all() and len(entity.normal):
       parts = entity.normal, entity.query[~anomalous], entity.query[anomalous]
-      triples.append([_thin(part, limit) for part in parts])
+      triples.append([p[rows.thin(np.arange(len(p)), limit)] for p in parts])
   if not triples:
     raise DataError(
       'none of the entities has normal rows and at least one anomaly to train '
@@ -111,7 +108,7 @@ def pool(entities: Sequence[Entity], *, limit: int = 4096) -> Pools:
   sizes = [max(len(t[i]) for t in triples) for i in range(3)]
   widths = np.array([triple[0].shape[-1] for triple in triples])
   shape = (*triples[0][0].shape[1:-1], widths.max())
-  padded: list[Any] = []
+  padded: list[jax.Array] = []
   for i, size in enumerate(sizes):
     array = np.zeros((len(triples), size, *shape), 'f4')
     for row, triple in zip(array, triples, strict=True):
@@ -119,12 +116,9 @@ def pool(entities: Sequence[Entity], *, limit: int = 4096) -> Pools:
     padded.append(jnp.asarray(array))
   counts = np.array([[len(p) for p in t] for t in triples], np.int32)
   columns = (np.arange(widths.max()) < widths[:, None]).astype(np.float32)
+  normal, query, anomaly = padded
   return Pools(
-    padded[0],
-    padded[1],
-    padded[2],
-    jnp.asarray(counts),
-    jnp.asarray(columns),
+    normal, query, anomaly, jnp.asarray(counts), jnp.asarray(columns)
   )
 
 
@@ -138,12 +132,6 @@ def padded_size(count: int, least: int = 8) -> int:
   return least << (twos + twos % 2)
 
 
-def _thin(rows, limit):
-  if len(rows) <= limit:
-    return rows
-  return rows[np.linspace(0, len(rows) - 1, limit).astype(int)]
-
-
 def draw(
   key: jax.Array, allowed: jax.Array, wanted: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -155,8 +143,7 @@ def draw(
     wanted: static number of rows.
 
   Returns:
-    [wanted] int indices and [wanted] bool; False = padding, where fewer than
-    `wanted` rows are allowed.
+    [wanted] int indices and [wanted] bool; False = padding.
   """
   lottery = jnp.where(allowed, jax.random.uniform(key, allowed.shape), -1)
   value, index = jax.lax.top_k(lottery, min(wanted, len(allowed)))
@@ -188,35 +175,26 @@ def assemble(
   """
   keys = jax.random.split(key, 4)
   pick = lambda k, options: jax.random.choice(k, jnp.asarray(options))
-  shots, anomalies = (
-    pick(keys[0], episode.shots),
-    pick(keys[1], episode.anomalies),
-  )
+  shots = pick(keys[0], episode.shots)
+  anomalies = pick(keys[1], episode.anomalies)
   most_shots, most_anomalies = max(episode.shots), max(episode.anomalies)
   queries = episode.query_anomalies
   slots = slice(queries, queries + most_anomalies)
   labelled, labelled_real = (part[slots] for part in anomaly)
   spare, spare_real = (part[queries + most_anomalies :] for part in anomaly)
 
-  place = jnp.arange(most_shots)
   x_normal = normal[0]
   if len(spare):
     share = pick(keys[2], episode.contamination)
     wanted = jnp.floor(share * shots + jax.random.uniform(keys[3]))
     x_normal = _contaminated(x_normal, spare, spare_real, wanted)
+  labels = np.repeat([0.0, 1.0], [most_shots, most_anomalies])
+  chosen_shots = normal[1] * (jnp.arange(most_shots) < shots)
+  chosen = labelled_real * (jnp.arange(most_anomalies) < anomalies)
   support = Rows(
     jnp.concatenate([x_normal, labelled]),
-    jnp.repeat(
-      jnp.asarray([0.0, 1.0]),
-      jnp.asarray([most_shots, most_anomalies]),
-      total_repeat_length=most_shots + most_anomalies,
-    ),
-    jnp.concatenate(
-      [
-        normal[1] * (place < shots),
-        labelled_real * (jnp.arange(most_anomalies) < anomalies),
-      ]
-    ),
+    jnp.asarray(labels, jnp.float32),
+    jnp.concatenate([chosen_shots, chosen]),
   )
   scored = Rows(
     jnp.concatenate([query[0], anomaly[0][:queries]]),
@@ -242,17 +220,20 @@ def contaminants(episode: Episode) -> int:
   return int(np.ceil(share * max(episode.shots))) if share > 0 else 0
 
 
+def _wanted(episode):
+  """How many rows of each pool a task draws."""
+  labelled = max(episode.anomalies) + contaminants(episode)
+  abnormal = episode.query_anomalies + labelled
+  return max(episode.shots), episode.query_normals, abnormal
+
+
 def from_pools(pools: Pools, episode: Episode) -> Sampler:
   """Tasks of real entities: sample(key) -> Task, jittable.
 
   An entity is drawn, then rows without replacement. Where an entity has too
   few rows the task is padded, the query's anomalies being served first.
   """
-  wanted = (
-    max(episode.shots),
-    episode.query_normals,
-    episode.query_anomalies + max(episode.anomalies) + contaminants(episode),
-  )
+  wanted = _wanted(episode)
 
   def sample(key):
     who, *keys = jax.random.split(key, 5)
@@ -280,28 +261,16 @@ def from_simulator(
     generate: (key, normals, anomalies) -> the windows of one new machine.
     apply: the feature of one window.
     episode: see `Episode`.
-
-  Returns:
-    sample(key) -> Task, jittable.
   """
-  shots, queries = max(episode.shots), episode.query_normals
-  abnormal = (
-    episode.query_anomalies + max(episode.anomalies) + contaminants(episode)
-  )
+  shots, queries, abnormal = _wanted(episode)
 
   def sample(key):
     machine, rest = jax.random.split(key)
     normal, anomaly = generate(machine, shots + queries, abnormal)
     normal, anomaly = jax.vmap(apply)(normal), jax.vmap(apply)(anomaly)
     real = lambda rows: (rows, jnp.ones(len(rows)))
-    return assemble(
-      rest,
-      episode,
-      real(normal[:shots]),
-      real(normal[shots:]),
-      real(anomaly),
-      jnp.ones(normal.shape[-1]),
-    )
+    parts = map(real, (normal[:shots], normal[shots:], anomaly))
+    return assemble(rest, episode, *parts, jnp.ones(normal.shape[-1]))
 
   return sample
 

@@ -74,7 +74,7 @@ def read(
   source: Source, options: dict[str, Any], data_dir: str | None
 ) -> list[Entity]:
   """Loads and checks the entities of a source that `get` returned."""
-  entities = source.load(data_dir, **options)
+  entities = list(source.load(data_dir, **options))
   validate(source, entities)
   return entities
 

@@ -68,9 +68,6 @@ def report(
     ignore: columns to leave out.
     features: columns that are features whatever they look like.
     set_aside: ids and times are no features.
-
-  Returns:
-    One entry per column.
   """
   entries = []
   for name, typed in table.items():
@@ -206,12 +203,20 @@ def labels(
   """
   if values is None:
     return None
-  series = values if isinstance(values, pd.Series) else _label_series(values)
-  if series is None or len(series) != count:
-    raise _wrong(count)
-  lost = series.isna().to_numpy(bool, copy=True)
-  keys = [cells.key(value) for value in series]
-  levels = {k for k, gone in zip(keys, lost, strict=True) if not gone}
+  wrong = DataError(
+    f'labels must be one for each of the {count} rows, 0 = normal, 1 = '
+    'anomaly, -1 or missing = unlabelled; if that column holds no labels, say '
+    '--label=none'
+  )
+  if not isinstance(values, pd.Series):
+    values = np.asarray(values)
+    if values.ndim != 1 or values.dtype.kind not in 'biufU':
+      raise wrong
+    values = cells.from_values('label', values).values
+  if len(values) != count:
+    raise wrong
+  keys = values.map(cells.key, na_action='ignore').astype(object)
+  levels = set(keys.dropna())
   if anomaly_label:
     bad = {cells.key(word) for word in anomaly_label.split('|')}
     if not bad <= levels and not levels <= {*_NORMAL, '0'}:
@@ -226,31 +231,15 @@ def labels(
         'normal, 1 = anomaly, and leave the cells of unlabelled rows empty'
       )
     bad = {'1'}
-    lost |= np.array([k == '-1' for k in keys])
+    keys = keys.mask(keys == '-1')
   elif levels <= _NORMAL | _ANOMALY:
     bad = levels & _ANOMALY
-  elif cells.kind_of(series) == 'category':
+  elif cells.kind_of(values) == 'category':
     words = ', '.join(sorted(levels)[:5])
     raise DataError(
       f'the labels are {words}: name the word of an anomaly with '
       '--anomaly_label, or say --label=none if that column holds no labels'
     )
   else:
-    raise _wrong(count)
-  marked = np.array([int(k in bad) for k in keys], np.int64)
-  return np.where(lost, -1, marked)
-
-
-def _label_series(values):
-  values = np.asarray(values)
-  if values.ndim != 1 or values.dtype.kind not in 'biufU':
-    return None
-  return cells.from_values('label', values).values
-
-
-def _wrong(count):
-  return DataError(
-    f'labels must be one for each of the {count} rows, 0 = normal, 1 = '
-    'anomaly, -1 or missing = unlabelled; if that column holds no labels, say '
-    '--label=none'
-  )
+    raise wrong
+  return np.where(keys.isna(), -1, keys.isin(bad)).astype(np.int64)

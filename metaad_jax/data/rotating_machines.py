@@ -10,19 +10,20 @@ Within a window the speed is constant. The structure's response is applied as a
 circular convolution: the ringing that reaches into a window from impacts before
 it is that of its own last impacts.
 
-References:
-  McFadden & Smith 1984, Model for the vibration produced by a single point
-  defect in a rolling element bearing, Journal of Sound and Vibration 96.
-  Randall & Antoni 2011, Rolling element bearing diagnostics - a tutorial,
-  Mechanical Systems and Signal Processing 25.
+McFadden & Smith 1984, Model for the vibration produced by a single point defect
+in a rolling element bearing, J. of Sound and Vibration 96. Randall & Antoni
+2011, Rolling element bearing diagnostics - a tutorial, Mechanical Systems and
+Signal Processing 25.
 """
 
+import collections
 from collections.abc import Callable
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 
 FAULTS = ('outer', 'inner', 'ball', 'imbalance', 'misalignment', 'looseness')
@@ -62,26 +63,25 @@ class Bearing(NamedTuple):
   contact_angle: jax.Array  # in radians
   impacts_per_spin: jax.Array  # 1 or 2: impacts per turn of a damaged ball
   slip: jax.Array  # standard deviation of the time between impacts / its mean
-  # depth to which an inner race's impacts follow the shaft, and a ball's the
-  # cage
-  modulation: jax.Array
+  modulation: jax.Array  # depth, with the shaft (inner) or the cage (ball)
   impact: jax.Array  # amplitude in m/s^2 of an impact's ringing at severity 1
 
 
 class Wander(NamedTuple):
-  """How much one machine's windows differ: standard deviations, scalars."""
+  """How much one machine's windows differ: standard deviations of logarithms.
 
-  speed: jax.Array  # of the logarithm of the shaft's speed
-  # of the logarithm of the load, which mesh, structure-borne noise and a
-  # bearing's impacts are proportional to
-  load: jax.Array
-  gain: jax.Array  # of the logarithm of the whole signal
-  floor: jax.Array  # of the logarithm of each part of the noise floor
-  # of the power of frequency that the noise floor is multiplied by
-  tilt: jax.Array
-  pitch: jax.Array  # of the logarithm of each tone's frequency
-  tones: jax.Array  # of the logarithm of each tone's amplitude
-  lines: jax.Array  # of the logarithm of each shaft harmonic's amplitude
+  The load is what mesh, structure-borne noise and a bearing's impacts are
+  proportional to.
+  """
+
+  speed: jax.Array  # [] of the shaft
+  load: jax.Array  # []
+  gain: jax.Array  # [] of the whole signal
+  floor: jax.Array  # [] of each part of the noise floor
+  tilt: jax.Array  # [] of the power of frequency on the floor; no logarithm
+  pitch: jax.Array  # [] of each tone's frequency
+  tones: jax.Array  # [] of each tone's amplitude
+  lines: jax.Array  # [] of each shaft harmonic's amplitude
 
 
 class Regime(NamedTuple):
@@ -127,11 +127,11 @@ class Machine(NamedTuple):
 
 
 def fault_frequencies(
-  shaft_hz: jax.typing.ArrayLike,
-  balls: jax.typing.ArrayLike,
-  ball_diameter: jax.typing.ArrayLike,
-  pitch_diameter: jax.typing.ArrayLike,
-  contact_angle: jax.typing.ArrayLike,
+  shaft_hz: ArrayLike,
+  balls: ArrayLike,
+  ball_diameter: ArrayLike,
+  pitch_diameter: ArrayLike,
+  contact_angle: ArrayLike,
 ) -> FaultFrequencies:
   """The frequencies at which a bearing's defects strike (equations 1 to 4).
 
@@ -211,7 +211,7 @@ def draw_machine(
   )
 
 
-def _drawers(key: jax.Array) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _drawers(key: jax.Array) -> tuple[Callable, Callable]:
   """Functions (low, high, shape) that draw uniform and log-uniform numbers."""
   draws = jax.random.uniform(key, (192,))
   used = 0
@@ -267,8 +267,8 @@ def _regime(uniform, factor):
 def render(
   key: jax.Array,
   machine: Machine,
-  fault: jax.typing.ArrayLike,
-  severity: jax.typing.ArrayLike,
+  fault: ArrayLike,
+  severity: ArrayLike,
   *,
   length: int = 1024,
   rate: float = 12000.0,
@@ -286,25 +286,20 @@ def render(
   fault, wander, regime = jnp.asarray(fault), machine.wander, machine.regime
   draws = _window_draws(key, length)
   other = draws.starts[-1] < regime.duty
-  turns = (
-    machine.shaft_hz
-    / rate
-    * jnp.exp(wander.speed * draws.speed + other * regime.speed)
-  )
+  faster = jnp.exp(wander.speed * draws.speed + other * regime.speed)
+  turns = machine.shaft_hz / rate * faster
   load = jnp.exp(wander.load * draws.load + other * regime.load)
   growth = severity * machine.growth * jnp.asarray(PATTERNS)[fault]
   wave = _sines(machine, draws, other, turns, load, growth, length, rate)
 
   shapes, response = _structure(machine, length, rate)
-  levels = machine.floor * jnp.exp(
-    wander.floor * draws.floor + other * regime.floor
-  )
+  louder = jnp.exp(wander.floor * draws.floor + other * regime.floor)
+  levels = machine.floor * louder
   levels *= jnp.concatenate([jnp.ones(2), load])
   density = jnp.sqrt(length / 2 * (levels**2 @ shapes**2))
   density *= (0.1 + 10 * jnp.fft.rfftfreq(length)) ** (wander.tilt * draws.tilt)
-  impacts = _impacts(
-    machine.bearing, fault, turns, draws.starts[1:3], draws.jitter
-  )
+  starts = draws.starts[1:3]
+  impacts = _impacts(machine.bearing, fault, turns, starts, draws.jitter)
   impacts *= severity * load * machine.bearing.impact * (fault < BEARING)
   expected = machine.shock_rate * length / rate
   shocks = draws.shocks * (machine.shock * (draws.chances < expected / SHOCKS))
@@ -317,27 +312,15 @@ def render(
   return wave * jnp.exp(wander.gain * draws.gain)
 
 
-class _Window(NamedTuple):
-  """What is drawn for one window; normal but for the last four."""
-
-  speed: jax.Array
-  load: jax.Array
-  gain: jax.Array
-  tilt: jax.Array
-  floor: jax.Array
-  pitch: jax.Array
-  tones: jax.Array
-  lines: jax.Array
-  shocks: jax.Array
-  real: jax.Array
-  imaginary: jax.Array
-  starts: jax.Array
-  moments: jax.Array
-  chances: jax.Array
-  jitter: jax.Array
+# What is drawn for one window; normal but for the last four.
+_Window = collections.namedtuple(
+  '_Window',
+  'speed load gain tilt floor pitch tones lines shocks real imaginary starts '
+  'moments chances jitter',
+)
 
 
-def _window_draws(key: jax.Array, length: int) -> _Window:
+def _window_draws(key, length):
   bins = length // 2 + 1
   key, uniform_key = jax.random.split(key)
   uniform = jnp.split(
@@ -345,9 +328,8 @@ def _window_draws(key: jax.Array, length: int) -> _Window:
     np.cumsum([4 + TONES, SHOCKS, SHOCKS]),
   )
   widths = [1, 1, 1, 1, 3, TONES, TONES, len(ORDERS), SHOCKS, bins, bins]
-  normal = jnp.split(
-    jax.random.normal(key, (sum(widths),)), np.cumsum(widths)[:-1]
-  )
+  draws = jax.random.normal(key, (sum(widths),))
+  normal = jnp.split(draws, np.cumsum(widths)[:-1])
   return _Window(*normal, *uniform)
 
 
@@ -366,9 +348,8 @@ def _sines(machine, draws, other, turns, load, growth, length, rate):
   mesh_turns = machine.teeth * turns
   mesh = machine.mesh * load
   mesh *= jnp.arange(1, MESH_HARMONICS + 1) * mesh_turns < 0.5
-  cosine, sine = _series(
-    2 * machine.teeth * half_turn, mesh, machine.mesh_phase
-  )
+  meshing = 2 * machine.teeth * half_turn
+  cosine, sine = _series(meshing, mesh, machine.mesh_phase)
   wave += cosine * (1 + machine.sidebands[0] * _cosine(2 * half_turn))
   wave += sine * machine.sidebands[1] * _cosine(2 * half_turn - 0.25)
 
@@ -393,17 +374,15 @@ _COSINE = (
 )
 
 
-def _cosine(turns: jax.Array) -> jax.Array:
-  """Returns cos(2 pi turns)."""
+def _cosine(turns):
+  """cos(2 pi turns)."""
   square = (turns - jnp.round(turns)) ** 2
   return jnp.polyval(jnp.asarray(_COSINE, turns.dtype), square, unroll=8)
 
 
-def _series(
-  turns: jax.Array, amplitude: jax.Array, phase: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the sums over k of amplitude[k] cos(2 pi (k + 1) turns + phase[k])
-  and of the sines, by Horner's rule."""
+def _series(turns, amplitude, phase):
+  """Sums over k of amplitude[k] cos(2 pi (k + 1) turns + phase[k]) and of the
+  sines, by Horner's rule."""
   cosine, sine = _cosine(turns), _cosine(turns - 0.25)
   real = imaginary = jnp.zeros_like(turns)
   for k in reversed(range(amplitude.shape[0])):
@@ -416,10 +395,8 @@ def _series(
   return real, imaginary
 
 
-def _structure(
-  machine: Machine, length: int, rate: float
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the noise floor's shapes [3, bins] and the response [bins].
+def _structure(machine, length, rate):
+  """The noise floor's shapes [3, bins] and the response [bins].
 
   The shapes have unit mean square. The response is the Fourier transform of
   the modes' decaying sines, repeated with the period of the window.
@@ -432,25 +409,15 @@ def _structure(
   response = machine.mode_gain @ (
     pole.imag * delay / ((1 - pole * delay) * (1 - pole.conj() * delay))
   )
-  shapes = jnp.stack(
-    [
-      jnp.ones_like(frequency),
-      (1 + frequency * rate / machine.corner_hz) ** -machine.colour,
-      jnp.abs(response),
-    ]
-  )
+  coloured = (1 + frequency * rate / machine.corner_hz) ** -machine.colour
+  white = jnp.ones_like(frequency)
+  shapes = jnp.stack([white, coloured, jnp.abs(response)])
   power = jnp.mean(shapes**2, axis=1, keepdims=True)
   return shapes / jnp.sqrt(power), response
 
 
-def _impacts(
-  bearing: Bearing,
-  fault: jax.Array,
-  turns: jax.Array,
-  starts: jax.Array,
-  jitter: jax.Array,
-) -> jax.Array:
-  """Returns the impulses [length] with which a damaged bearing strikes.
+def _impacts(bearing, fault, turns, starts, jitter):
+  """The impulses [length] with which a damaged bearing strikes.
 
   The count of impacts is a random walk about its mean rate, so that the
   intervals are independent and the slip accumulates.
@@ -463,16 +430,9 @@ def _impacts(
     jitter: [length] independent and uniform in 0..1.
   """
   which = jnp.minimum(fault, BEARING - 1)
-  orders = fault_frequencies(
-    1.0,
-    bearing.balls,
-    bearing.ball_diameter,
-    bearing.pitch_diameter,
-    bearing.contact_angle,
-  )
-  strikes = jnp.stack(
-    [orders.bpfo, orders.bpfi, bearing.impacts_per_spin * orders.bsf]
-  )[which]
+  orders = fault_frequencies(1.0, *bearing[:4])
+  balls = bearing.impacts_per_spin * orders.bsf
+  strikes = jnp.stack([orders.bpfo, orders.bpfi, balls])[which]
   beat = jnp.stack([0.0, 1.0, orders.ftf])[which]
   mean = strikes * turns
   spread = jnp.minimum(bearing.slip * jnp.sqrt(3 * mean), mean)

@@ -24,14 +24,12 @@ def split(
     folds: number of folds when they are dealt out.
     seed: of the dealing.
 
-  Returns:
-    Three lists.
-
   Raises:
     DataError: if a side is left empty, the fold does not exist, or a group
       would be torn apart.
   """
-  groups = sorted({e.group or e.name for e in entities})
+  group_of = lambda entity: entity.group or entity.name
+  groups = sorted(set(map(group_of, entities)))
   order = np.random.default_rng(seed).permutation(len(groups))
   rank = {groups[i]: r for r, i in enumerate(order)}
   named = {e.fold for e in entities if e.fold}
@@ -43,13 +41,16 @@ def split(
       return entity.fold == fold
     if settled:
       return entity.side == 'test'
-    return rank[entity.group or entity.name] % folds == number
+    return rank[group_of(entity)] % folds == number
 
-  _check_groups(entities, tested, fold)
-  rest = sorted(
-    {e.group or e.name for e in entities if not tested(e) and e.side != 'test'},
-    key=rank.__getitem__,
-  )
+  apart = [{group_of(e) for e in entities if tested(e) == b} for b in (0, 1)]
+  if torn := sorted(apart[0] & apart[1]):
+    raise DataError(
+      f'group {torn[0]!r} has entities on both sides of fold {fold!r}: give '
+      'them one fold and one side, or groups of their own'
+    )
+  free = {group_of(e) for e in entities if not tested(e) and e.side != 'test'}
+  rest = sorted(free, key=rank.__getitem__)
   held = set(rest[: max(1, len(rest) // 5)] if len(rest) > 1 else ())
   sides: dict[str, list[Entity]] = {'train': [], 'validation': [], 'test': []}
   for entity in entities:
@@ -57,8 +58,8 @@ def split(
       if entity.side != 'train':
         sides['test'].append(entity)
     elif entity.side != 'test':
-      name = entity.group or entity.name
-      sides['validation' if name in held else 'train'].append(entity)
+      side = 'validation' if group_of(entity) in held else 'train'
+      sides[side].append(entity)
   for side, members in sides.items():
     if not members:
       raise DataError(
@@ -76,18 +77,6 @@ def _number(fold, folds, named):
       + (f' or one of {", ".join(sorted(named))}' if named else '')
     )
   return number
-
-
-def _check_groups(entities, tested, fold):
-  """No group is torn apart."""
-  apart = [
-    {e.group or e.name for e in entities if tested(e) == b} for b in (0, 1)
-  ]
-  if torn := sorted(apart[0] & apart[1]):
-    raise DataError(
-      f'group {torn[0]!r} has entities on both sides of fold {fold!r}: give '
-      'them one fold and one side, or groups of their own'
-    )
 
 
 def fold_names(entities: Sequence[Entity], folds: int) -> list[str]:

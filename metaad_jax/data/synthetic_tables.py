@@ -27,15 +27,7 @@ _MISSING = 0.1
 def sampler(
   pools: episodes.Pools, episode: episodes.Episode
 ) -> episodes.Sampler:
-  """Augmented tasks of tables.
-
-  Args:
-    pools: of the training side.
-    episode: see `Episode`.
-
-  Returns:
-    sample(key) -> Task of at most 16 columns, jittable.
-  """
+  """Augmented tasks of at most 16 columns, from tables of the training side."""
   normals = max(episode.shots) + episode.query_normals
   anomalies = (
     episode.query_anomalies
@@ -191,12 +183,9 @@ def _foreign(key, pools, rows, columns):
 
 
 def _blank(key, rows, real):
-  """Gives anomalies the values of normals in some columns.
+  """Gives anomalies the values of normals in some columns of [N, F] rows.
 
-  Args:
-    key: of the draw.
-    rows: [N, F], the normals first.
-    real: [normals] which of these are rows, not padding.
+  The normals are first; `real` says which of them are no padding.
   """
   some, which, who = jax.random.split(key, 3)
   chosen = jax.random.bernoulli(which, 0.35, rows.shape[1:])

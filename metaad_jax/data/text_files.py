@@ -16,9 +16,9 @@ from metaad_jax.base import DataError
 from metaad_jax.data import cells
 
 PACKED = ('.gz', '.zip', '.xz', '.bz2')
-_DELIMITERS = (',', ';', '\t', '|', ' ')
-_NAMES = {',': 'commas', ';': 'semicolons', '\t': 'tabs', '|': 'bars',
-          ' ': 'blanks'}  # fmt: skip
+_DELIMITERS = {
+  ',': 'commas', ';': 'semicolons', '\t': 'tabs', '|': 'bars', ' ': 'blanks'
+}  # fmt: skip
 _COMMENT = ('#', '%', '//')
 _SNIFFED = 200  # lines that decide on the delimiter
 
@@ -100,9 +100,6 @@ def sniff(lines: Sequence[str]) -> Dialect:
 
   The delimiter is the one by which most lines have the same number of cells,
   most cells are numbers, and few hold another delimiter.
-
-  Args:
-    lines: of a table, the names of the columns first if there are any.
   """
   quote = "'" if lines[0].lstrip().startswith("'") else '"'
   best, dialect = 0.0, Dialect(',', quote)
@@ -116,7 +113,7 @@ def sniff(lines: Sequence[str]) -> Dialect:
     if width < 2:
       continue
     held = [c for row in rows if len(row) == width for c in row]
-    good = sum(cells.is_missing(c) or cells.is_number(c) for c in held)
+    good = sum(map(_is_numeric, held))
     mixed = sum(any(mark in c for mark in ';\t|') for c in held)
     score = (count / len(rows)) ** 4 * (0.1 + good / len(held))
     score *= 1 - mixed / len(held)
@@ -132,17 +129,15 @@ def sniff(lines: Sequence[str]) -> Dialect:
   return dialect
 
 
+def _is_numeric(cell):
+  return cells.is_missing(cell) or cells.is_number(cell)
+
+
 def parse(text: str) -> Text:
   """Finds the table in a text: names, rows, and what stands around them.
 
   Comments, blank lines, a title above, units below the names and names that are
   repeated are left out, and noted.
-
-  Args:
-    text: of a file, lines parted by \\n.
-
-  Returns:
-    Names and rows of one width.
 
   Raises:
     DataError: if the rows differ in width, or no row is left.
@@ -161,7 +156,7 @@ def parse(text: str) -> Text:
   places = [lines[i][0] for i in at]
   width = _usual_width(rows)
   if dialect.delimiter != ',' and width > 1:
-    notes.append(f'cells are parted by {_NAMES[dialect.delimiter]}')
+    notes.append(f'cells are parted by {_DELIMITERS[dialect.delimiter]}')
   rows, places = _without_titles(rows, places, width, notes)
   rows, named = _fitted(rows, places, width, notes)
   width = _usual_width(rows)
@@ -259,8 +254,8 @@ def _is_header(rows):
   """Whether the first row holds names.
 
   It does if it counts, as 0, 1, 2 or 2019, 2020 do, and the rest is other
-  numbers; if a column of numbers has
-  a word there; or if no cell of it is a number, and some do not come again.
+  numbers; if a column of numbers has a word there; or if no cell of it is a
+  number, and some do not come again.
   """
   first = rows[0]
   rest = [row for row in rows[1:100] if row != first]
@@ -283,12 +278,8 @@ def _worded(first, rest):
   for i, cell in enumerate(first):
     below = [row[i] for row in rest if i < len(row)]
     below = [c for c in below if not cells.is_missing(c)]
-    if (
-      not cells.is_missing(cell)
-      and not cells.is_number(cell)
-      and len(below) > 1
-      and all(map(cells.is_number, below))
-    ):
+    word = not _is_numeric(cell) and len(below) > 1
+    if word and all(map(cells.is_number, below)):
       return True
   return False
 
@@ -299,24 +290,16 @@ def _without_units(head, rows, places, notes):
     return rows, places
   if len(rows) > 2 and not any(map(cells.is_number, rows[0])):
     below = [row for row in rows[1:50] if len(row) == len(rows[0])]
-    numeric = [
-      all(cells.is_missing(c) or cells.is_number(c) for c in column)
-      for column in zip(*below, strict=True)
+    worded = [
+      column
+      for unit, *column in zip(rows[0], *below, strict=True)
+      if not cells.is_missing(unit)
     ]
-    words = [not cells.is_missing(cell) for cell in rows[0]]
-    if (
-      any(words)
-      and below
-      and not any(
-        word and not number for word, number in zip(words, numeric, strict=True)
-      )
-    ):
+    if worded and below and all(_is_numeric(c) for col in worded for c in col):
       notes.append(f'line {places[0]} holds units: left out')
       rows, places = rows[1:], places[1:]
-  again = [i for i, row in enumerate(rows) if row == head]
-  if again:
-    notes.append(f'repeated lines of names are left out: {len(again)}')
-    rows = [row for row in rows if row != head]
-    gone = set(again)
-    places = [p for i, p in enumerate(places) if i not in gone]
+  if again := rows.count(head):
+    notes.append(f'repeated lines of names are left out: {again}')
+    kept = [i for i, row in enumerate(rows) if row != head]
+    rows, places = [rows[i] for i in kept], [places[i] for i in kept]
   return rows, places

@@ -16,7 +16,7 @@ import scipy.io.wavfile
 
 from metaad_jax import storage
 from metaad_jax.base import DataError
-from metaad_jax.data import cells, text_files
+from metaad_jax.data import cells, series, text_files
 from metaad_jax.data import roles as roles_lib
 
 _TEXT = ('.csv', '.tsv', '.txt')
@@ -52,15 +52,6 @@ class Samples(NamedTuple):
   dialect: text_files.Dialect | None = None
 
 
-class _Roles(NamedTuple):
-  """What the user says of the columns; see `read`."""
-
-  label: str
-  anomaly_label: str
-  ignore: Sequence[str]
-  features: Sequence[str]
-
-
 def read(
   path: str,
   *,
@@ -86,9 +77,6 @@ def read(
     window: cut a recording, a .wav or the rows of a table, into windows of so
       many samples; a rest is left out. 0 = do not; needed for .wav.
 
-  Returns:
-    The rows, labels, and what was found out about the file.
-
   Raises:
     DataError: if the file is missing, broken or empty, or a cell or label makes
       no sense.
@@ -107,12 +95,22 @@ def read(
       f'{path} cannot be read as {suffix}: {storage.reason(error)}; objects '
       'and pickles are refused'
     ) from error
+  options = _Options(label, anomaly_label, ignore, features, like, window)
   try:
-    roles = _Roles(label, anomaly_label, ignore, features)
-    samples = _samples(content, roles, like, window)
+    return _samples(content, options)
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
-  return samples
+
+
+class _Options(NamedTuple):
+  """Of `read`."""
+
+  label: str
+  anomaly_label: str
+  ignore: Sequence[str]
+  features: Sequence[str]
+  like: pd.DataFrame | None
+  window: int
 
 
 class _Content(NamedTuple):
@@ -126,12 +124,9 @@ class _Content(NamedTuple):
 
 
 def _content(path, suffix, like) -> _Content:
-  if suffix == '.wav':
-    return _wav(path)
-  if suffix in ('.npy', '.npz'):
-    return _arrays(path)
-  if suffix == '.parquet':
-    return _parquet(path)
+  if suffix not in _TEXT:
+    read = {'.wav': _wav, '.parquet': _parquet}.get(suffix, _arrays)
+    return read(path)
   notes: list[str] = []
   text = text_files.parse(text_files.decoded(text_files.unpacked(path), notes))
   table = _table(text, like)
@@ -163,38 +158,24 @@ def _suffix(path):
 
 def _table(text: text_files.Text, like) -> dict[str, cells.Typed]:
   """The columns of a text, typed."""
-  listed = zip(*text.rows, strict=True)
-  return {
-    name: cells.typed(
-      name,
-      column,
-      like=None if like is None or name not in like else like[name],
-      decimal=text.dialect.decimal,
-      places=text.places,
+  decimal, places = text.dialect.decimal, text.places
+  table = {}
+  for name, *column in zip(text.names, *text.rows, strict=True):
+    known = None if like is None else like.get(name)
+    table[name] = cells.typed(
+      name, column, like=known, decimal=decimal, places=places
     )
-    for name, column in zip(text.names, listed, strict=True)
-  }
+  return table
 
 
 def row(
   values: Mapping[str, str], like: pd.DataFrame, decimal: str = '.'
 ) -> pd.DataFrame:
-  """One row of text as a frame of the columns of known rows.
-
-  Args:
-    values: cells by name; may hold more than is needed.
-    like: the known rows.
-    decimal: see `text_files.Dialect`.
-
-  Raises:
-    DataError: if a cell is no number where the known rows have numbers.
-  """
+  """One row of text, cells by name, as a frame of the columns of known rows."""
   return pd.DataFrame(
     {
-      name: cells.typed(
-        name, [values[name]], like=like[name], decimal=decimal
-      ).values
-      for name in like.columns
+      n: cells.typed(n, [values[n]], like=like[n], decimal=decimal).values
+      for n in like.columns
     }
   )
 
@@ -236,11 +217,14 @@ def _wav(path):
     full = 2.0 ** (8 * signal.dtype.itemsize - 1)
   shift = full if kind == 'u' else 0.0
   values = (signal.astype(np.float64) - shift) / full
-  table = {
-    f'channel {i}': cells.Typed(pd.Series(channel), 'number', '')
-    for i, channel in enumerate(values.T)
+  return _Content(_numbered('channel', values), rate=float(rate))
+
+
+def _numbered(what, x):
+  return {
+    f'{what} {i}': cells.Typed(pd.Series(column), 'number', '')
+    for i, column in enumerate(x.T)
   }
-  return _Content(table, rate=float(rate))
 
 
 def _arrays(path):
@@ -266,52 +250,49 @@ def _arrays(path):
       'length, channels]'
     )
   x = content.astype(np.float64)
-  if x.ndim == 3:
-    return _Content(x, labels)
-  table = {
-    f'column {i}': cells.Typed(pd.Series(column), 'number', '')
-    for i, column in enumerate(x.T)
-  }
-  return _Content(table, labels)
+  return _Content(x if x.ndim == 3 else _numbered('column', x), labels)
 
 
-def _samples(file, roles, like, window):
+def _samples(file, options):
   """Puts labels, ids and what is to be ignored aside, and cuts windows."""
   content, labels, rate, notes, dialect = file
+  anomaly_label, window = options.anomaly_label, options.window
   if isinstance(content, np.ndarray):
     if window:
       raise DataError('it holds windows already: leave out --window')
-    labels = roles_lib.labels(labels, len(content), roles.anomaly_label)
+    labels = roles_lib.labels(labels, len(content), anomaly_label)
     return Samples(content, labels, None, ())
-  header = tuple(content)
   named = ''
   others: tuple[str, ...] = ()
-  features = roles.features if like is None else (*roles.features, *like)
+  features = [
+    *options.features,
+    *(() if options.like is None else options.like),
+  ]
   if labels is None:
-    named, others = roles_lib.find_label(content, roles.label, features)
+    named, others = roles_lib.find_label(content, options.label, features)
     labels = content[named].values if named else None
-    roles_lib.check_name(named, labels, roles.anomaly_label)
+    roles_lib.check_name(named, labels, anomaly_label)
   report = roles_lib.report(
     content,
     label=named,
-    ignore=[*roles.ignore, *(n for n in others if n not in features)],
+    ignore=[*options.ignore, *(n for n in others if n not in features)],
     features=features,
     set_aside=not window and '*' not in features,
   )
-  parts = {
-    role: {c.name: content[c.name].values for c in report if c.role in role}
-    for role in (('feature',), ('id', 'time'))
-  }
-  rows, keys = (pd.DataFrame(part) for part in parts.values())
+  rows, keys = (
+    pd.DataFrame(
+      {c.name: content[c.name].values for c in report if c.role in r}
+    )
+    for r in (('feature',), ('id', 'time'))
+  )
   if not rows.columns.size:
-    raise DataError(f'it holds no column to score: {", ".join(header)}')
+    raise DataError(f'it holds no column to score: {", ".join(content)}')
   if not len(rows):
     raise DataError('it holds no rows')
-  labels = roles_lib.labels(labels, len(rows), roles.anomaly_label)
+  labels = roles_lib.labels(labels, len(rows), anomaly_label)
   notes += roles_lib.notes(report)
-  if (
-    named and not roles.label and named.strip().lower() not in roles_lib.LABELS
-  ):
+  sure = options.label or named.strip().lower() in roles_lib.LABELS
+  if named and not sure:
     notes += (
       f'column {named!r} is taken for the labels; if it holds none, '
       '--label=none',
@@ -319,31 +300,28 @@ def _samples(file, roles, like, window):
   if others:
     notes += (f'{", ".join(others)}: looks like labels: left out',)
   samples = Samples(
-    rows, labels, rate, header, named, keys, report, notes, dialect
+    rows, labels, rate, tuple(content), named, keys, report, notes, dialect
   )
   return _windows(samples, window) if window else samples
 
 
 def _windows(samples, window):
   frame, labels = samples.rows, samples.labels
-  for name in frame.columns:
-    if cells.kind_of(frame[name]) == 'category':
-      raise DataError(
-        f'column {name!r} holds words, and windows are cut from numbers: '
-        '--ignore it'
-      )
+  words = frame.columns[frame.dtypes == 'category']
+  if len(words):
+    raise DataError(
+      f'column {words[0]!r} holds words, and windows are cut from numbers: '
+      '--ignore it'
+    )
+  if len(frame) < window:
+    raise DataError(
+      f'it holds {len(frame)} samples, fewer than --window={window}'
+    )
+  signal = series.cut(frame.to_numpy(np.float64), window)
+  if window == 1:
+    signal = signal[:, None]
   if labels is not None:
-    parts = _cut(labels[:, None], window)[..., 0]
+    parts = series.cut(labels, window).reshape(-1, window)
     known = (parts >= 0).all(1)
     labels = np.where((parts == 1).any(1), 1, np.where(known, 0, -1))
-  signal = _cut(frame.to_numpy(np.float64), window)
-  return samples._replace(rows=signal, labels=labels)
-
-
-def _cut(signal, window):
-  count = len(signal) // window
-  if not count:
-    raise DataError(
-      f'it holds {len(signal)} samples, fewer than --window={window}'
-    )
-  return signal[: count * window].reshape(count, window, signal.shape[1])
+  return samples._replace(rows=np.ascontiguousarray(signal), labels=labels)

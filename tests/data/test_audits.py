@@ -101,12 +101,8 @@ def test_copies_among_anomalies_are_told_and_coincidence_is_not():
 @pytest.mark.parametrize('levels', [0, 2, 5, 20, 60])
 @pytest.mark.parametrize('normals', [5, 20, 100, 400])
 def test_rows_repeat_by_chance_and_that_is_no_leak(levels, normals):
-  audits.shared_rows(
-    [
-      table(f't{seed}', seed, levels=levels, normals=normals)
-      for seed in range(40)
-    ]
-  )
+  make = lambda seed: table(f't{seed}', seed, levels=levels, normals=normals)
+  audits.shared_rows([make(seed) for seed in range(40)])
 
 
 @pytest.mark.parametrize('levels', [0, 60])

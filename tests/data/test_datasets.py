@@ -1,6 +1,6 @@
 """The sources, on tiny files in the public layout and, if there, on real ones.
 
-The synthetic files carry the time of each row in their values, so that what
+The public files carry the time of each row in their values, so that what
 went where can be read off the entities.
 """
 
@@ -11,6 +11,7 @@ import pathlib
 
 import numpy as np
 import public_layouts
+from public_layouts import npz, put, the_error, write_cwru
 import pytest
 
 from metaad_jax.base import DataError, Entity
@@ -25,81 +26,7 @@ from metaad_jax.data import (
 from metaad_jax.data.datasets import cwru, skab
 
 REAL = os.environ.get('METAAD_DATA_DIR', '')
-FROM_FILES = ('asd', 'skab', 'smd', *public_layouts.WRITERS)
 RAMP = 'zscore=False,clean=True,lowpass=False'
-
-
-def put(path: pathlib.Path, content: bytes) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(content)
-
-
-def npz(path: pathlib.Path, **arrays) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  np.savez(path, **arrays)
-
-
-def write_cwru(root: pathlib.Path, wave=lambda t: t) -> None:
-  """wave(t) with t in samples at 12 kHz; the normal one sampled at 48 kHz."""
-  for file in cwru.FILES:
-    if file.path == cwru._NORMAL:
-      values = wave(np.arange(36_000) / 4)
-    else:
-      values = wave(np.arange(9_000.0))
-    npz(root / 'cwru' / file.path, DE=values[:, None])
-
-
-def write_skab(root: pathlib.Path, rows=60, block=(30, 45)) -> None:
-  """The first sensor counts the rows."""
-  for file in skab.FILES:
-    text = ';'.join(skab._HEADER) + '\n'
-    for i in range(rows):
-      sensors = [i, *(0.5 for _ in skab.CHANNELS[1:])]
-      anomalous = float(block[0] <= i < block[1])
-      cells = ['2020-03-09 10:14:33', *sensors, anomalous, 0.0]
-      text += ';'.join(map(str, cells)) + '\n'
-    put(root / 'skab' / file.path, text.encode())
-
-
-def write_servers(root: pathlib.Path, rows=120, spans=((40, 46), (80, 90))):
-  """The first metric counts the rows, on from 1000 in test."""
-  labels = np.zeros(rows, int)
-  for begin, end in spans:
-    labels[begin:end] = 1
-  types = ['dataset,anomaly_segment,anomaly_type']
-  for source, metrics, names in (
-    ('smd/ServerMachineDataset', 38, ('machine-1-6', 'machine-3-11')),
-    ('asd', 19, ('omi-2', 'omi-10')),
-  ):
-    for name in names:
-      for part, offset in (('train', 0), ('test', 1000)):
-        table = np.full((rows, metrics), 0.25)
-        table[:, 0] = offset + np.arange(rows)
-        lines = (','.join(f'{v:.6f}' for v in row) + '\n' for row in table)
-        put(root / source / part / f'{name}.txt', ''.join(lines).encode())
-      put(
-        root / source / 'test_label' / f'{name}.txt',
-        ''.join(f'{label}\n' for label in labels).encode(),
-      )
-      segments = [f'{b}-{e}:1,9\n' for b, e in spans]
-      put(
-        root / source / 'interpretation_label' / f'{name}.txt',
-        ''.join(segments).encode(),
-      )
-      types += [f'{name},{b}-{e - 1},temporal' for b, e in spans]
-  put(root / 'asd' / 'anomaly_type.csv', '\n'.join(types).encode())
-
-
-@pytest.fixture(scope='session')
-def synthetic(tmp_path_factory):
-  root = tmp_path_factory.mktemp('data')
-  rng = np.random.default_rng(0)
-  write_cwru(root, lambda t: np.sin(t / 7) + rng.standard_normal(len(t)))
-  write_skab(root)
-  write_servers(root)
-  for write in public_layouts.WRITERS.values():
-    write(root)
-  return root
 
 
 @pytest.fixture
@@ -128,14 +55,6 @@ def equal(one: list[Entity], other: list[Entity]) -> bool:
   )
 
 
-def the_error(spec, data_dir) -> str:
-  with pytest.raises(DataError) as caught:
-    registry.load(spec, data_dir)
-  message = str(caught.value)
-  assert '\n' not in message
-  return message
-
-
 # --- every source ----------------------------------------------------------
 
 
@@ -152,15 +71,12 @@ def test_registry_is_consistent():
     assert len({file.path for file in source.files}) == len(source.files)
 
 
-@pytest.mark.parametrize('name', FROM_FILES)
-def test_loading_is_repeatable_and_reads_xz_beside_plain(
-  name, tmp_path, synthetic
+@pytest.mark.parametrize('name', public_layouts.WRITERS)
+def test_loading_reads_xz_beside_plain_and_writes_nothing(
+  name, tmp_path, public
 ):
-  plain = registry.load(name, str(synthetic))
-  assert equal(plain, registry.load(name, str(synthetic)))
-  for path in synthetic.rglob('*'):
-    if path.is_file():
-      put(tmp_path / path.relative_to(synthetic), path.read_bytes())
+  plain = registry.load(name, str(public))
+  public_layouts.link(public, tmp_path, name)
   compress(tmp_path / name)
   before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob('*'))
   assert equal(plain, registry.load(name, str(tmp_path)))
@@ -171,14 +87,13 @@ def test_loading_is_repeatable_and_reads_xz_beside_plain(
   the_error(name, str(tmp_path))
 
 
-@pytest.mark.parametrize('name', FROM_FILES)
+@pytest.mark.parametrize('name', public_layouts.WRITERS)
 def test_missing_folder_says_how_to_fetch_it(name, tmp_path):
-  message = the_error(name, str(tmp_path))
+  message = the_error(name, tmp_path)
   assert str(tmp_path / name) in message
-  assert f'experiments.download --source={name} --data_dir={tmp_path}' in (
-    message
-  )
-  assert f'--source={name}' in the_error(name, None)
+  fetch = f'experiments.download --source={name}'
+  assert f'{fetch} --data_dir={tmp_path}' in message
+  assert fetch in the_error(name, None)
 
 
 def test_unknown_names_and_options():
@@ -212,7 +127,7 @@ def with_value(array, place, value):
     ),
     (
       {'query': with_value(GOOD.query, (2, 7), -np.inf)},
-      'query row 2, column Volume Flow RateRMS is -inf',
+      'query row 2, column V',
     ),
     ({'query': GOOD.query[:3]}, 'each of the 3 query rows'),
     ({'query': GOOD.query[:, :5]}, 'shape [5]'),
@@ -304,13 +219,8 @@ def test_entities_are_named_grouped_and_balanced(ramps):
   entities = registry.load(f'cwru:{RAMP}', str(ramps))
   everything = registry.load(f'cwru:load=all,{RAMP}', str(ramps))
   assert (len(entities), len(everything)) == (30, 42)
-  folds = {e.name: e.fold for e in entities if e.side == 'test'}
-  assert folds['B_28'] == 'ball' and folds['OR@6_14'] == 'outer'
-  assert sorted(map(list(folds.values()).count, set(folds.values()))) == [
-    4,
-    4,
-    7,
-  ]
+  folds = [e.fold for e in entities if e.side == 'test']
+  assert [folds.count(f) for f in ('ball', 'inner', 'outer')] == [4, 4, 7]
   by_name = {e.name: e for e in everything}
   loaded = by_name['IR_7_1772rpm/train']
   assert loaded.group == by_name['IR_7'].group == 'IR_7'
@@ -319,10 +229,10 @@ def test_entities_are_named_grouped_and_balanced(ramps):
     assert entity.labels.mean() == 0.5
 
 
-def test_noise_has_the_stated_power_and_copies_are_independent(synthetic):
+def test_noise_has_the_stated_power_and_copies_are_independent(public):
   spec = 'cwru:snr_db=-6,copies=2'
-  noisy = registry.load(spec, str(synthetic))[0]
-  clean = registry.load('cwru:clean=True', str(synthetic))[0]
+  noisy = registry.load(spec, str(public))[0]
+  clean = registry.load('cwru:clean=True', str(public))[0]
   assert np.allclose(clean.normal.mean(1), 0, atol=1e-5)
   assert np.allclose(clean.normal.std(1), 1, atol=1e-5)
   once, again = np.split(noisy.normal, 2)
@@ -333,8 +243,8 @@ def test_noise_has_the_stated_power_and_copies_are_independent(synthetic):
   assert np.isclose((once - again).var(), 2 * power, rtol=0.09)
 
 
-def test_noise_depends_on_seed_and_entity_alone(synthetic):
-  load = lambda spec: registry.load(spec, str(synthetic))
+def test_noise_depends_on_seed_and_entity_alone(public):
+  load = lambda spec: registry.load(spec, str(public))
   base, other = (
     load('cwru:stride=256,copies=1' + tail) for tail in ('', ',seed=1')
   )
@@ -349,23 +259,20 @@ def test_noise_depends_on_seed_and_entity_alone(synthetic):
 @pytest.mark.parametrize(
   ('options', 'told'),
   [
-    ('window=4', 'window'),
-    ('window=9000', 'shorter window'),
-    ('stride=0', 'stride'),
-    ('copies=0', 'copies'),
-    ('snr_db=1e999', 'snr_db'),
+    ('window=4', 'window'), ('window=9000', 'shorter window'),
+    ('stride=0', 'stride'), ('copies=0', 'copies'), ('snr_db=1e999', 'snr_db'),
     ('load=2', "'all'"),
   ],
-)
-def test_cwru_options_out_of_range(options, told, synthetic):
-  assert told in the_error(f'cwru:{options}', str(synthetic))
+)  # fmt: skip
+def test_cwru_options_out_of_range(options, told, public):
+  assert told in the_error(f'cwru:{options}', str(public))
 
 
 # --- skab --------------------------------------------------------------------
 
 
-def test_skab_supports_come_from_the_beginning_alone(synthetic):
-  entities = registry.load('skab', str(synthetic))
+def test_skab_supports_come_from_the_beginning_alone(public):
+  entities = registry.load('skab', str(public))
   assert len(entities) == 34
   for entity in entities:
     time = entity.query[:, 0]
@@ -378,8 +285,8 @@ def test_skab_supports_come_from_the_beginning_alone(synthetic):
   assert {e.fold for e in entities} == {'valve1', 'valve2', 'other'}
 
 
-def test_skab_windows_are_anomalous_where_a_row_is(synthetic):
-  for entity in registry.load('skab:window=4,stride=3', str(synthetic)):
+def test_skab_windows_are_anomalous_where_a_row_is(public):
+  for entity in registry.load('skab:window=4,stride=3', str(public)):
     time = entity.query[:, :, 0]
     assert np.array_equal(np.diff(time[:, 0]), np.full(len(time) - 1, 3))
     assert entity.normal[:, :, 0].max() < 15 and time.min() == 19
@@ -391,8 +298,8 @@ def test_skab_windows_are_anomalous_where_a_row_is(synthetic):
 
 
 @pytest.mark.parametrize('name', ['smd', 'asd'])
-def test_servers_train_for_supports_test_for_queries(name, synthetic):
-  entities = registry.load(name, str(synthetic))
+def test_servers_train_for_supports_test_for_queries(name, public):
+  entities = registry.load(name, str(public))
   order = {'smd': ['machine-1-6', 'machine-3-11'], 'asd': ['omi-2', 'omi-10']}
   assert [e.name for e in entities] == order[name]
   assert [e.fold for e in entities] == (
@@ -408,9 +315,9 @@ def test_servers_train_for_supports_test_for_queries(name, synthetic):
     assert entity.kinds == tuple(kind if y else '' for y in anomalous)
 
 
-def test_server_windows_and_thinning(synthetic):
+def test_server_windows_and_thinning(public):
   options = 'window=4,stride=2,max_rows=10,max_queries=20'
-  for entity in registry.load(f'smd:{options}', str(synthetic)):
+  for entity in registry.load(f'smd:{options}', str(public)):
     train, time = entity.normal[:, :, 0], entity.query[:, :, 0] - 1000
     assert len(train) == 10 and len(time) == 20
     assert train[0, 0] == 0 and train[-1, 0] == 116
@@ -422,75 +329,44 @@ def test_server_windows_and_thinning(synthetic):
 
 # --- broken files ------------------------------------------------------------
 
-
-def edit(change):
-  """A corruption of a text file."""
-  return lambda content: change(content.decode()).encode()
-
-
-def drop_cell(text):
-  head, _, tail = text.rstrip().rpartition('\n')
-  return head + '\n' + tail[: len(tail) // 2]
-
-
 NORMAL = f'cwru/{cwru._NORMAL}'
 VALVE = 'skab/data/valve1/3.csv'
 SMD = 'smd/ServerMachineDataset/'
-CORRUPTIONS = [
-  (NORMAL, lambda content: content[: len(content) // 2]),
-  (NORMAL, lambda content: b'not an archive'),
-  (NORMAL, lambda content: b''),
-  (VALVE, lambda content: b''),
-  (VALVE, lambda content: b'\xff\xfe\x00'),
-  (VALVE, edit(lambda text: text.replace('Pressure', 'Presure'))),
-  (VALVE, edit(lambda text: text.splitlines()[0])),
-  (VALVE, edit(lambda text: text.replace('0.5', 'n/a', 1))),
-  (VALVE, edit(lambda text: text.replace(';1.0;', ';2.0;'))),
-  (VALVE, edit(lambda text: text.replace(';1.0;', ';0.0;'))),
-  (VALVE, edit(drop_cell)),
-  (f'{SMD}train/machine-1-6.txt', edit(drop_cell)),
-  (f'{SMD}test_label/machine-1-6.txt', edit(lambda text: text[:-4])),
-  (f'{SMD}test_label/machine-1-6.txt', edit(lambda t: t.replace('1', '7'))),
-  (
-    f'{SMD}interpretation_label/machine-1-6.txt',
-    edit(lambda text: text.replace('-', '..')),
-  ),
-  (
-    f'{SMD}test/machine-1-6.txt',
-    edit(lambda t: '\n'.join(line[2:] for line in t.replace(',', ' ').split())),
-  ),
-]
 
 
-@pytest.mark.parametrize(('path', 'damage'), CORRUPTIONS)
-def test_a_broken_file_is_named(path, damage, tmp_path, synthetic):
-  packed = path == NORMAL
+@pytest.mark.parametrize(
+  ('path', 'old', 'new'),
+  [
+    (VALVE, 'Pressure', 'Presure'),
+    (VALVE, '0.5', 'n/a'),
+    (VALVE, ';1.0;', ';2.0;'),
+    (VALVE, ';1.0;', ';0.0;'),
+    (VALVE, ';0.5;0.0', ';0.0'),
+    (f'{SMD}train/machine-1-6.txt', ',0.25\r', '\r'),
+    (f'{SMD}test/machine-1-6.txt', ',0.25\r', '\r'),
+    (f'{SMD}test_label/machine-1-6.txt', '0\r\n0\r\n', '0\r\n'),
+    (f'{SMD}test_label/machine-1-6.txt', '1', '7'),
+    (f'{SMD}interpretation_label/machine-1-6.txt', '-', '..'),
+  ],
+)
+def test_a_broken_file_is_named(path, old, new, tmp_path, public):
   name = path.split('/')[0]
-  for source in (synthetic / name).rglob('*'):
-    if source.is_file():
-      target = tmp_path / source.relative_to(synthetic)
-      target.parent.mkdir(parents=True, exist_ok=True)
-      target.symlink_to(source)
+  public_layouts.link(public, tmp_path, name)
   target = tmp_path / path
-  content = damage(target.read_bytes())
+  content = target.read_bytes()
+  assert old.encode() in content
   target.unlink()
-  if packed:
-    target = target.with_name(target.name + '.xz')
-    content = lzma.compress(content)
-  target.write_bytes(content)
-  message = the_error(name, str(tmp_path))
-  assert str(target) in message
-  assert f'--source={name}' in message
+  put(target, content.replace(old.encode(), new.encode()))
+  message = the_error(name, tmp_path)
+  assert str(target) in message and f'--source={name}' in message
 
 
-def test_a_missing_file_is_named(tmp_path):
-  write_skab(tmp_path)
-  (tmp_path / VALVE).unlink()
-  assert str(tmp_path / VALVE) in the_error('skab', str(tmp_path))
-  write_servers(tmp_path)
-  path = tmp_path / 'smd/ServerMachineDataset/test/machine-3-11.txt'
-  path.unlink()
-  assert str(path) in the_error('smd', str(tmp_path))
+def test_a_missing_file_is_named(public, tmp_path):
+  for path in (VALVE, f'{SMD}test/machine-3-11.txt'):
+    name = path.split('/')[0]
+    public_layouts.link(public, tmp_path, name)
+    (tmp_path / path).unlink()
+    assert str(tmp_path / path) in the_error(name, tmp_path)
 
 
 def test_cwru_recordings_that_cannot_be_used(ramps):

@@ -2,28 +2,11 @@
 
 import numpy as np
 import public_layouts
-from public_layouts import npz, oddbench_table, put
+from public_layouts import npz, oddbench_table, put, the_error
 import pytest
 
-from metaad_jax.base import DataError
 from metaad_jax.data import registry, rows
 from metaad_jax.data.datasets import nsl_kdd, oddbench, sales_fraud
-
-
-@pytest.fixture(scope='module')
-def public(tmp_path_factory):
-  root = tmp_path_factory.mktemp('public')
-  for write in public_layouts.WRITERS.values():
-    write(root)
-  return root
-
-
-def the_error(spec, data_dir) -> str:
-  with pytest.raises(DataError) as caught:
-    registry.load(spec, str(data_dir))
-  message = str(caught.value)
-  assert '\n' not in message
-  return message
 
 
 def by_name(spec, data_dir):
@@ -287,12 +270,8 @@ def test_oddbench_infinities_are_missing_values(tmp_path):
   train[[0, 1, 2], 0] = np.inf, -np.inf, 1e300
   train[3, 1] = np.nan
   entity = one_table(tmp_path, train=train)
-  assert np.argwhere(np.isnan(entity.normal)).tolist() == [
-    [0, 0],
-    [1, 0],
-    [2, 0],
-    [3, 1],
-  ]
+  places = np.argwhere(np.isnan(entity.normal)).tolist()
+  assert places == [[0, 0], [1, 0], [2, 0], [3, 1]]
 
 
 def test_large_tables_are_thinned_and_keep_rare_anomalies(tmp_path):
@@ -375,35 +354,27 @@ def test_names_that_are_objects_are_done_without(tmp_path):
 # --- broken files of all -----------------------------------------------------
 
 TARGETS = [
-  'adbench/Classical/29_Pima.npz',
-  'cnc_mill/experiment_03.csv',
-  'cnc_mill/train.csv',
-  'creditcard/creditcard_sample.csv',
-  'mitbih/100.atr',
-  'mitbih/100.dat',
-  'mitbih/100.hea',
-  'nsl_kdd/KDDTest+.txt',
-  'oddbench/First.npz',
-  'omniglot/images_background.npz',
-  'sales_fraud/sales.csv',
-  'smap_msl/labeled_anomalies.csv',
+  'cwru/Data/1797 RPM/1797_Normal.npz', 'skab/data/valve1/3.csv',
+  'smd/ServerMachineDataset/train/machine-1-6.txt',
+  'adbench/Classical/29_Pima.npz', 'cnc_mill/experiment_03.csv',
+  'cnc_mill/train.csv', 'creditcard/creditcard_sample.csv', 'mitbih/100.atr',
+  'mitbih/100.dat', 'mitbih/100.hea', 'nsl_kdd/KDDTest+.txt',
+  'oddbench/First.npz', 'omniglot/images_background.npz',
+  'sales_fraud/sales.csv', 'smap_msl/labeled_anomalies.csv',
   'smap_msl/test/P-2.npy',
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize('target', TARGETS)
 def test_a_truncated_or_foreign_file_is_named(target, public, tmp_path):
   name = target.split('/')[0]
-  for source in (public / name).rglob('*'):
-    if source.is_file():
-      link = tmp_path / source.relative_to(public)
-      link.parent.mkdir(parents=True, exist_ok=True)
-      link.symlink_to(source)
+  public_layouts.link(public, tmp_path, name)
   path = tmp_path / target
   whole = path.read_bytes()
   path.unlink()
   damaged = [whole[: len(whole) // 2 - 1], b'\xff\x00,not this', b'']
-  damaged += [whole.replace(b',', b';')] if target.endswith('csv') else []
+  if target.endswith('csv'):
+    damaged.append(whole.replace(b',', b'|').replace(b';', b'|'))
   if target.endswith('.atr'):
     del damaged[0]  # half of the annotations are annotations
   for content in damaged:
@@ -416,22 +387,18 @@ def test_a_truncated_or_foreign_file_is_named(target, public, tmp_path):
 @pytest.mark.parametrize(
   ('spec', 'told'),
   [
-    ('nsl_kdd:by=host', 'service'),
-    ('nsl_kdd:categories=hash', 'onehot'),
-    ('creditcard:hours=0', 'hours'),
-    ('sales_fraud:by=month', 'salesperson'),
-    ('mitbih:window=4', 'window'),
-    ('mitbih:minutes=31', 'minutes'),
-    ('mitbih:lead=2', 'lead'),
-    ('cnc_mill:min_rows=0', 'min_rows'),
+    ('nsl_kdd:by=host', 'service'), ('nsl_kdd:categories=hash', 'onehot'),
+    ('creditcard:hours=0', 'hours'), ('sales_fraud:by=month', 'salesperson'),
+    ('mitbih:window=4', 'window'), ('mitbih:minutes=31', 'minutes'),
+    ('mitbih:lead=2', 'lead'), ('cnc_mill:min_rows=0', 'min_rows'),
     ('smap_msl:spacecraft=MRO', 'MSL'),
     ('smap_msl:window=1000', 'shorter window'),
     ('adbench:scenario=sport', 'medicine'),
     ('oddbench:scenario=sport', 'medicine'),
     ('oddbench:max_rows=0', 'max_rows'),
-    ('omniglot:anomalies=0', 'anomalies'),
+    ('smd:max_queries=1', 'max_queries'), ('omniglot:anomalies=0', 'anomalies'),
     ('omniglot:limit=-1', 'limit'),
   ],
-)
+)  # fmt: skip
 def test_options_out_of_range(spec, told, public):
   assert told in the_error(spec, public)

@@ -31,6 +31,14 @@ def entity(name, normals=3, goods=2, bads=2, base=0.0, **fields):
   )
 
 
+def grouped(**fields):
+  ((name, values),) = fields.items()
+  return [
+    entity(n, group='g', **{name: value})
+    for n, value in zip('ab', values, strict=True)
+  ]
+
+
 def group(e):
   return e.group or e.name
 
@@ -130,23 +138,8 @@ def test_entities_for_testing_only_take_no_place_in_validation():
     ([entity('a'), entity('b')], 'x', "no fold 'x'"),
     ([entity('a', fold='p'), entity('b', fold='q')], 'x', 'p, q'),
     ([entity('a')], '0', 'too few'),
-    (
-      [
-        entity('a', group='g', fold='p'),
-        entity('b', group='g', fold='q'),
-        entity('c', fold='q'),
-      ],
-      'p',
-      "group 'g'",
-    ),
-    (
-      [
-        entity('a', group='g', side='train'),
-        entity('b', group='g', side='test'),
-      ],
-      '0',
-      "group 'g'",
-    ),
+    ([*grouped(fold='pq'), entity('c', fold='q')], 'p', "group 'g'"),
+    (grouped(side=('train', 'test')), '0', "group 'g'"),
   ],
 )
 def test_splits_that_cannot_be(everyone, fold, told):
@@ -320,9 +313,5 @@ def test_a_simulator_gives_a_new_machine_to_every_task():
     machines.add(float(abs(x[0, 0])))
   assert len(machines) == 100
   dirty = (batch.support.x[..., 0] < 0) * (batch.support.y == 0)
-  assert (
-    0.15
-    < (dirty * batch.support.mask).sum()
-    / (batch.support.mask * (1 - batch.support.y)).sum()
-    < 0.35
-  )
+  shots = batch.support.mask * (1 - batch.support.y)
+  assert 0.15 < (dirty * shots).sum() / shots.sum() < 0.35

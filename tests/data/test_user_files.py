@@ -91,10 +91,8 @@ def test_decimals_and_thousands_are_told_apart_by_the_whole_file(tmp_path):
   rows = read(tmp_path, text).rows
   assert rows.to_numpy().tolist() == [[1234.5, 1.234, 1234], [12.5, 2.5, 7000]]
   text = 'a,b\n"1,234",1.234\n"12,000",7.5\n'
-  assert read(tmp_path, text).rows.to_numpy().tolist() == [
-    [1234, 1.234],
-    [12000, 7.5],
-  ]
+  rows = read(tmp_path, text).rows
+  assert rows.to_numpy().tolist() == [[1234, 1.234], [12000, 7.5]]
   rows = read(tmp_path, 'a;b\nred;1,5\ndark blue;2,5\nred;3,5\n').rows
   assert rows['b'].tolist() == [1.5, 2.5, 3.5]
   text = 'a\n1,5\n2,25\n'
@@ -127,11 +125,8 @@ def test_a_followed_line_is_read_as_a_line_of_the_file(tmp_path):
   samples = read(tmp_path, text)
   for i, line in enumerate(text.split('\n')[1:3]):
     held = text_files.split(line, samples.dialect)
-    row = user_files.row(
-      dict(zip(samples.header, held, strict=True)),
-      samples.rows,
-      samples.dialect.decimal,
-    )
+    named = dict(zip(samples.header, held, strict=True))
+    row = user_files.row(named, samples.rows, samples.dialect.decimal)
     expected = samples.rows.iloc[[i]].astype(object).reset_index(drop=True)
     pd.testing.assert_frame_equal(row.astype(object), expected)
   with pytest.raises(DataError, match="'on'"):
@@ -177,14 +172,10 @@ def test_a_column_of_numbers_or_times(texts, values):
 @pytest.mark.parametrize(
   'texts',
   [
-    ['3A', '12B', '7F'],
-    ['10-20', '30-40'],
-    ['192.168.1.20', '10.0.0.1'],
-    ['1.2.3', '1.2.4'],
-    ['+', '-', '-'],
-    ['pump', 'fan'],
+    ['3A', '12B', '7F'], ['10-20', '30-40'], ['192.168.1.20', '10.0.0.1'],
+    ['1.2.3', '1.2.4'], ['+', '-', '-'], ['pump', 'fan'],
   ],
-)
+)  # fmt: skip
 def test_a_column_of_words(texts):
   column = cells.typed('x', texts).values
   assert cells.kind_of(column) == 'category' and column.tolist() == texts
@@ -260,9 +251,8 @@ MIXED = pd.DataFrame(
 
 def frame_of(table):
   """A pandas frame of what each column of a frame becomes."""
-  names = getattr(table, 'column_names', None) or getattr(
-    table, 'columns', table
-  )
+  columns = getattr(table, 'columns', table)
+  names = getattr(table, 'column_names', columns)
   return pd.DataFrame({n: cells.from_values(n, table[n]).values for n in names})
 
 

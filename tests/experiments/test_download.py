@@ -60,30 +60,19 @@ def register(monkeypatch):
 
   def put(*remote, **fields):
     source = Source(
-      name='local',
-      description='two tables',
-      load=lambda data_dir: [],
-      features=('identity',),
-      units='none',
-      licence='CC0',
-      citation='nobody',
-      files=remote,
-      **fields,
-    )
+      'local', 'two tables', lambda data_dir: [], ('identity',), 'none', 'CC0',
+      'nobody', files=remote, **fields,
+    )  # fmt: skip
     monkeypatch.setitem(registry.REGISTRY, 'local', source)
 
   return put
 
 
 def two(url):
-  return (
-    RemoteFile('a.csv', f'{url}/a.csv', sha256(CONTENT['/a.csv'])),
-    RemoteFile(
-      'deep er/b.csv',
-      f'{url}/deep%20er/b.csv',
-      sha256(CONTENT['/deep%20er/b.csv']),
-    ),
-  )
+  return [
+    RemoteFile(path, url + place, sha256(CONTENT[place]))
+    for path, place in zip(('a.csv', 'deep er/b.csv'), CONTENT, strict=True)
+  ]
 
 
 def finish(capsys, *arguments):
@@ -189,16 +178,16 @@ def test_hostile_paths_are_refused(path, url, register, tmp_path, capsys):
 @pytest.mark.parametrize(
   'arguments',
   [
-    ['--source=nothing'],
-    ['--source=local:window=3'],
-    ['--sources=local'],
-    ['local'],
-    [],
+    '--source=nothing',
+    '--source=local:window=3',
+    '--sources=local',
+    'local',
+    '',
   ],
 )
 def test_wrong_command_lines_exit_with_2(arguments, register, capsys):
   register()
-  code, out, err = finish(capsys, *arguments)
+  code, out, err = finish(capsys, *filter(None, [arguments]))
   assert code == 2 and out == '' and err.count('\n') == 1
 
 

@@ -1,9 +1,7 @@
 """CNC milling with new and with worn tools, University of Michigan SMART lab.
 
-Rows of one experiment are alike whatever the tool, and an experiment has one
-tool. A detector that has seen rows of the very experiment that it is asked
-about tells experiments apart, not tools: the normals to score therefore come
-from another experiment than the supports.
+The normals to score come from another experiment than the supports: rows tell
+experiments apart, whatever the tool.
 """
 
 import collections

@@ -1,18 +1,11 @@
 """Bearing vibration of Case Western Reserve University, made hard.
 
-As usually posed the task is trivial: the loudness of a window tells every fault
-from normal. Here every window is standardized and buried in white noise, time
-separates training from test, and two give-aways of the recordings are removed:
-
-- The normal recording was sampled at 48 kHz, the faults at 12 kHz. It is
-  decimated, which leaves the edge of a filter above 4 kHz.
-- After decimation 65 % of its energy lies above 4 kHz, of the faults' a few
-  percent. Standardizing such windows would give normal away by its low
-  level below 4 kHz, so all recordings are low-passed first.
-
-Features must not look above 4 kHz, where only noise is left.
+Windows are standardized and buried in white noise, and what tells the recording
+at 48 kHz from those at 12 kHz is removed: see docs/sources.md. Features must
+not look above 4 kHz, where only noise is left.
 """
 
+from collections.abc import Iterator
 import pathlib
 import re
 import zlib
@@ -68,7 +61,7 @@ def load(
   copies: int = 8,
   load: str = '0',
   seed: int = 0,
-) -> list[Entity]:
+) -> Iterator[Entity]:
   """Two entities per fault recording: `<name>/train`, and `<name>` for test.
 
   Recordings are cut in time, with gaps of at least a window: first halves are
@@ -93,7 +86,6 @@ def load(
   gap = max(window, _GAP)
   snr_db, copies = (np.inf, 1) if clean else (snr_db, copies)
   normals = _halves(read(root, _NORMAL, lowpass=lowpass), gap)
-  entities = []
   for path in (file.path for file in FILES):
     match = _FAULT.fullmatch(path)
     if match is None or (match[1] != '1797' and str(load) == '0'):
@@ -108,27 +100,17 @@ def load(
       step, times = (stride, copies) if training else (window, 1)
       entropy = [seed, zlib.crc32(name.encode()), not training]
       rng = np.random.default_rng(entropy)
+      parts = [*_halves(normal, gap), faulty]
+      cut = _windows(parts, window, step, path)
       pool, later, bad = (
-        _windows(part, window, step, path)
-        for part in (*_halves(normal, gap), faulty)
+        _noisy(np.tile(part, (times, 1)), snr_db, zscore, rng) for part in cut
       )
-      bad = bad[rows.thin(np.arange(len(bad)), len(later))]
-      pool, later, bad = (
-        _noisy(np.tile(part, (times, 1)), snr_db, zscore, rng)
-        for part in (pool, later, bad)
-      )
-      entities.append(
-        rows.entity(
-          name + ('/train' if training else ''),
-          pool,
-          np.concatenate([later, bad]),
-          np.repeat(['', fault], [len(later), len(bad)]),
-          group=fault,
-          fold=_FOLDS[place],
-          side=side,
-        )
-      )
-  return entities
+      kinds = np.repeat(['', fault], [len(later), len(bad)])
+      query = np.concatenate([later, bad])
+      yield rows.entity(
+        name + ('/train' if training else ''), pool, query, kinds,
+        group=fault, fold=_FOLDS[place], side=side,
+      )  # fmt: skip
 
 
 def _check(window, stride, copies, snr_db, load):
@@ -146,14 +128,18 @@ def _halves(recording, gap):
   return recording[: middle - gap // 2], recording[middle + gap - gap // 2 :]
 
 
-def _windows(recording, window, stride, path):
-  windows = series.cut(recording, window, stride)
-  if not len(windows):
-    raise DataError(
-      f'cwru: window={window} is longer than a part of {path} '
-      f'({len(recording)} samples): choose a shorter window'
-    )
-  return windows
+def _windows(parts, window, step, path):
+  """Windows for supports, normal ones to score, and as many faulty ones."""
+  windows = []
+  for part in parts:
+    windows.append(series.cut(part, window, step))
+    if not len(windows[-1]):
+      raise DataError(
+        f'cwru: window={window} is longer than a part of {path} ({len(part)} '
+        'samples): choose a shorter window'
+      )
+  pool, later, bad = windows
+  return pool, later, bad[rows.thin(np.arange(len(bad)), len(later))]
 
 
 def _noisy(windows, snr_db, zscore, rng):

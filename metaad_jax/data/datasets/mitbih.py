@@ -28,10 +28,8 @@ def load(
   """One entity per record; a window [N, window, 1] is one beat.
 
   Supports come from the first minutes, the query is everything after them and
-  a gap of one window. Beats other than the normal one in the first minutes are
-  left out, as are beats whose window is not within the record. Windows are
-  longer than fast beats are apart: they may hold part of the next beat. Kinds
-  are the symbols of the beats.
+  a gap of one window. Other beats in the first minutes are left out, as are
+  those whose window is not within the record. Kinds are the symbols of beats.
 
   Args:
     data_dir: holds mitbih/.

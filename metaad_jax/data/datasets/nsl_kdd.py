@@ -1,8 +1,7 @@
 """NSL-KDD: connections of a simulated network, normal or attacks of 39 types.
 
-The test file holds 18 types of attack that the training file does not: they
-are the test side, so that whole types are unseen. Every entity draws its
-normals from the file that its attacks are in, and no two entities share one.
+The 18 types of attack that only the test file holds are the test side. Every
+entity draws its normals from the file of its attacks, and no two share one.
 """
 
 from collections.abc import Iterator
@@ -37,13 +36,11 @@ def load(
 ) -> Iterator[Entity]:
   """One entity per type of attack, or per service; kinds are types of attack.
 
-  By attack: of the types that the training file knows (side 'train') the rows
-  of that file, or of the test file where the training file has too few; of the
-  types that only the test file knows (side 'test') the rows there. The normals
-  of each file are dealt out among its entities, every n-th to each; the first
-  half of them is for supports. By service: supports from the normals of the
-  training file, the query is the test file. Rows that repeat an earlier row, or
-  one of the training file, are dropped.
+  By attack: types that the training file has enough rows of come from there
+  (side 'train'), others from the test file, those that only that file knows on
+  side 'test'. The normals of a file are dealt out among its entities, the first
+  half of each share for supports. By service: supports from the normals of the
+  training file, the query is the test file. Repeated rows are dropped.
 
   Args:
     data_dir: holds nsl_kdd/.

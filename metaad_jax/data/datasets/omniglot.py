@@ -4,6 +4,8 @@ Here to validate the learners, as the papers do: an entity is a character, what
 is normal are drawings of it, anomalies are drawings of other characters.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from metaad_jax.base import DataError, Entity, Source
@@ -16,7 +18,7 @@ _SUPPORTS = 10  # drawings for supports; the other ten are scored
 
 def load(
   data_dir: str | None, *, limit: int = 0, anomalies: int = 10
-) -> list[Entity]:
+) -> Iterator[Entity]:
   """One entity per character, with windows [N, 28, 28], 1 = ink, 0 = paper.
 
   Supports come from ten people's drawings, the query from those of the other
@@ -30,7 +32,6 @@ def load(
     anomalies: drawings of other characters per entity.
   """
   root = public_files.folder(data_dir, 'omniglot')
-  entities = []
   for side, part in (('train', 'background'), ('test', 'evaluation')):
     path = f'images_{part}.npz'
     drawn = public_files.arrays(root, path, ('images',))['images']
@@ -53,10 +54,7 @@ def load(
       query = np.concatenate([same, ink[others, people]])
       kinds = [*[''] * len(same), *(f'{part} {j}' for j in others)]
       normal = drawings[:_SUPPORTS]
-      entities.append(
-        rows.entity(f'{part} {i}', normal, query, kinds, side=side)
-      )
-  return entities
+      yield rows.entity(f'{part} {i}', normal, query, kinds, side=side)
 
 
 def _shrink(paper):

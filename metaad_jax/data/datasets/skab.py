@@ -1,9 +1,6 @@
 """Skoltech Anomaly Benchmark: 34 experiments on a water-circulation rig.
 
-Every file holds one contiguous block of anomalies, so time tells the label:
-what comes late is anomalous. Therefore the query holds the normal rows on both
-sides of the block, and the supports are drawn from the beginning of the file
-alone, from rows that the query does not hold.
+Time tells the label: what keeps it out is in docs/sources.md.
 """
 
 from collections.abc import Iterator

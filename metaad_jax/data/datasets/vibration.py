@@ -1,24 +1,15 @@
-"""A fleet of simulated rotating machines, see `rotating_machines`.
+"""A fleet of simulated rotating machines, see `rotating_machines`."""
 
-References:
-  McFadden & Smith 1984, Model for the vibration produced by a single point
-  defect in a rolling element bearing, Journal of Sound and Vibration 96.
-  Randall & Antoni 2011, Rolling element bearing diagnostics - a tutorial,
-  Mechanical Systems and Signal Processing 25.
-"""
-
-from collections.abc import Callable
 import functools
-import inspect
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metaad_jax import base
-from metaad_jax.data import rotating_machines
+from metaad_jax.data import rotating_machines, rows
 
 CHUNK = 2**19  # samples that `load` generates at a time
 
@@ -48,10 +39,8 @@ class Options(NamedTuple):
   snr_db: float | None = None
 
 
-def _condition(
-  key: jax.Array, x: jax.Array, zscore: bool, snr_db: float | None
-) -> jax.Array:
-  """Returns a window [length], standardized and with noise added as asked."""
+def _condition(key, x, zscore, snr_db):
+  """A window [length], standardized and with noise added as asked."""
   if zscore:
     x = (x - jnp.mean(x)) / jnp.std(x)
   if snr_db is not None:
@@ -75,9 +64,6 @@ def generate_labelled(
     The normal windows [normals, length, 1] and the anomalous ones [anomalies,
     length, 1] in m/s^2, float32; the fault of each of these, [anomalies] int32
     index into FAULTS.
-
-  Raises:
-    DataError: if an option is out of range.
   """
   allowed = _check(options)
   length, rate = options.length, options.rate
@@ -102,16 +88,13 @@ def generate_labelled(
   which, badness = jax.random.uniform(fault_key, (anomalies, 2)).T
   fault = machine.faults[(2 * which).astype(int)]
   badness = options.severity * (0.25 + 0.75 * badness)
-  x = window(
-    jnp.concatenate(
-      [
-        jax.random.split(normal_key, normals),
-        jax.random.split(anomaly_key, anomalies),
-      ]
-    ),
-    jnp.concatenate([jnp.zeros(normals, int), fault]),
-    jnp.concatenate([jnp.zeros(normals), badness]),
-  )
+  keys = [
+    jax.random.split(normal_key, normals),
+    jax.random.split(anomaly_key, anomalies),
+  ]
+  faults = jnp.concatenate([jnp.zeros(normals, int), fault])
+  severities = jnp.concatenate([jnp.zeros(normals), badness])
+  x = window(jnp.concatenate(keys), faults, severities)
   return x[:normals], x[normals:], fault
 
 
@@ -136,14 +119,12 @@ def load(
 
   Args:
     data_dir: not used.
-    machines, test_machines: how many serve for training, and for testing.
+    machines: how many serve for training.
+    test_machines: how many serve for testing.
     windows: normal windows of each machine, for its supports.
     queries: windows of each machine to be scored, half of them anomalous.
     seed: of the fleet.
     **options: see `Options`.
-
-  Returns:
-    One entity a machine, with windows [.., length, 1].
   """
   del data_dir
   style = Options(**options)
@@ -169,33 +150,20 @@ def load(
     for i, normal, anomaly, fault in zip(
       range(first, fleet), *map(np.asarray, parts), strict=False
     ):
+      kinds = [rotating_machines.FAULTS[k] for k in fault]
       entities.append(
-        base.Entity(
-          name=f'machine-{i}',
-          normal=normal[:windows],
-          query=np.concatenate([normal[windows:], anomaly]),
-          labels=np.repeat(np.arange(2, dtype=np.int32), [good, anomalies]),
-          kinds=('',) * good
-          + tuple(rotating_machines.FAULTS[k] for k in fault),
+        rows.entity(
+          f'machine-{i}',
+          normal[:windows],
+          np.concatenate([normal[windows:], anomaly]),
+          [''] * good + kinds,
           side='train' if i < machines else 'test',
         )
       )
   return entities
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-  """The function's, with every field of `Options` for its **options."""
-  whole = inspect.signature(function)
-  named = [p for p in whole.parameters.values() if p.kind != p.VAR_KEYWORD]
-  for name, default in Options._field_defaults.items():
-    named.append(
-      inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-    )
-  return whole.replace(parameters=named)
-
-
-# What the spec of a source, 'vibration:length=256', is checked against.
-load.__signature__ = _signature(load)  # type: ignore[attr-defined]
+rows.declare(load, Options._field_defaults)
 
 
 @functools.partial(jax.jit, static_argnames=('normals', 'anomalies', 'options'))
@@ -209,25 +177,27 @@ def _chunk(seed, numbers, normals, anomalies, options):
 
 def _check(options: Options) -> tuple[str, ...]:
   """Returns the names in `faults`, or raises DataError."""
-  good = {
-    'length': options.length >= 64,
-    'rate': 200 <= options.rate < math.inf,
-    **{
-      name: 0 <= getattr(options, name) < math.inf
-      for name in ('noise', 'regimes', 'severity')
-    },
-    'snr_db': options.snr_db is None
-    or isinstance(options.snr_db, int | float)
-    and math.isfinite(options.snr_db),
-  }
-  ranges = {
-    'length': 'ask for at least 64',
-    'rate': 'must be at least 200 Hz, shafts turn at 8 to 60',
-    'snr_db': 'must be a finite number of dB; leave it out for no noise',
-  }
-  for name, valid in good.items():
+  factors = 'must be finite and at least 0'
+  snr_db = options.snr_db
+  for name, valid, why in (
+    ('length', options.length >= 64, 'ask for at least 64'),
+    (
+      'rate',
+      200 <= options.rate < math.inf,
+      'must be at least 200 Hz, shafts turn at 8 to 60',
+    ),
+    ('noise', 0 <= options.noise < math.inf, factors),
+    ('regimes', 0 <= options.regimes < math.inf, factors),
+    ('severity', 0 <= options.severity < math.inf, factors),
+    (
+      'snr_db',
+      snr_db is None
+      or isinstance(snr_db, int | float)
+      and math.isfinite(snr_db),
+      'must be a finite number of dB; leave it out for no noise',
+    ),
+  ):
     if not valid:
-      why = ranges.get(name, 'must be finite and at least 0')
       raise base.DataError(f'vibration: {name}={getattr(options, name)}: {why}')
   known, asked = rotating_machines.FAULTS, str(options.faults)
   names = known if asked == 'all' else asked.split('|')
