@@ -269,8 +269,9 @@ def from_simulator(
     normal, anomaly = generate(machine, shots + queries, abnormal)
     normal, anomaly = jax.vmap(apply)(normal), jax.vmap(apply)(anomaly)
     real = lambda rows: (rows, jnp.ones(len(rows)))
-    parts = map(real, (normal[:shots], normal[shots:], anomaly))
-    return assemble(rest, episode, *parts, jnp.ones(normal.shape[-1]))
+    support, query = real(normal[:shots]), real(normal[shots:])
+    columns = jnp.ones(normal.shape[-1])
+    return assemble(rest, episode, support, query, real(anomaly), columns)
 
   return sample
 
