@@ -159,29 +159,6 @@ def nested(arrays: dict[str, Any]) -> Params:
   return jax.device_put(params)
 
 
-def curves(run_dir: str) -> dict[str, list[float]]:
-  """The learning curves in a run's `metrics.jsonl`, for the report."""
-  found: dict[str, list[float]] = {
-    'step': [], 'loss': [], 'validation_step': [], 'validation_auroc': []
-  }  # fmt: skip
-  path = os.path.join(run_dir, 'metrics.jsonl')
-  if not os.path.exists(path):
-    return found
-  with open(path, errors='replace') as lines:
-    for text in lines:
-      try:
-        line = json.loads(text)
-        step, loss, score = line['step'], line['loss'], line.get('validation')
-      except (ValueError, KeyError, TypeError, AttributeError):
-        continue  # cut short by a kill; a resumed run writes it anew
-      found['step'].append(step)
-      found['loss'].append(loss)
-      if score is not None:
-        found['validation_step'].append(step)
-        found['validation_auroc'].append(score)
-  return found
-
-
 def settings(content: dict[str, Any]) -> tuple[Config, Layout]:
   """The configuration and the layout in a config.json or a model file.
 
