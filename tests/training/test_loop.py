@@ -24,7 +24,7 @@ from metaad_jax.training import loop
 from metaad_jax.training.checkpoints import Checkpoints
 
 SETTINGS = loop.Settings(
-  25, 3, seed=7, report_every=5, validate_every=10, checkpoint_every=10
+  25, 3, seed=7, report_every=5, validate_every=10, checkpoint_every=15
 )
 
 
@@ -142,7 +142,7 @@ def whole(sample, validation, tmp_path_factory):
   return folder, train(sample, validation, folder)
 
 
-@pytest.mark.parametrize('count', [0, 2])
+@pytest.mark.parametrize('count', [0, 1])
 def test_a_resumed_run_ends_with_the_same_bits_and_log(
   count, whole, sample, validation, tmp_path, monkeypatch
 ):
@@ -151,7 +151,7 @@ def test_a_resumed_run_ends_with_the_same_bits_and_log(
     kill_at(patched, count)
     train(sample, validation, tmp_path / 'killed')
   killed = tmp_path / 'killed' / 'metrics.jsonl'
-  assert len(killed.read_text().splitlines()) == {0: 2, 2: 5}[count]
+  assert len(killed.read_text().splitlines()) == (3, 5)[count]
   with open(killed, 'ab') as log:
     log.write(b'{"step": 26, "lo\xff')  # cut short
   same_bits(train(sample, validation, tmp_path / 'killed'), whole)
@@ -179,7 +179,7 @@ def test_steps_are_reported_validated_and_kept_when_due(whole):
   assert step == 25
   same_bits(restored, state)
   folders = {p.name for p in (tmp_path / 'checkpoints').iterdir()}
-  assert folders == {'20', '25'}
+  assert folders == {'15', '25'}
 
 
 def test_the_best_parameters_are_those_that_score_best(sample, validation):
@@ -262,21 +262,23 @@ def test_the_seed_decides_and_the_length_of_a_call_does_not(
   ).any()
 
 
-def test_a_step_is_the_optax_step_of_the_mean_gradient(sample, validation):
-  """One meta-step, by hand: key -> tasks -> loop over tasks -> SGD."""
-  learner = prototype()
+def test_steps_are_the_optax_steps_of_mean_gradients(sample, validation):
+  """Two meta-steps by hand: keys -> new tasks each -> loop over them -> SGD."""
+  learner, rate = prototype(), 0.3
   state = train(
-    sample, validation, steps=1, optimizer=optax.sgd(0.3), report_every=1
+    sample, validation, steps=2, optimizer=optax.sgd(rate), report_every=1
   )
   example = jax.tree.map(lambda leaf: leaf[0], validation)
-  start = loop.initial_state(learner, example, optax.sgd(0.3), 7).params
-  draw, _ = jax.random.split(jax.random.fold_in(jax.random.key(7), 1))
-  one = jax.jit(lambda k: learner.meta_grad(k, start, sample(k))[0])
-  grads = [one(key) for key in jax.random.split(draw, 3)]
+  params = loop.initial_state(learner, example, optax.sgd(rate), 7).params
+  one = jax.jit(lambda k, p: learner.meta_grad(k, p, sample(k))[0])
+  for step in (1, 2):
+    draw, _ = jax.random.split(jax.random.fold_in(jax.random.key(7), step))
+    grads = [one(key, params) for key in jax.random.split(draw, 3)]
+    mean = jax.tree.map(lambda *g: sum(g) / 3, *grads)
+    params = jax.tree.map(lambda p, g: p - rate * g, params, mean)
   for name in ('w', 'b'):
-    mean = sum(g[name] for g in grads) / 3
     np.testing.assert_allclose(
-      state.params[name], start[name] - 0.3 * mean, rtol=1e-5, atol=1e-7
+      state.params[name], params[name], rtol=1e-5, atol=1e-6
     )
 
 

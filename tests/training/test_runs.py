@@ -134,8 +134,10 @@ def test_a_run_starts_from_another(folder, data, tmp_path):
   one, other = (runs.restore(str(p)) for p in (folder, tmp_path / 'next'))
   same_bits(one.params, other.params)
   assert other.seen >= one.seen
-  seen = data._replace(raw=data.raw | {'test': data.raw['validation']})
-  refusal(runs.train, config, data=seen, quiet=True)
+  turned = data.raw | {'train': data.raw['test'], 'test': data.raw['train']}
+  turned = data._replace(raw=turned)
+  message = refusal(runs.train, config, data=turned, quiet=True)
+  assert data.raw['train'][0].name in message  # tested on what it has seen
 
 
 def test_another_learner_starts_from_a_run(folder):
