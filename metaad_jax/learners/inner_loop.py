@@ -106,8 +106,7 @@ def descend(
 ) -> Any:
   """Runs `steps` steps of an optimizer on a loss; differentiable.
 
-  All exact modes give the same derivative, to rounding; they differ in memory
-  and time.
+  All exact modes give the same derivative, to rounding.
 
   Args:
     loss: params -> scalar; may close over anything, learned rates included.
@@ -119,13 +118,10 @@ def descend(
       (forward-over-reverse within recomputed steps: arXiv 2505.00793),
       'first_order' (the gradients count as constants: first-order MAML), or
       'auto': 'reverse', the fastest, where what the steps compute is small
-      enough to be kept, else 'remat'.
+      enough to be kept, else 'remat'. ValueError for any other.
 
   Returns:
     The adapted parameters.
-
-  Raises:
-    ValueError: for an unknown mode.
   """
   if mode not in MODES:
     raise ValueError(f'unknown mode {mode!r}: choose one of {MODES}')

@@ -8,34 +8,21 @@ With normals only there is one class; an anomaly lies beyond a meta-learned
 radius, as in `protonet`. Labels add a prototype, compared in the same metric.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metaad_jax.base import MakeModel, MetaLearner, Params
-from metaad_jax.learners import objectives
+from metaad_jax.base import MakeModel, MetaLearner
+from metaad_jax.learners import objectives, protonet
 from metaad_jax.models import linear_algebra
 
 
 class Metric(NamedTuple):
-  """A support, as the score needs it.
+  """Prototypes, and the inverse [D, D] of the normals' shrunk covariance."""
 
-  Attributes:
-    params: the meta-parameters.
-    context: what the model made of the support.
-    mean: [D] of the normals' embeddings.
-    precision: [D, D] inverse of their shrunk covariance.
-    anomaly: [D] mean embedding of the labelled anomalies; 0 without any.
-    labelled: whether there are any.
-  """
-
-  params: Params
-  context: Any
-  mean: jax.Array
+  prototypes: protonet.Prototypes
   precision: jax.Array
-  anomaly: jax.Array
-  labelled: jax.Array
 
 
 def mahalanobis(
@@ -64,37 +51,18 @@ def mahalanobis(
 
   def adapt(key, meta_params, support, features):
     del key
-    params = meta_params['network']
-    reading = network.read(support, features)
-    z, y, mask = network.support(params, reading)
-    normal, abnormal = mask * (1 - y), mask * y
-    mean = objectives.mean(z, normal)
-    centred = (z - mean) * normal[:, None]
+    prototypes, centred, count = protonet.read(
+      network, meta_params, support, features
+    )
     prior = jnp.exp(meta_params['log_prior'])
-    covariance = (centred.T @ centred + prior * jnp.eye(z.shape[1])) / (
-      normal.sum() + prior
-    )
-    return Metric(
-      meta_params,
-      network.summarise(params, reading),
-      mean,
-      linear_algebra.inverse(covariance),
-      objectives.mean(z, abnormal),
-      abnormal.sum() > 0,
-    )
+    eye = jnp.eye(centred.shape[1])
+    covariance = (centred.T @ centred + prior * eye) / (count + prior)
+    return Metric(prototypes, linear_algebra.inverse(covariance))
 
   def score(adapted, x):
-    params = adapted.params
-    z = network.apply(params['network'], adapted.context, x)
-
-    def distance(centre):
-      away = z - centre
-      return (away @ adapted.precision * away).mean(-1)
-
-    sharpness = jnp.exp(params['log_sharpness'])
-    beyond = -sharpness * jnp.exp(params['log_radius'])
-    rival = jnp.logaddexp(beyond, -sharpness * distance(adapted.anomaly))
-    rival = jnp.where(adapted.labelled, rival, beyond)
-    return rival + sharpness * distance(adapted.mean)
+    prototypes, precision = adapted
+    z = network.apply(prototypes.params['network'], prototypes.context, x)
+    squared = lambda gap: (gap @ precision * gap).mean(-1)
+    return protonet.logit(prototypes, lambda centre: squared(z - centre))
 
   return objectives.from_query_loss(init, adapt, score, loss)

@@ -12,12 +12,13 @@ too, and a row is abnormal if it is nearer to that prototype, or beyond the
 radius: anomalies of a kind never labelled are still found.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metaad_jax.base import MakeModel, MetaLearner, Params
+from metaad_jax.base import MakeModel, MetaLearner, Model, Params, Rows
 from metaad_jax.learners import objectives
 
 
@@ -37,6 +38,31 @@ class Prototypes(NamedTuple):
   normal: jax.Array
   anomaly: jax.Array
   labelled: jax.Array
+
+
+def read(network: Model, params: Params, support: Rows, features: jax.Array):
+  """`Prototypes`, the normals [N, D] about theirs (others 0), their number."""
+  reading = network.read(support, features)
+  z, y, mask = network.support(params['network'], reading)
+  context = network.summarise(params['network'], reading)
+  normals, anomalies = mask * (1 - y), mask * y
+  normal = objectives.mean(z, normals)
+  prototypes = Prototypes(
+    params, context, normal, objectives.mean(z, anomalies), anomalies.sum() > 0
+  )
+  return prototypes, (z - normal) * normals[:, None], normals.sum()
+
+
+def logit(
+  prototypes: Prototypes, distance: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+  """The logit of "anomaly" from squared distances to the prototypes."""
+  params = prototypes.params
+  sharpness = jnp.exp(params['log_sharpness'])
+  away = -sharpness * jnp.exp(params['log_radius'])
+  rival = jnp.logaddexp(away, -sharpness * distance(prototypes.anomaly))
+  rival = jnp.where(prototypes.labelled, rival, away)
+  return rival + sharpness * distance(prototypes.normal)
 
 
 def protonet(
@@ -64,25 +90,10 @@ def protonet(
 
   def adapt(key, meta_params, support, features):
     del key
-    params = meta_params['network']
-    reading = network.read(support, features)
-    z, y, mask = network.support(params, reading)
-    return Prototypes(
-      meta_params,
-      network.summarise(params, reading),
-      objectives.mean(z, mask * (1 - y)),
-      objectives.mean(z, mask * y),
-      (mask * y).sum() > 0,
-    )
+    return read(network, meta_params, support, features)[0]
 
   def score(adapted, x):
-    params = adapted.params
-    z = network.apply(params['network'], adapted.context, x)
-    distance = lambda centre: ((z - centre) ** 2).mean(-1)
-    sharpness = jnp.exp(params['log_sharpness'])
-    away = -sharpness * jnp.exp(params['log_radius'])
-    rival = jnp.logaddexp(away, -sharpness * distance(adapted.anomaly))
-    rival = jnp.where(adapted.labelled, rival, away)
-    return rival + sharpness * distance(adapted.normal)
+    z = network.apply(adapted.params['network'], adapted.context, x)
+    return logit(adapted, lambda centre: ((z - centre) ** 2).mean(-1))
 
   return objectives.from_query_loss(init, adapt, score, loss)

@@ -89,9 +89,6 @@ def standardized(
     prior: see `Prior`.
     context: append every column once more, scaled by the prior instead of the
       support: what is abnormal on any machine shows there.
-
-  Returns:
-    The learner.
   """
 
   def prepare(prior, scaling, rows):

@@ -284,16 +284,15 @@ def train(
     settings: see `Settings`.
     params: meta-parameters to start from; None = the learner's own.
     run_dir: gets `metrics.jsonl` and `checkpoints/`; None = nothing is kept.
-    label: of the progress bar.
-    quiet: no progress bar.
+    label: of the progress bar, which is not there if
+    quiet.
 
   Returns:
     The final state, on one device; `best` holds the meta-parameters to use.
 
   Raises:
     DataError: if training diverges, or a checkpoint cannot be saved.
-    Terminated: if SIGTERM came; with a `run_dir` it is heard at the next
-      report, and a checkpoint is saved then. A second one kills.
+    Terminated: if SIGTERM came, once a checkpoint is saved; a second one kills.
   """
   example = jax.tree.map(lambda leaf: leaf[0], validation)
   state = initial_state(learner, example, optimizer, settings.seed, params)
@@ -308,11 +307,9 @@ def train(
   with contextlib.ExitStack() as ending:
     state, folder = _resume(run_dir, state, mesh, ending)
     bar = tqdm.tqdm(
-      total=settings.steps,
-      initial=int(state.step),
-      desc=label,
+      total=settings.steps, initial=int(state.step), desc=label,
       disable=quiet or not devices_lib.first_process(),
-    )
+    )  # fmt: skip
     ending.callback(bar.close)
     while (before := int(state.step)) < settings.steps:
       state, line = _report(scan, score, state, sample, settings)
