@@ -19,55 +19,6 @@ def float64():
     yield
 
 
-def quadratics(seed=0, size=4):
-  """A task: support loss 0.5 t'At - a't and query loss 0.5 t'Bt - b't."""
-  rng = np.random.default_rng(seed)
-
-  def positive():
-    root = rng.normal(size=(size, size))
-    return jnp.asarray(root @ root.T / size + np.eye(size))
-
-  vector = lambda: jnp.asarray(rng.normal(size=size))
-  return positive(), vector(), positive(), vector(), vector()
-
-
-@pytest.mark.parametrize('mode', EXACT)
-@pytest.mark.parametrize('steps', [1, 7])
-def test_meta_gradient_of_quadratics_is_the_closed_form(mode, steps):
-  a, linear, b, target, theta = quadratics()
-  rate = 0.07
-
-  def meta_loss(theta):
-    support = lambda t: 0.5 * t @ a @ t - linear @ t
-    t = inner_loop.descend(support, theta, optax.sgd(rate), steps, mode=mode)
-    return 0.5 * t @ b @ t - target @ t
-
-  contraction = jnp.linalg.matrix_power(jnp.eye(4) - rate * a, steps)
-  minimum = jnp.linalg.solve(a, linear)
-  adapted = minimum + contraction @ (theta - minimum)
-  expected = contraction.T @ (b @ adapted - target)
-  found = jax.jit(jax.grad(meta_loss))(theta)
-  np.testing.assert_allclose(found, expected, rtol=1e-10)
-
-
-@pytest.mark.parametrize('steps', [1, 3])
-def test_first_order_is_the_gradient_at_the_adapted_parameters(steps):
-  a, linear, b, target, theta = quadratics(1)
-  support = lambda t: 0.5 * t @ a @ t - linear @ t
-  query = lambda t: 0.5 * t @ b @ t - target @ t
-
-  def meta_loss(theta, mode):
-    return query(
-      inner_loop.descend(support, theta, optax.sgd(0.1), steps, mode=mode)
-    )
-
-  adapted = inner_loop.descend(support, theta, optax.sgd(0.1), steps)
-  found = jax.grad(meta_loss)(theta, 'first_order')
-  np.testing.assert_allclose(found, jax.grad(query)(adapted), rtol=1e-12)
-  exact = jax.grad(meta_loss)(theta, 'reverse')
-  assert np.abs(exact - found).max() > 1e-3
-
-
 def network_loss(params, x, y, gain):
   hidden = jnp.tanh(x @ params['w'] * gain + params['b'])
   return jnp.mean((hidden @ params['v'] - y) ** 2)
