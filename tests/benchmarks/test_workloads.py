@@ -62,7 +62,6 @@ def agree(found, expected):
 @pytest.mark.parametrize(
   ('name', 'mode', 'at_once'),
   [
-    ('W2', 'reverse', 1),
     ('W2', 'remat', 2),
     ('W3', 'mixed', 0),
     ('W4', 'auto', 1),
