@@ -272,8 +272,7 @@ def train(
 ) -> State:
   """Meta-trains; resumes where a checkpoint in `run_dir` left off.
 
-  The tasks of a step are shared among devices, those of other processes too;
-  all processes call this alike, and the first one writes.
+  All devices share the tasks; all processes call this, the first one writes.
 
   Args:
     learner: see `MetaLearner`.
@@ -284,8 +283,8 @@ def train(
     settings: see `Settings`.
     params: meta-parameters to start from; None = the learner's own.
     run_dir: gets `metrics.jsonl` and `checkpoints/`; None = nothing is kept.
-    label: of the progress bar, which is not there if
-    quiet.
+    label: of the progress bar.
+    quiet: no progress bar.
 
   Returns:
     The final state, on one device; `best` holds the meta-parameters to use.
@@ -300,9 +299,8 @@ def train(
   scan = make_scan(learner, optimizer, example, state.params, settings, length)
   mesh = devices_lib.mesh(settings.tasks, settings.devices)
   validate = _make_validate(learner, quality, settings.seed, mesh)
-  state, sample, validation = devices_lib.replicate(
-    (state, sample, validation), mesh
-  )
+  everything = state, sample, validation
+  state, sample, validation = devices_lib.replicate(everything, mesh)
   score = lambda state: validate(state.average, validation)
   with contextlib.ExitStack() as ending:
     state, folder = _resume(run_dir, state, mesh, ending)

@@ -66,11 +66,10 @@ def load(
 
   Recordings are cut in time, with gaps of at least a window: first halves are
   for training, second halves for test; within a half, the query's normals come
-  after those of the supports. A query has as many fault windows as normal ones.
-  Kind and group are such as 'IR_14', the fold such as 'ball'.
+  after those of the supports, as many as there are fault windows. Kind and
+  group are such as 'IR_14', the fold such as 'ball'.
 
   Args:
-    data_dir: holds cwru/.
     window: samples per window.
     stride: samples between training windows.
     snr_db: power of the window over that of the white noise added to it.
@@ -93,15 +92,14 @@ def load(
     faults = _halves(read(root, path, lowpass=lowpass), gap)
     fault, place = match.group(2, 3)
     name = fault if match[1] == '1797' else f'{fault}_{match[1]}rpm'
-    for side, normal, faulty in zip(
-      ('train', 'test'), normals, faults, strict=True
-    ):
+    halves = zip(('train', 'test'), normals, faults, strict=True)
+    for side, normal, faulty in halves:
       training = side == 'train'
       step, times = (stride, copies) if training else (window, 1)
-      entropy = [seed, zlib.crc32(name.encode()), not training]
-      rng = np.random.default_rng(entropy)
-      parts = [*_halves(normal, gap), faulty]
-      cut = _windows(parts, window, step, path)
+      rng = np.random.default_rng(
+        [seed, zlib.crc32(name.encode()), not training]
+      )
+      cut = _windows([*_halves(normal, gap), faulty], window, step, path)
       pool, later, bad = (
         _noisy(np.tile(part, (times, 1)), snr_db, zscore, rng) for part in cut
       )
