@@ -21,8 +21,10 @@ class Side(NamedTuple):
   entities: list[Entity]
 
 
-def _read(spec: str, data_dir: str | None) -> Side:
-  source, options = registry.get(spec)
+def _read(run: Run, spec: str, data_dir: str | None) -> Side:
+  source, options = run.setup.source, run.setup.source_options
+  if spec != run.config.source:
+    source, options = registry.get(spec)
   entities = registry.read(source, options, data_dir)
   layout = setup.layout_of(source, options, entities)
   return Side(spec, source, layout, entities)
@@ -39,7 +41,7 @@ def tested(run: Run, spec: str, data_dir: str | None, split: str) -> Side:
   Raises:
     DataError: if there is no validation side.
   """
-  everyone = _read(spec, data_dir)
+  everyone = _read(run, spec, data_dir)
   if split == 'all':
     return everyone
   if at_home(run, everyone.source):
@@ -66,13 +68,13 @@ def for_choices(run: Run, side: Side, data_dir: str | None, split: str) -> Side:
   own = run.config.source
   home = at_home(run, side.source)
   if not home and split == 'test':
-    other = _read(side.spec, data_dir)
+    other = _read(run, side.spec, data_dir)
     train = [e for e in other.entities if e.side == 'train' and e.labels.any()]
     if train:
       return other._replace(entities=train)
   # A single scenario has few tables; all those of the run serve.
   everyone = _read(
-    side.spec if home and not side.source.tables else own, data_dir
+    run, side.spec if home and not side.source.tables else own, data_dir
   )
   try:
     entities = run.setup.split(everyone.entities)['validation']

@@ -10,6 +10,7 @@ import pytest
 from metaad_jax import specs
 from metaad_jax.base import DataError
 from metaad_jax.data import registry
+from metaad_jax.evaluation import evaluate, tasks
 from metaad_jax.learners import inner_loop, standardized
 from metaad_jax.training import runs
 from metaad_jax.training.setup import Config, Layout, resolve
@@ -174,3 +175,7 @@ def test_every_spec_of_a_run_is_read_once(count, tmp_path):
   run.setup.feature_of(run.layout)
   assert run.setup.columns and resolve(run.setup) is run.setup
   assert count() == {'parse': [], 'get': []}
+  grid = tasks.Grid((2,), (0,), draws=1, queries=4)
+  plan = evaluate.Plan(grid, baselines=['distance_to_mean'], quiet=True)
+  evaluate.evaluate([str(tmp_path)], plan)
+  assert count() == once
