@@ -107,13 +107,7 @@ def test_a_missing_value_is_information():
 
 
 @pytest.mark.parametrize(
-  'shape',
-  [
-    dict(columns=1),
-    dict(columns=500, queries=1),
-    dict(normals=1, anomalies=0),
-    dict(normals=300, anomalies=0, queries=1),
-  ],
+  'shape', [dict(columns=1), dict(normals=1, anomalies=0, columns=100)]
 )
 def test_sizes(shape):
   """Finite, and the rows far from the support are told from those near it."""
@@ -123,16 +117,14 @@ def test_sizes(shape):
   assert np.abs(moved - scores(task)).min() > 1e-4
 
 
-@pytest.mark.parametrize(('normals', 'anomalies'), [(90, 0), (5, 90)])
-def test_no_row_of_a_large_support_is_looked_at_twice(normals, anomalies):
-  """Some anomalies come first, then normals, then the other anomalies."""
-  task = make(normals=normals, anomalies=anomalies)
+def test_no_row_of_a_large_support_is_looked_at_twice():
+  """Of 64 some anomalies come first, then normals, then other anomalies."""
+  task = make(normals=5, anomalies=90)
   adapt = fast.jit(LEARNER.adapt)
   _, summary = adapt(None, params(), task.support, task.features).context
   vectors = np.asarray(summary.vectors)
   assert len(np.unique(vectors, axis=0)) == len(vectors) == 64
-  assert summary.anomaly.sum() == (0 if not anomalies else 64 - normals)
-  assert summary.normal.sum() == min(normals, 64)
+  assert (summary.normal.sum(), summary.anomaly.sum()) == (5, 59)
 
 
 def test_labels_fine_tune():
