@@ -175,8 +175,8 @@ def common(
   unnamed = all(name.startswith('column ') for name in known)
   if not both or (unnamed and len(known) != len(new)):
     raise DataError(
-      f'{paths[0]} has columns {_listed(known)}, {paths[1]} has '
-      f'{_listed(new)}: name them alike'
+      f'{paths[0]} has {len(known)} columns, {_listed(known)}, {paths[1]} has '
+      f'{len(new)}, {_listed(new)}: name them alike'
     )
   lacking = [
     f'{path} lacks {_listed([n for n in others if n not in both])}'

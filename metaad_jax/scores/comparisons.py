@@ -111,7 +111,7 @@ def contests(
       )
     ],
     columns=list(_CONTESTS),
-  )
+  ).astype({'best': bool})
 
 
 def _pairs(

@@ -152,7 +152,8 @@ def real(scores):
 
 def test_every_algorithm_is_here():
   names = {spec.partition(':')[0] for spec, _ in PAIRS}
-  assert names | ALIASES == set(learners.REGISTRY)
+  ours = {name for name in learners.REGISTRY if not name.startswith('test_')}
+  assert names | ALIASES == ours
 
 
 def test_padding_moves_neither_scores_nor_gradients(case):
