@@ -74,6 +74,7 @@ def test_every_rule_is_checked_and_ours_keeps_its_promise(run):
   assert calibrating.picture(records, 'tables').startswith(b'\x89PNG')
 
 
+@pytest.mark.slow
 def test_the_binary_calibrates_a_run_of_windows(tmp_path):
   folder = tmp_path / 'run'
   options = """--features=statistics --steps=2 --model=mlp:width=6,depth=1
