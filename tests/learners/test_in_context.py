@@ -169,11 +169,11 @@ def test_the_support_is_scored_in_the_light_of_the_others():
   task = make()
   padded = Rows(*(np.concatenate([leaf, leaf[:1]]) for leaf in task.support))
   padded.mask[-1] = 0
-  model = MODEL(1)
+  model, weights = MODEL(1), params()
 
   @fast.jit
   def outputs(rows):
-    return model.support(params(), model.read(rows, task.features))
+    return model.support(weights, model.read(rows, task.features))
 
   short, long = outputs(task.support), outputs(padded)
   np.testing.assert_array_equal(short.y, task.support.y)
