@@ -70,7 +70,7 @@ def portable(text: str) -> str:
   """Cuts absolute paths, which no other machine has, to their last part.
 
   Args:
-    text: a command line, such as `--data_dir=/home/me/data --output=results`.
+    text: a command line, such as `--data_dir=/data/mine --output=results`.
   """
   return re.sub(
     r"(?<![^\s='\",])/(?:[^/\s'\",]+/)*([^/\s'\",]+)/?", r'\1', text

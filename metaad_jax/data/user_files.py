@@ -253,6 +253,16 @@ def _arrays(path):
   return _Content(x if x.ndim == 3 else _numbered('column', x), labels)
 
 
+def _joinable(values, kind):
+  """An id or a time as it reads in the file, up to the form of a date."""
+  values = pd.Series(values)
+  if kind == 'time':
+    return pd.to_datetime(values, unit='s')
+  if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
+    return values.astype('Int64')
+  return values
+
+
 def _samples(file, options):
   """Puts labels, ids and what is to be ignored aside, and cuts windows."""
   content, labels, rate, notes, dialect = file
@@ -279,11 +289,15 @@ def _samples(file, options):
     features=features,
     set_aside=not window and '*' not in features,
   )
-  rows, keys = (
-    pd.DataFrame(
-      {c.name: content[c.name].values for c in report if c.role in r}
-    )
-    for r in (('feature',), ('id', 'time'))
+  rows = pd.DataFrame(
+    {c.name: content[c.name].values for c in report if c.role == 'feature'}
+  )
+  keys = pd.DataFrame(
+    {
+      c.name: _joinable(content[c.name].values, c.kind)
+      for c in report
+      if c.role in ('id', 'time')
+    }
   )
   if not rows.columns.size:
     raise DataError(f'it holds no column to score: {", ".join(content)}')

@@ -507,3 +507,12 @@ def test_damage_is_refused_or_harmless(suffix, tmp_path):
       assert len(user_files.read(str(path), window=window).rows)
     except DataError as error:
       assert '\n' not in str(error)
+
+
+def test_ids_and_times_read_as_they_stand_in_the_file(tmp_path):
+  lines = [f'{7 + i};2026-01-01 00:00:{i:02d};{i * i % 7},5' for i in range(20)]
+  path = tmp_path / 'log.csv'
+  path.write_text('\n'.join(['id;t;a', *lines]))
+  keys = user_files.read(str(path)).keys
+  assert list(keys.id.astype(str)) == [str(7 + i) for i in range(20)]
+  assert str(keys.t[3]) == '2026-01-01 00:00:03'
