@@ -23,33 +23,68 @@ from sklearn import covariance, ensemble, linear_model, neighbors, svm, tree
 from sklearn.utils import class_weight
 import threadpoolctl
 
-# Support x [n, F], support y [n] (1 = anomaly), query x [m, F].
-Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
+# Support x [n, F], support y [n] (1 = anomaly), query x [m, F]; and where zero
+# lies among the scaled values, [F], if they are not as they were read.
+Triple = tuple[np.ndarray, ...]
 Job = tuple[str, Mapping[str, Any]]  # a name and its options
 _TREES = 100
 _ISOLATION_TREES = 200
 _ECOD_COLUMNS = 4000  # at once; what fits a core's cache
 
 
-def _robust(normal, x):
+def _level(normal, x, zero):
+  """z-scores within +-5 of arcsinh(20 x / mean |x|); constant columns +-5.
+
+  A logarithm with zero and sign, as `table_features` tells it the network.
+  """
+  size = np.maximum(np.abs(normal - zero).mean(0), 1e-30)
+  rise = lambda v: np.arcsinh(20 * np.clip((v - zero) / size, -1e6, 1e6))
+  return np.clip(standardized(rise(normal), rise(x))[0], -5, 5)
+
+
+def _robust(normal, x, zero):
   """Distance from the median, in mean absolute deviations."""
+  del zero
   centre = np.median(normal, 0)
   spread = np.abs(normal - centre).mean(0)
   return (x - centre) / np.where(spread > 0, spread, 1)
 
 
-# Of standardised rows x, given the support's normals: [n, F], [m, F].
-SCALINGS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-  'plain': lambda normal, x: x,
-  'clipped': lambda normal, x: np.clip(x, -5, 5),
-  'compressed': lambda normal, x: np.sign(x) * np.log1p(np.abs(x)),
+# Of standardised rows x, given the support's normals and zero: [n, F], [m, F],
+# [F].
+SCALINGS: dict[str, Callable[..., np.ndarray]] = {
+  'plain': lambda normal, x, zero: x,
+  'clipped': lambda normal, x, zero: np.clip(x, -5, 5),
+  'level': _level,
+  'both': lambda normal, x, zero: np.hstack(
+    [np.clip(x, -5, 5), _level(normal, x, zero)]
+  ),
+  'compressed': lambda normal, x, zero: np.sign(x) * np.log1p(np.abs(x)),
   'robust': _robust,
 }
 
 
 _EVERY = tuple(SCALINGS)
-_TWO = ('plain', 'compressed')
+_FAIR = ('both', 'clipped', 'level')
+_TREE = ('plain', 'level', 'both', 'compressed')
 _ONE = ('plain',)  # the others change no score, or hardly: ranks alone count
+
+
+def standardized(
+  normal: np.ndarray, x: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """z-scores of x [m, F] by the normals [n, F], and where zero lies, [F].
+
+  A column that never varied, but for rounding, becomes an indicator: 0 where x
+  is equal and +-5 elsewhere; its zero is 0.
+  """
+  mean, deviation = normal.mean(0), normal.std(0)
+  least = 1e-6 * np.abs(mean) + 1e-12
+  constant, gap = deviation <= least, x - mean
+  scale = np.where(constant, 1, deviation)
+  moved = np.where(np.abs(gap) > least, 5 * np.sign(gap), 0)
+  zero = np.where(constant, 0, -mean / scale)
+  return np.where(constant, moved, gap / scale), zero
 
 
 class Baseline(NamedTuple):
@@ -74,10 +109,18 @@ class Baseline(NamedTuple):
 
 def scaled(triple: Triple, scaling: str) -> Triple:
   """The task with float64 rows, scaled."""
-  x, y, query = (np.asarray(part) for part in triple)
+  x, y, query, *zero = (np.asarray(part) for part in triple)
   normal = x[y == 0].astype(float)
-  scale = lambda rows: SCALINGS[scaling](normal, rows.astype(float))
+  origin = zero[0].astype(float) if zero else np.zeros(x.shape[1])
+  scale = lambda rows: SCALINGS[scaling](normal, rows.astype(float), origin)
   return scale(x), y, scale(query)
+
+
+def _trimmed(normal, share):
+  """The normals without those that are farthest from all others."""
+  far = distance.cdist(normal, normal).mean(1)
+  keep = max(1, len(normal) - int(np.ceil(share * len(normal))))
+  return normal[np.sort(np.argsort(far, kind='stable')[:keep])]
 
 
 def _random(seed, normal, query):
@@ -96,6 +139,12 @@ def _nearest_neighbour(seed, normal, query):
   """Euclidean distance to the nearest normal row."""
   del seed
   return distance.cdist(query, normal).min(1)
+
+
+def _mean_distance(seed, normal, query):
+  """Mean Euclidean distance to all normal rows; a few bad ones hardly count."""
+  del seed
+  return distance.cdist(query, normal).mean(1)
 
 
 def _knn(seed, normal, query, *, neighbours=5, largest=False):
@@ -140,6 +189,14 @@ def _mahalanobis(seed, normal, query, *, shrinkage='ledoit_wolf'):
   else:
     model = covariance.ShrunkCovariance(shrinkage=shrinkage)
   return model.fit(normal).mahalanobis(query)
+
+
+def _log_sum(seed, normal, query):
+  """Log Mahalanobis distance plus log distance to the nearest normal row."""
+  width = query.shape[1]
+  joint = np.log(_mahalanobis(seed, normal, query) / width + 1e-3) / 2
+  near = _nearest_neighbour(seed, normal, query) / np.sqrt(width)
+  return joint + np.log(near + 1e-3)
 
 
 def _ocsvm(seed, normal, query, *, nu=0.1, gamma=1.0):
@@ -241,6 +298,27 @@ def _forest(kind, seed, support_x, support_y, query, *, columns='sqrt', leaf=1):
   return forest.fit(support_x, support_y, weights).predict(query)
 
 
+def _trees_and_distances(seed, support_x, support_y, query, *, weight=0.3):
+  """Extremely randomized trees, and what distances say, as far as 0.3 each.
+
+  The logarithms of the L1 distance to the nearest normal less that to the
+  nearest anomaly, and of the Mahalanobis distance beside the normals' own.
+  """
+  width = query.shape[1]
+  normal, anomaly = support_x[support_y == 0], support_x[support_y == 1]
+  near, rival = (
+    np.log(distance.cdist(query, rows, 'cityblock').min(1) / width + 1e-3)
+    for rows in (normal, anomaly)
+  )
+  joint, usual = (
+    np.log(_mahalanobis(seed, normal, rows) / width + 1e-3) / 2
+    for rows in (query, normal)
+  )
+  votes = _EXTRA_TREES(seed, support_x, support_y, query)
+  distances = np.tanh(near - rival) + np.tanh(joint - usual.mean())
+  return votes + weight * distances
+
+
 def _logistic_regression(seed, support_x, support_y, query, *, strength=1.0):
   """Log-odds of L2-regularised (C = 1) logistic regression."""
   del seed
@@ -297,22 +375,30 @@ _SPLITS = _each(columns=(1, 1.0), leaf=(2,))
 _STRENGTH = _each(strength=(0.01, 0.1, 10.0))
 _SVM = _each(strength=(0.1, 10.0), gamma=(0.1, 0.3, 3.0))
 _BOOSTS = [*_each(depth=(1, 2)), {'depth': 2, 'rate': 0.03}]
+_TRIM = _each(trim=(0.1, 0.3))  # for supports that hold unnoticed anomalies
 _RANDOM_FOREST = functools.partial(_forest, ensemble.RandomForestRegressor)
 _EXTRA_TREES = functools.partial(_forest, ensemble.ExtraTreesRegressor)
 
 REGISTRY: dict[str, Baseline] = {
   'random': Baseline(_random, scalings=_ONE),
-  'distance_to_mean': Baseline(_distance_to_mean),
-  'nearest_neighbour': Baseline(_nearest_neighbour),
-  'knn': Baseline(_knn, candidates=_NEIGHBOURS),
+  'distance_to_mean': Baseline(_distance_to_mean, candidates=_TRIM),
+  'mean_distance': Baseline(_mean_distance, False, _FAIR),
+  'nearest_neighbour': Baseline(_nearest_neighbour, candidates=_TRIM),
+  'knn': Baseline(_knn, candidates=[*_NEIGHBOURS, *_TRIM]),
   'lof': Baseline(_lof, candidates=_each(neighbours=(3, 10, 20))),
-  'mahalanobis': Baseline(_mahalanobis, candidates=_SHRINKAGE),
-  'ocsvm': Baseline(_ocsvm, candidates=_KERNELS),
-  'isolation_forest': Baseline(_isolation_forest, False, _TWO, _ISOLATION),
+  'mahalanobis': Baseline(_mahalanobis, candidates=[*_SHRINKAGE, *_TRIM]),
+  'log_sum': Baseline(_log_sum, False, _FAIR, _TRIM),
+  'ocsvm': Baseline(_ocsvm, candidates=[*_KERNELS, *_TRIM]),
+  'isolation_forest': Baseline(
+    _isolation_forest, False, _TREE, [*_ISOLATION, *_TRIM]
+  ),
   'ecod': Baseline(_ecod, scalings=_ONE),
   'deep_svdd': Baseline(None, False, _EVERY, _STEPS, _DEEP),
   'random_forest': Baseline(_RANDOM_FOREST, True, _ONE, _SPLITS),
-  'extra_trees': Baseline(_EXTRA_TREES, True, _TWO, _SPLITS),
+  'extra_trees': Baseline(_EXTRA_TREES, True, _TREE, _SPLITS),
+  'trees_and_distances': Baseline(
+    _trees_and_distances, True, _FAIR, _each(weight=(0.1, 1.0))
+  ),
   'logistic_regression': Baseline(
     _logistic_regression, True, candidates=_STRENGTH
   ),
@@ -337,12 +423,23 @@ def score_one(
 
 
 def score(
-  name: str, seed: int, triple: Triple, *, scaling: str = 'plain', **options
+  name: str,
+  seed: int,
+  triple: Triple,
+  *,
+  scaling: str = '',
+  trim: float = 0.0,
+  **options,
 ) -> np.ndarray:
-  """Scores one task with a baseline that is no network: [m] float64."""
+  """Scores one task with a baseline that is no network: [m] float64.
+
+  `scaling` '' = the first of the baseline's; `trim` = the share of the normals
+  that is left out, those farthest from the others.
+  """
   baseline = REGISTRY[name]
   assert baseline.detect, f'{name} is a network'
-  x, y, query = scaled(triple, scaling)
+  x, y, query = scaled(triple, scaling or baseline.scalings[0])
   if baseline.needs_anomalies:
     return baseline.detect(seed, x, y.astype(int), query, **options)
-  return baseline.detect(seed, x[y == 0], query, **options)
+  normal = _trimmed(x[y == 0], trim) if trim else x[y == 0]
+  return baseline.detect(seed, normal, query, **options)

@@ -149,7 +149,7 @@ def _compiled(name, model, options):
   return jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
 
 
-def _check(task, support_x, support_y, query_x):
+def _check(task, support_x, support_y, query_x, *_):
   if (
     support_x.ndim != 2
     or query_x.ndim != 2

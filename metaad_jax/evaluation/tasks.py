@@ -18,6 +18,7 @@ import tqdm
 
 from metaad_jax.base import DataError, Entity, MetaLearner, Params, Rows, Task
 from metaad_jax.data import episodes
+from metaad_jax.evaluation import baselines
 from metaad_jax.evaluation.baselines import Triple
 from metaad_jax.learners import standardized
 from metaad_jax.training import loop
@@ -300,8 +301,8 @@ def standardize_cells(
 ) -> list[Triple]:
   """What the baselines see: the learners' rows, scaled as the learners do.
 
-  For each cell support [n, F], labels [n] and query [Q, F]. Without a prior the
-  support alone decides.
+  For each cell support [n, F], labels [n], query [Q, F] and zero [F]. Without a
+  prior the support alone decides.
   """
   width = entities[0].normal.shape[-1]
   prior = prior or standardized.Prior(*[jnp.zeros(width)] * 3)
@@ -311,17 +312,20 @@ def standardize_cells(
   @jax.vmap
   def scale(support, query):
     scaling = standardized.fit(support, prior)
-    return [standardized.transform(scaling, x) for x in (support.x, query.x)]
+    rows = [standardized.transform(scaling, x) for x in (support.x, query.x)]
+    return rows, -scaling.centre / scaling.scale
 
   triples: list[Triple] = []
   for cell in cells:
     raw = rows_of(cell, entities[cell.entity])
     task = as_task([raw], shape)
+    rows, origin = scale(task.support, task.query)
     support, query = (
       np.asarray(x[0, :n]).reshape(n, -1)
-      for x, n in zip(scale(task.support, task.query), cell.size, strict=True)
+      for x, n in zip(rows, cell.size, strict=True)
     )
-    triples.append((support, raw[1], query))
+    zero = np.tile(origin[0], support.shape[1] // width)
+    triples.append((support, raw[1], query, zero))
   return triples
 
 
@@ -331,10 +335,11 @@ def scale_tables(
   """What the baselines see of tables: finite z-scores of the real columns.
 
   A missing value becomes the median of the support's normals, 0 where they
-  have none. A column is centred and scaled by the mean and the standard
-  deviation of the same rows; one that is constant there keeps its units.
+  have none. The same rows centre and scale a column; one that is constant there
+  tells only whether a value differs, see `baselines.standardized`.
 
-  For each cell support [n, F], labels [n] and query [Q, F], float32.
+  For each cell support [n, F], labels [n], query [Q, F] and where zero lies in
+  these units [F], float32.
   """
   triples: list[Triple] = []
   for cell in cells:
@@ -345,9 +350,7 @@ def scale_tables(
     median = np.zeros(rows.shape[1])
     median[present] = np.nanmedian(rows[normal][:, present], 0)
     rows = np.where(np.isnan(rows), median, rows)
-    deviation = rows[normal].std(0)
-    scale = np.where(deviation > 0, deviation, 1)
-    rows = np.clip((rows - rows[normal].mean(0)) / scale, -_LIMIT, _LIMIT)
-    rows = rows.astype(np.float32)
-    triples.append((rows[: len(labels)], labels, rows[len(labels) :]))
+    rows, zero = baselines.standardized(rows[normal], rows)
+    rows = np.clip(rows, -_LIMIT, _LIMIT).astype(np.float32)
+    triples.append((rows[: len(labels)], labels, rows[len(labels) :], zero))
   return triples

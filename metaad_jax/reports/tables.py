@@ -189,9 +189,12 @@ def against_best(contests: pd.DataFrame, block: Sequence[Any]) -> Table:
   """Each learner against the best baseline of each cell, of one metric."""
   rows = []
   ours = contests[contests.best].sort_values(['anomalies', 'shots'])
+  rivals = contests[contests.baseline != 'random']
+  number_of = rivals.groupby(['anomalies', 'shots', 'learner']).size()
   for c in ours.itertuples():
     difference = Cell(number(c.difference, True), interval(c))
-    names = clean(c.learner), clean(c.baseline)
+    of = f'(of {number_of.get((c.anomalies, c.shots, c.learner), 0)})'
+    names = clean(c.learner), Cell(clean(c.baseline), of)
     counts = number(c.median, True), f'{c.wins}-{c.losses}'
     judged = p_value(c.p_holm), verdict(c)
     rows.append(

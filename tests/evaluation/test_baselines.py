@@ -13,7 +13,9 @@ from metaad_jax.evaluation import baselines, jobs
 NAMES = [name for name, one in baselines.REGISTRY.items() if one.detect]
 SUPERVISED = [n for n in NAMES if baselines.REGISTRY[n].needs_anomalies]
 UNSUPERVISED = [n for n in NAMES if n not in SUPERVISED]
-FORESTS = {'isolation_forest', 'random_forest', 'extra_trees'}
+FORESTS = {
+  'isolation_forest', 'random_forest', 'extra_trees', 'trees_and_distances',
+}  # fmt: skip
 DRAWN = FORESTS | {'random', 'gradient_boosting'}
 # Forests draw rows by their place; the others promise not to look at it.
 PLACELESS = sorted(set(NAMES) - DRAWN)
@@ -127,13 +129,48 @@ def test_distances_by_hand():
     'distance_to_mean': np.hypot([third, 5 - third], [third, 4 - third]),
     'nearest_neighbour': [0, 5],
     'knn': [4 / 3, (root(41) + 5 + root(29)) / 3],
+    'mean_distance': [4 / 3, (root(41) + 5 + root(29)) / 3],
   }.items():
-    got = score(name, support_x, support_y, query_x)
+    got = score(name, support_x, support_y, query_x, scaling='plain')
     np.testing.assert_allclose(got, expected, rtol=1e-12)
   # Of seven equally spaced normals the five nearest count.
   line = np.arange(7.0)[:, None]
   got = score('knn', line, np.zeros(7), np.array([[10.0]]))
   assert got == pytest.approx([(4 + 5 + 6 + 7 + 8) / 5])
+
+
+def test_log_sum_adds_two_logarithms():
+  x, y, query, _ = task()
+  part = lambda name: score(name, x, y, query)
+  squared, near = part('mahalanobis') / 12, part('nearest_neighbour') / 12**0.5
+  expected = np.log(squared + 1e-3) / 2 + np.log(near + 1e-3)
+  got = score('log_sum', x, y, query, scaling='plain')
+  np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_distances_help_the_trees_where_no_label_does():
+  """Anomalies of a kind that was never labelled lie far from everything."""
+  x, y, query, labels = task(normals=20, anomalies=1, seed=3)
+  query[labels == 1, 6:] += 4 - 8 * (np.arange(20) % 2)[:, None]
+  query[labels == 1, :6] -= 4
+  areas = [
+    metrics.roc_auc_score(labels, score(name, x, y, query, scaling='plain'))
+    for name in ('extra_trees', 'trees_and_distances')
+  ]
+  assert areas[1] > max(areas[0], 0.95)
+  votes = score('extra_trees', x, y, query, scaling='plain')
+  mixed = score('trees_and_distances', x, y, query, scaling='plain')
+  assert (np.abs(mixed - votes) <= 0.6).all()
+
+
+@pytest.mark.parametrize('name', ['mahalanobis', 'ocsvm', 'log_sum', 'knn'])
+def test_trimming_leaves_out_what_is_farthest_from_the_others(name):
+  x, y, query, _ = task(10, 0)
+  x[[2, 7]] += 9
+  rest = np.delete(np.arange(10), [2, 7])
+  got = score(name, x, y, query, trim=0.2, scaling='plain')
+  expected = score(name, x[rest], y[rest], query, scaling='plain')
+  np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
 def test_lof_is_scikit_learns():
@@ -356,10 +393,31 @@ def test_scalings_by_hand():
   normal, query = np.array([[0.0], [1], [2], [9]]), np.array([[7.5], [-6.0]])
   triple = np.append(normal, [[99.0]], 0), np.array([0, 0, 0, 0, 1]), query
   scaled = {
-    name: baselines.scaled(triple, name)[2][:, 0] for name in baselines.SCALINGS
+    name: baselines.scaled(triple, name)[2] for name in baselines.SCALINGS
   }
-  np.testing.assert_allclose(scaled['plain'], [7.5, -6])
-  np.testing.assert_allclose(scaled['clipped'], [5, -5])
-  np.testing.assert_allclose(scaled['compressed'], [np.log(8.5), -np.log(7)])
+  flat = {name: values[:, 0] for name, values in scaled.items()}
+  np.testing.assert_allclose(flat['plain'], [7.5, -6])
+  np.testing.assert_allclose(flat['clipped'], [5, -5])
+  np.testing.assert_allclose(flat['compressed'], [np.log(8.5), -np.log(7)])
   # Median 1.5, mean absolute deviation (1.5 + .5 + .5 + 7.5) / 4 = 2.5.
-  np.testing.assert_allclose(scaled['robust'], [2.4, -3.0])
+  np.testing.assert_allclose(flat['robust'], [2.4, -3.0])
+  rise = lambda x: np.arcsinh(20 * x / 3)  # the mean size is 3
+  mean, deviation = rise(normal).mean(), rise(normal).std()
+  level = (rise(query) - mean) / deviation
+  np.testing.assert_allclose(scaled['level'], np.clip(level, -5, 5))
+  both = np.hstack([scaled['clipped'], scaled['level']])
+  np.testing.assert_array_equal(scaled['both'], both)
+
+
+def test_levels_know_where_zero_was():
+  """Of standardised rows as of the rows as they were read."""
+  rng = np.random.default_rng(0)
+  x, query = (np.exp(rng.normal(size=(n, 3))) - 0.3 for n in (9, 7))
+  x[:, 2], query[:, 2] = 2.0, [2.0] * 4 + [0.0, 3.0, 2.0]
+  y = np.zeros(9)
+  rows, zero = baselines.standardized(x, np.concatenate([x, query]))
+  level = lambda *triple: baselines.scaled(triple, 'level')[2]
+  found = level(rows[:9], y, rows[9:], zero)
+  np.testing.assert_allclose(found, level(x, y, query), rtol=1e-6)
+  np.testing.assert_array_equal(found[:, 2], [0, 0, 0, 0, -5, 5, 0])
+  np.testing.assert_array_equal(rows[9:, 2], found[:, 2])

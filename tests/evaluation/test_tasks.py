@@ -186,7 +186,7 @@ def test_baselines_see_exactly_the_scaled_rows():
   prior = standardized.Prior(jnp.zeros(2), jnp.ones(2), jnp.asarray(within))
   cells, _ = tasks.draw_cells(everyone, GRID)
   triples = tasks.standardize_cells(prior, cells, everyone)
-  for cell, (support, y, query) in zip(cells, triples, strict=True):
+  for cell, (support, y, query, zero) in zip(cells, triples, strict=True):
     rows, labels, asked = tasks.rows_of(cell, everyone[cell.entity])
     normal = rows[labels == 0].astype(float)
     n = len(normal)
@@ -194,6 +194,7 @@ def test_baselines_see_exactly_the_scaled_rows():
     scale = lambda x: (x - normal.mean(0)) / deviation  # noqa: B023
     np.testing.assert_allclose(support, scale(rows), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(query, scale(asked), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(zero, scale(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(y, labels)
 
 
@@ -202,7 +203,7 @@ def test_baselines_see_tables_scaled_by_the_normals_alone():
   one.normal[:, 1], one.query[:, 1] = 7, np.arange(16)  # constant in supports
   one.normal[:, 2] = np.nan  # never seen in it
   cells, _ = tasks.draw_cells([one], GRID._replace(contamination=(0.0,)))
-  for cell, (support, y, query) in zip(
+  for cell, (support, y, query, zero) in zip(
     cells, tasks.scale_tables(cells, [one]), strict=True
   ):
     raw, labels, asked = tasks.rows_of(cell, one)
@@ -216,4 +217,6 @@ def test_baselines_see_tables_scaled_by_the_normals_alone():
     expected = (fill(asked[:, 0]) - mean) / deviation
     np.testing.assert_allclose(query[:, 0], expected, rtol=1e-4, atol=1e-5)
     assert (support[labels == 0, 1:3] == 0).all()
-    assert np.ptp(query[:, 1]) > 0  # what never varied still counts
+    np.testing.assert_allclose(zero[0], -mean / deviation, rtol=1e-4)
+    # What never varied still counts, but no more than that it differs.
+    np.testing.assert_array_equal(query[:, 1], 5 * np.sign(asked[:, 1] - 7))

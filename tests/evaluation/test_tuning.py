@@ -15,7 +15,7 @@ def toy(monkeypatch, needs_anomalies=False, scalings=('plain', 'clipped')):
     del seed
     return sign * rows[-1][:, 0] ** power
 
-  swapped = lambda _, x: x[:, [1, 0, 2]]
+  swapped = lambda _, x, zero: x[:, [1, 0, 2]]
   monkeypatch.setitem(baselines.SCALINGS, 'clipped', swapped)
   made = baselines.Baseline(
     detect, needs_anomalies, scalings, ({'sign': -1}, {'power': 2})
@@ -134,6 +134,7 @@ def test_every_candidate_and_scaling_changes_the_scores(name):
   rng = np.random.default_rng(0)
   support, query = rng.standard_t(2, (25, 6)), rng.standard_t(2, (30, 6))
   support[:20, 5] = 0
+  query[:25] = support + 0.1  # also near rows that trimming leaves out
   triple = support, np.repeat([0, 1], [20, 5]), query
   score = lambda **options: baselines.score(name, 0, triple, **options)
   usual = score()
