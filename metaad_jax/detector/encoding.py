@@ -6,6 +6,7 @@ missing cells NaN.
 
 from collections.abc import Mapping, Sequence
 import functools
+import numbers
 from typing import Any, NamedTuple, Self
 import warnings
 
@@ -51,11 +52,12 @@ class Encoded(NamedTuple):
     return {name: text for name, text in words.items() if text is not None}
 
 
-def frame(rows: Any, known: Columns | None) -> Encoded:
+def frame(rows: Any, known: Columns | None, grow: bool = False) -> Encoded:
   """Encodes a frame of pandas or polars, or of `columns` and `[name]`.
 
   The columns of `fit` give the order and the levels; None = these are the rows
-  of `fit`. A text without a level gets the code after the last.
+  of `fit`. A text without a level gets the code after the last, or becomes a
+  level if they may `grow`.
 
   Raises:
     DataError: for columns that are missing, surplus or of one name, or cells
@@ -65,19 +67,26 @@ def frame(rows: Any, known: Columns | None) -> Encoded:
   if known is not None and known.names:
     columns = {name: columns[name] for name in known.names}
   encoded, levels, texts = [], {}, {}
+  grow = grow or known is None
   for name, cells_of in columns.items():
     before = None if known is None else known.levels.get(name, ())
     column = _typed(name, cells_of, before)
     if cells.kind_of(column) == 'number':
       encoded.append(cells.codes(column))
       continue
-    levels[name] = before or list(column.cat.categories)
+    levels[name] = list(before or ())
+    if grow:
+      old = {cells.key(level) for level in levels[name]}
+      levels[name] += [
+        t for t in column.cat.categories if cells.key(t) not in old
+      ]
     texts[name] = column.astype(object).where(column.notna(), None).to_numpy()
     codes = {cells.key(level): code for code, level in enumerate(levels[name])}
     new = [codes.get(cells.key(t), len(codes)) for t in column.cat.categories]
     places = column.cat.codes.to_numpy()  # -1 = missing
     encoded.append(np.array([*new, np.nan], np.float64)[places])
-  made = known or Columns((len(columns),), tuple(columns), levels)
+  made = known or Columns((len(columns),), tuple(columns))
+  made = made._replace(levels=levels) if grow else made
   return Encoded(np.column_stack(encoded), made, texts)
 
 
@@ -143,28 +152,47 @@ def check(x: np.ndarray, shape: tuple[int, ...] | None, missing: bool) -> None:
     )
 
 
-def labels(y: Any, n: int) -> np.ndarray:
-  """[n] int64 labels: 0 = normal, 1 = anomaly, -1 = unlabelled.
+_LABELS = (
+  '0 and 1 (or False and True) mean normal and anomaly, 1 and -1 inlier and '
+  'outlier as in scikit-learn; rows that nobody checked go into unlabelled='
+)
 
-  `y` is an array, list or column [n] or [n, 1]; None = all normal. Anything
-  else is a DataError.
+
+def labels(y: Any, n: int) -> np.ndarray:
+  """[n] int64 labels, 0 = normal and 1 = anomaly.
+
+  Args:
+    y: [n] or [n, 1], an array, list or column: of 0 and 1 or of bool, where 1
+      is an anomaly; or of 1 and -1 as in scikit-learn's detectors, where -1 is
+      an outlier. None = all normal.
+    n: number of rows.
+
+  Raises:
+    DataError: for anything else: -1 and 0 together, 1 alone (which may mean
+      either), text, missing labels.
   """
   if y is None:
     return np.zeros(n, np.int64)
-  try:
-    values = np.asarray(y.to_numpy() if hasattr(y, 'to_numpy') else y)
-    if values.shape == (n, 1):
-      values = values[:, 0]
-    if values.shape == (n,) and values.dtype.kind in 'biufO':
-      values = values.astype(np.float64)
-      if np.isin(values, (-1, 0, 1)).all():
-        return values.astype(np.int64)
-  except (TypeError, ValueError):
-    pass
-  raise DataError(
-    f'y must hold one label for each of the {n} rows: 0 = normal, 1 = anomaly, '
-    '-1 = unlabelled'
-  )
+  values = np.asarray(y.to_numpy() if hasattr(y, 'to_numpy') else y)
+  values = values[:, 0] if values.shape == (n, 1) else values
+  real = lambda value: isinstance(value, numbers.Real | np.bool_)
+  known: set[Any] = set()
+  if values.shape == (n,) and not np.ma.is_masked(y):
+    known = set(values.tolist())
+  if not known or not all(map(real, known)) or not known <= {-1, 0, 1}:
+    raise DataError(
+      f'y must hold one label for each of the {n} rows: {_LABELS}'
+    )
+  if known >= {-1, 0}:
+    raise DataError(
+      f'y holds both -1 and 0, which do not go together: {_LABELS}'
+    )
+  if known == {1} and not isinstance(next(iter(known)), bool):
+    raise DataError(
+      f'y holds 1 alone, which means inlier or anomaly: {_LABELS}; write True '
+      'for anomalies, and leave y out where all rows are normal'
+    )
+  return (values == (-1 if -1 in known else 1)).astype(np.int64)
 
 
 class Scaling(NamedTuple):

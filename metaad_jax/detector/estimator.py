@@ -2,7 +2,8 @@
 
 As with IsolationForest, `predict` gives 1 for normal and -1 for an outlier, and
 `decision_function` and `score_samples` are higher where a row is more normal.
-PyOD's convention is the opposite: see `metaad_jax.detector.pyod`. The
+PyOD's convention is the opposite: see `metaad_jax.detector.pyod`. Labels `y`
+are 0 and 1, where 1 is an anomaly, or 1 and -1, where -1 is an outlier. The
 attributes `decision_scores_`, `threshold_` and `labels_` only exist in PyOD's
 world, and are meant as there: higher = more abnormal, 1 = outlier.
 """
@@ -90,22 +91,23 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     load_run(run_dir)
     return cls(run_dir, **options)
 
-  def fit(self, X, y=None) -> Self:
+  def fit(self, X, y=None, unlabelled=None) -> Self:
     """Adapts to an entity.
 
     Of the normals, as many as the calibration has seen in a support are
     adapted to, drawn at random; the others calibrate.
 
     Args:
-      X: rows, see the class.
-      y: [n] 0 = normal, 1 = anomaly, -1 = unlabelled: taken for normal, with
-        room for error. None = all normal.
+      X: rows that were verified, see the class; or None.
+      y: [n] 0 = normal and 1 = anomaly (or False and True); or 1 = inlier and
+        -1 = outlier, as in scikit-learn. None = all normal.
+      unlabelled: [m] rows of the same columns that nobody checked, or None.
+        They are taken for normal, with room for error.
 
     Raises:
       ValueError: for rows or labels that make no sense, in one line.
     """
-    rows = self._encode(X, fitting=True)
-    labels = encoding.labels(y, len(rows.x))
+    rows, labels = self._take_in(X, y, unlabelled, fitting=True)
     if not (labels != 1).any():
       raise DataError(
         'y marks every row as an anomaly: give at least one normal row'
@@ -118,7 +120,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       support[draw[labels[draw] == kind][:most]] = True
     return self._adapt(rows.columns, rows.x, labels, support)
 
-  def partial_fit(self, X, y=None) -> Self:
+  def partial_fit(self, X, y=None, unlabelled=None) -> Self:
     """Takes in more rows of the entity that was fitted.
 
     Every second normal joins the support, as long as there is room; the others
@@ -128,9 +130,9 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     those of `fit`.
     """
     if not hasattr(self, '_fitted'):
-      return self.fit(X, y)
-    rows, known, room = self._encode(X), self._fitted, self._room()
-    labels = encoding.labels(y, len(rows.x))
+      return MetaAnomalyDetector.fit(self, X, y, unlabelled)
+    rows, labels = self._take_in(X, y, unlabelled)
+    known, room = self._fitted, self._room()
     bad, normal = labels == 1, labels == 0
     seen = (known.y == 0).sum() + np.cumsum(normal)
     good = (labels == -1) | (normal & (seen % 2 == 0))
@@ -143,6 +145,14 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       np.concatenate([known.y, labels]),
       np.concatenate([known.support, chosen]),
     )
+
+  def fit_predict(self, X, y=None, verified=None) -> np.ndarray:
+    """[n] int: finds the outliers among rows that nobody checked.
+
+    The same as `fit(verified, unlabelled=X).predict(X)`; y is not used.
+    """
+    del y
+    return self.fit(verified, unlabelled=X).predict(X)
 
   def encode(self, X) -> Encoded:
     """Rows as numbers, which every method takes in place of X."""
@@ -187,19 +197,18 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     return conformal.benjamini_hochberg(self.p_values(X), rate)
 
   def score(self, X, y) -> float:
-    """AUROC of anomalies (y = 1) against normals (y = 0).
+    """AUROC of anomalies against normals; y as in `fit`.
 
-    Rows labelled -1 are left out. This is what GridSearchCV maximises.
+    This is what GridSearchCV maximises.
 
     Raises:
       ValueError: if a label is missing or impossible, or one kind is.
     """
     scores = self._abnormality(X)
     labels = encoding.labels(y, len(scores))
-    known = labels >= 0
-    if len(np.unique(labels[known])) < 2:
-      raise DataError('y needs rows of 0 and of 1 to tell them apart')
-    return float(metrics.auroc(labels[known], scores[known]))
+    if len(np.unique(labels)) < 2:
+      raise DataError('y needs both normal rows and anomalies to be scored by')
+    return float(metrics.auroc(labels, scores))
 
   def explain(
     self, X, judged: Judgement | None = None
@@ -285,23 +294,45 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
   def _abnormality(self, X):
     return self._checked().score(self._encode(X).x)
 
-  def _encode(self, X, fitting=False) -> Encoded:
+  def _take_in(self, X, y, unlabelled, fitting=False):
+    """Verified and unlabelled rows as one, and labels [n]; -1 = unlabelled."""
+    if X is None and (y is not None or unlabelled is None):
+      raise DataError(
+        'X is None: give verified rows, or fit(None, unlabelled=rows), without '
+        'y, where nobody checked any'
+      )
+    parts, known = [], None
+    for rows in (X, unlabelled):
+      if rows is not None:
+        parts.append(self._encode(rows, fitting, known))
+        known = parts[-1].columns
+    x = np.concatenate([part.x for part in parts])
+    labels = np.full(len(x), -1)
+    if X is not None:
+      labels[: len(parts[0].x)] = encoding.labels(y, len(parts[0].x))
+    return parts[-1]._replace(x=x), labels
+
+  def _encode(self, X, fitting=False, known=None) -> Encoded:
+    """`known` are the columns of rows of `fit` that came before."""
     if isinstance(X, Encoded):
       return X
-    columns = None if fitting else self._fitted.columns
+    columns = known if fitting else self._fitted.columns
     run = load_run(self.run_dir) if fitting else self._fitted.run
     shape: Any = run.layout.shape or getattr(columns, 'shape', None)
+    first = fitting and known is None
     if hasattr(X, 'columns') and hasattr(X, '__getitem__'):
-      rows = encoding.frame(X, columns)
+      rows = encoding.frame(X, columns, grow=fitting)
     else:
       options: Any = {'allow_nd': True, 'ensure_all_finite': False}
+      if np.ma.is_masked(X):  # what is masked is missing
+        X = np.ma.filled(X.astype(np.float64), np.nan)
       try:
-        x = validate_data(self, X, reset=fitting, dtype=np.float64, **options)
+        x = validate_data(self, X, reset=first, dtype=np.float64, **options)
       except (OverflowError, MemoryError, AttributeError) as error:
         raise DataError(f'X cannot be read as numbers: {error}') from error
       rows = Encoded(x, columns or Columns(x.shape[1:]))
     encoding.check(rows.x, shape, run.setup.any_width)
-    if fitting:
+    if first:
       names = rows.columns.names
       text = all(isinstance(name, str) for name in getattr(X, 'columns', ()))
       self._name(names if text else (), rows.x.shape[1])

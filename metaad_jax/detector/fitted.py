@@ -228,7 +228,7 @@ class Fitted:
     try:
       saved = meta['detector']
       x = np.asarray(arrays['detector/x'], np.float64)
-      y = encoding.labels(arrays['detector/y'], len(x))
+      y = np.asarray(arrays['detector/y'], np.int64)
       support = np.asarray(arrays['detector/support'], bool)
       encoding.check(x, None, missing=True)
       names = tuple(map(str, saved['names'] or ()))
@@ -236,6 +236,8 @@ class Fitted:
       levels = {name: list(map(str, of_column)) for name, of_column in texts}
       if (
         not x.shape[1] == saved['n_features_in'] == len(names or x[0])
+        or y.shape != (len(x),)
+        or not np.isin(y, (-1, 0, 1)).all()
         or not (y[support] != 1).any()
       ):
         raise ValueError('rows, labels or names do not fit')

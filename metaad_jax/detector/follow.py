@@ -149,6 +149,6 @@ def _row(by, orders, cells):
   row['decision'] = judge.decision(judged.outliers[0])
   row['reasons'] = []
   if judged.outliers[0]:
-    (why,) = by.detector.explain(encoded, judged)
+    (why,) = by.explain(encoded, judged)
     row |= {'reasons': judge.reasons(why), 'text': reasons.text(why)}
   return row

@@ -49,7 +49,7 @@ class Judge(NamedTuple):
   @property
   def known(self) -> np.ndarray:
     """[K] scores of the known rows, the normals each without itself."""
-    return self.detector.decision_scores_
+    return self.detector.decision_scores_[np.argsort(_order(self.labels))]
 
   @property
   def threshold(self) -> float | None:
@@ -61,6 +61,11 @@ class Judge(NamedTuple):
     if isinstance(rows, pd.DataFrame):
       rows = rows[list(self.columns)]
     return self.detector.encode(_shaped(rows, self.run_dir, path))
+
+  def explain(self, rows: encoding.Encoded, judgement: Any) -> list[Any]:
+    """Reasons that name the support's rows as its file numbers them."""
+    why, order = self.detector.explain(rows, judgement), _order(self.labels)
+    return [e._replace(numbers=order[e.numbers]) for e in why]
 
   def encode_numbers(self, row: Sequence[float]) -> encoding.Encoded:
     """One row of finite numbers, in the order of `columns`."""
@@ -120,10 +125,23 @@ def adapt(
   )
   rows = _shaped(support.rows, run_dir, path)
   try:
-    detector.fit(rows, labels)
+    order = _order(labels)
+    parts = np.split(order, [(labels >= 0).sum()])
+    checked, rest = (_take(rows, part) if len(part) else None for part in parts)
+    y = None if checked is None else labels[parts[0]] == 1
+    detector.fit(checked, y, unlabelled=rest)
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
   return Judge(path, support, labels, detector)
+
+
+def _order(labels):
+  """[K] rows in the order that the detector has them: unlabelled ones last."""
+  return np.argsort(labels < 0, kind='stable')
+
+
+def _take(rows, which):
+  return rows.iloc[which] if isinstance(rows, pd.DataFrame) else rows[which]
 
 
 def _shaped(rows, run_dir, path):
@@ -203,7 +221,7 @@ def judge(by: Judge, path: str, query: Samples) -> Judged:
     order = np.argsort(-judgement.scores, kind='stable')
     count = np.clip(judgement.outliers.sum(), _AT_LEAST, _AT_MOST)
     worst = order[:count]
-    why = by.detector.explain(rows.take(worst), judgement.take(worst))
+    why = by.explain(rows.take(worst), judgement.take(worst))
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
   explained = dict(zip(map(int, worst), why, strict=True))

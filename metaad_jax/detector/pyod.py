@@ -33,17 +33,18 @@ class PyODAdapter(BaseDetector):
     self.contamination = contamination
     self.false_alarm_rate = false_alarm_rate
 
-  def fit(self, X: Any, y: Any = None) -> Self:
+  def fit(self, X: Any, y: Any = None, unlabelled: Any = None) -> Self:
     """Adapts to an entity; see `MetaAnomalyDetector.fit`."""
     if not 0 <= self.contamination <= 0.5:
       raise DataError(
         f'contamination={self.contamination!r} is impossible: it lies between '
         '0 and 0.5'
       )
-    if y is None and self.contamination > 0:
-      y = np.full(len(X), -1)
+    if y is None and unlabelled is None and self.contamination > 0:
+      X, unlabelled = None, X
     rate = self.false_alarm_rate
-    inner = MetaAnomalyDetector(self.run_dir, false_alarm_rate=rate).fit(X, y)
+    inner = MetaAnomalyDetector(self.run_dir, false_alarm_rate=rate)
+    inner.fit(X, y, unlabelled)
     self.detector_ = inner
     self._set_n_classes(None)
     self.decision_scores_ = inner.decision_scores_

@@ -116,7 +116,8 @@ def arrays(data):
   count = len(known) if known.ndim else 0
   y = data.draw(st.one_of(
     st.none(),
-    st.lists(st.sampled_from([0, 1, -1]), min_size=count, max_size=count),
+    st.lists(st.sampled_from([0, 1, 0]), min_size=count, max_size=count),
+    st.lists(st.sampled_from([1, -1]), min_size=count, max_size=count),
     st.just(['0'] * 3), st.just([0.5]),
   ))  # fmt: skip
   try:
