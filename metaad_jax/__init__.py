@@ -5,20 +5,24 @@ import importlib
 
 __version__ = '0.1.0'
 
-_LAZY = {'MetaAnomalyDetector': 'estimator', 'PyODAdapter': 'pyod'}
+_LAZY = {
+  'MetaAnomalyDetector': 'detector.estimator',
+  'PyODAdapter': 'detector.pyod',
+  'scorers': 'scorers',
+}
 
 
 def __getattr__(name):
-  """The detectors, imported when asked for: they bring jax with them."""
+  """What brings jax with it, imported when asked for."""
   if name in _LAZY:
     collecting = gc.isenabled()
     gc.disable()  # a fifth of the time to import jax and scikit-learn
     try:
-      module = importlib.import_module(f'metaad_jax.detector.{_LAZY[name]}')
+      module = importlib.import_module(f'metaad_jax.{_LAZY[name]}')
     finally:
       if collecting:
         gc.enable()
-    return getattr(module, name)
+    return getattr(module, name, module)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

@@ -8,11 +8,12 @@ attributes `decision_scores_`, `threshold_` and `labels_` only exist in PyOD's
 world, and are meant as there: higher = more abnormal, 1 = outlier.
 """
 
+import sys
 from typing import Any, Self
 
 import numpy as np
 from scipy.special import expit
-from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.base import BaseEstimator, OutlierMixin, is_classifier
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from metaad_jax.base import DataError
@@ -165,10 +166,12 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
 
   def decision_function(self, X) -> np.ndarray:
     """[n] float64, negative for outliers."""
+    _refuse_turned_round()
     return self.score_samples(X) - self.offset_
 
   def predict(self, X) -> np.ndarray:
     """[n] int: 1 = normal, -1 = outlier."""
+    _refuse_turned_round()
     return np.where(self._abnormality(X) > self.threshold_, -1, 1)
 
   def predict_proba(self, X) -> np.ndarray:
@@ -177,6 +180,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     A display of the score: the logistic function of its distance from the
     threshold. What is calibrated is `p_values`.
     """
+    _refuse_turned_round()
     abnormal = expit(self._abnormality(X) - self.threshold_)
     return np.column_stack([1 - abnormal, abnormal])
 
@@ -351,3 +355,28 @@ def _model_file(path):
   if not path.endswith('.npz'):
     raise DataError(f'{path}: a model file ends in .npz')
   return path
+
+
+def _refuse_turned_round():
+  """A DataError where one of scikit-learn's scorers takes 0 for an outlier.
+
+  Such a scorer holds the labels but does not hand them over, so they are looked
+  up in its frame; `metaad_jax.scorers` has those that turn them.
+  """
+  frame = sys._getframe(1)
+  place = lambda: (frame.f_globals.get('__name__'), frame.f_code.co_name)
+  while place() != ('sklearn.metrics._scorer', '_score'):
+    if frame.f_back is None:
+      return
+    frame = frame.f_back
+  scorer, estimator, y = map(
+    frame.f_locals.get, ('self', 'estimator', 'y_true')
+  )
+  kind = lambda s: (s._score_func, s._sign)
+  plain = kind(scorer) in map(kind, frame.f_globals['_SCORERS'].values())
+  if plain and not is_classifier(estimator) and (np.asarray(y) == 0).any():
+    raise DataError(
+      'a scorer by name takes 1 for normal, as predict and decision_function '
+      'do, but y has 0 there: give scoring=metaad_jax.scorers.roc_auc, '
+      '.average_precision or .Scorer(name), or 1 = inlier and -1 = outlier'
+    )
