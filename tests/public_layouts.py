@@ -31,7 +31,7 @@ def put(path: pathlib.Path, content: bytes) -> None:
 
 
 def npz(path: pathlib.Path, **arrays) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
+  put(path, b'')
   np.savez(path, **arrays)
 
 
@@ -39,9 +39,9 @@ def link(source: pathlib.Path, target: pathlib.Path, name: str) -> None:
   """Links the files of a source into another folder."""
   for path in (source / name).rglob('*'):
     if path.is_file():
-      put(target / path.relative_to(source), b'')
-      (target / path.relative_to(source)).unlink()
-      (target / path.relative_to(source)).symlink_to(path)
+      copy = target / path.relative_to(source)
+      copy.parent.mkdir(parents=True, exist_ok=True)
+      copy.symlink_to(path)
 
 
 def the_error(spec, data_dir) -> str:
@@ -53,7 +53,7 @@ def the_error(spec, data_dir) -> str:
 
 def write_cwru(root: pathlib.Path, wave=lambda t: t) -> None:
   """wave(t) with t in samples at 12 kHz; the normal one sampled at 48 kHz."""
-  for file in cwru.FILES:
+  for file in cwru.SOURCE.files:
     normal = file.path == cwru._NORMAL
     time = np.arange(36_000) / 4 if normal else np.arange(9_000.0)
     npz(root / 'cwru' / file.path, DE=wave(time)[:, None])
@@ -66,7 +66,7 @@ def write_skab(root: pathlib.Path, rows=60, block=(30, 45)) -> None:
     anomalous = float(block[0] <= i < block[1])
     cells = ['2020-03-09 10:14:33', i, *[0.5] * 7, anomalous, 0.0]
     text += ';'.join(map(str, cells)) + '\n'
-  for file in skab.FILES:
+  for file in skab.SOURCE.files:
     put(root / 'skab' / file.path, text.encode())
 
 
@@ -152,7 +152,7 @@ def write_sales(root) -> None:
 def write_mitbih(root, minutes=7, names=('100', '207')) -> None:
   """A beat a second, every ninth a V; the signal rises by 1 uV a sample."""
   folder = root / 'mitbih'
-  folder.mkdir(parents=True, exist_ok=True)
+  folder.mkdir()
   samples = minutes * 60 * mitbih.RATE
   ramp = np.arange(samples) % 1000 / 500 - 1
   peaks = np.arange(mitbih.RATE, samples, mitbih.RATE)
@@ -171,10 +171,8 @@ def write_mitbih(root, minutes=7, names=('100', '207')) -> None:
 
 def write_cnc_mill(root) -> None:
   """X1_ActualVelocity is 100 * experiment + row; experiments 2 and 4 worn."""
-  lines = [
-    [i, 'wax', 3, 4, ('unworn', 'worn')[i in (2, 4)], 'yes', '']
-    for i in range(1, 6)
-  ]
+  worn = lambda i: 'worn' if i in (2, 4) else 'unworn'
+  lines = [[i, 'wax', 3, 4, worn(i), 'yes', ''] for i in range(1, 6)]
   csv(root / 'cnc_mill' / 'train.csv', lines, cnc_mill._TRAIN)
   for i in range(1, 6):
     rows = []
@@ -187,8 +185,8 @@ def write_cnc_mill(root) -> None:
       if row >= 40:
         values['Machining_Process'] = 'Prep'
       rows.append(values.values())
-    path = root / 'cnc_mill' / f'experiment_{i:02d}.csv'
-    csv(path, rows, cnc_mill._HEADER)
+    name = f'cnc_mill/experiment_{i:02d}.csv'
+    csv(root / name, rows, cnc_mill._HEADER)
 
 
 def write_smap_msl(root, rows=120) -> None:
@@ -206,9 +204,9 @@ def write_smap_msl(root, rows=120) -> None:
     for part, offset in (('train', 0.0), ('test', 1000.0)):
       x = np.zeros((rows, smap_msl._WIDTHS[craft]))
       x[:, 0] = offset + np.arange(rows)
-      path = root / 'smap_msl' / part / f'{name}.npy'
       if name != 'Z-9':
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = root / 'smap_msl' / part / f'{name}.npy'
+        put(path, b'')
         np.save(path, x)
   csv(root / 'smap_msl' / smap_msl._LABELS, lines, smap_msl._HEADER)
 

@@ -1,17 +1,19 @@
 """Opening public files as they come: plain, or with `.xz` appended.
 
-Files are named by the folder of their source, `root` = `<data_dir>/<source>`,
-and a path below it. Nothing is unpickled, and nothing is written. What is
-missing, corrupt or of another layout is a DataError that says how to get it.
+Nothing is unpickled, and nothing is written. What is missing, corrupt or of
+another layout is a DataError that says how to get it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import csv
+import dataclasses
+import functools
 import hashlib
 import lzma
 import pathlib
-from typing import Any
+import tomllib
+from typing import Any, NamedTuple
 import urllib.parse
 import warnings
 
@@ -19,14 +21,40 @@ import numpy as np
 import pandas as pd
 
 from metaad_jax import storage
-from metaad_jax.base import DataError, RemoteFile
+from metaad_jax.base import DataError, Entity, RemoteFile, Source
+
+_HERE = pathlib.Path(__file__).parent
+_FIELDS = {field.name for field in dataclasses.fields(Source)}
 
 
-def _fetching(root):
-  return (
-    f'fetch it with `python -m experiments.download --source={root.name} '
-    f'--data_dir={root.parent}`'
-  )
+@functools.cache
+def catalogue(source: str) -> dict[str, Any]:
+  """What `datasets/catalogue.toml` holds of a source."""
+  text = (_HERE / 'datasets' / 'catalogue.toml').read_text('utf-8')
+  return tomllib.loads(text)[source]
+
+
+def source(
+  name: str, load: Callable[..., Iterable[Entity]], **fields
+) -> Source:
+  """A source of the catalogue, with the files that `checksums.txt` lists."""
+  known = catalogue(name)
+  files = []
+  for line in (_HERE / 'checksums.txt').read_text('utf-8').splitlines():
+    digits, _, path = line.partition(f'  {name}/')
+    if path and not digits.startswith('#'):
+      url = known['url'] + urllib.parse.quote(path)
+      files.append(RemoteFile(path, url, digits))
+  told = {key: known[key] for key in _FIELDS & known.keys()} | fields
+  told |= {key: tuple(v) for key, v in told.items() if isinstance(v, list)}
+  return Source(name=name, load=load, files=tuple(files), **told)
+
+
+def allow(good: object, source: str, remedy: str, **options: Any) -> None:
+  """Raises DataError unless the options of a source make sense."""
+  if not good:
+    given = ', '.join(f'{key}={value!r}' for key, value in options.items())
+    raise DataError(f'{source}: {given}: choose {remedy}')
 
 
 def folder(data_dir: str | None, source: str) -> pathlib.Path:
@@ -43,6 +71,13 @@ def folder(data_dir: str | None, source: str) -> pathlib.Path:
   return root
 
 
+def _fetching(root):
+  return (
+    f'fetch it with `python -m experiments.download --source={root.name} '
+    f'--data_dir={root.parent}`'
+  )
+
+
 def names(root: pathlib.Path, pattern: str, remedy: str = '') -> list[str]:
   """Sorted names, without folder and `.xz`, of the files of a pattern."""
   suffix = pathlib.PurePath(pattern).suffix
@@ -55,179 +90,137 @@ def names(root: pathlib.Path, pattern: str, remedy: str = '') -> list[str]:
   return sorted(name.removesuffix(suffix) for name in found)
 
 
-def find(root: pathlib.Path, path: str) -> pathlib.Path:
-  """Returns root/path, or the `.xz` beside it."""
-  plain = root / path
-  for candidate in (plain, plain.with_name(plain.name + '.xz')):
-    if candidate.is_file():
-      return candidate
-  raise DataError(f'{plain} is not there, nor with .xz: {_fetching(root)}')
+class File(NamedTuple):
+  """The file `root/path`, or the `.xz` beside it; root is a source's folder."""
+
+  root: pathlib.Path
+  path: str
+
+  def find(self) -> pathlib.Path:
+    plain = self.root / self.path
+    for candidate in (plain, plain.with_name(plain.name + '.xz')):
+      if candidate.is_file():
+        return candidate
+    raise DataError(
+      f'{plain} is not there, nor with .xz: {_fetching(self.root)}'
+    )
+
+  def broken(self, why: object) -> DataError:
+    """The error of a file that makes no sense."""
+    reason = storage.reason(why) if isinstance(why, Exception) else why
+    return DataError(
+      f'{self.find()} is truncated or corrupt ({reason}): delete it and '
+      f'{_fetching(self.root)}'
+    )
+
+  def require(self, good: object, why: object) -> None:
+    """Raises `broken` unless what must hold of the file does."""
+    if not good:
+      raise self.broken(why)
+
+  @contextlib.contextmanager
+  def reading(self) -> Iterator[None]:
+    """Turns what a reader of a damaged file raises into `broken`."""
+    try:
+      yield
+    except (UserWarning, *storage.BROKEN) as error:
+      raise self.broken(error) from error
+
+  def read(self) -> bytes:
+    """The (decompressed) content."""
+    place = self.find()
+    with self.reading(), _open(place) as file:
+      content = file.read()
+    if not content.strip():
+      raise DataError(f'{place} is empty: {_fetching(self.root)}')
+    return content
+
+  def lines(self) -> list[str]:
+    content = self.read()
+    with self.reading():
+      return content.decode('utf-8-sig').splitlines()
+
+  def table(
+    self,
+    *,
+    delimiter: str = ',',
+    header: tuple[str, ...] = (),
+    columns: tuple[int, ...] | None = None,
+  ) -> np.ndarray:
+    """A table of numbers, [rows, columns] float64.
+
+    `header` are all names in the first line, () = it is none; `columns` are the
+    numbers of those to read, None = all.
+    """
+    text = self.lines()
+    if header:
+      first = text.pop(0).strip().replace('"', '').split(delimiter)
+      self._check_header(first, header)
+    with self.reading(), warnings.catch_warnings():
+      warnings.simplefilter('error')  # no rows
+      return np.loadtxt(
+        text, delimiter=delimiter, usecols=columns, ndmin=2, comments=None,
+        quotechar='"',
+      )  # fmt: skip
+
+  def cells(
+    self, *, header: tuple[str, ...] = (), width: int = 0
+  ) -> np.ndarray:
+    """A comma-separated table of text, [rows, columns] strings.
+
+    `header` is as in `table`; `width` columns are expected without one.
+    """
+    text = self.lines()
+    with self.reading():
+      listed = [row for row in csv.reader(text, strict=True) if row]
+      for number, row in enumerate(listed):
+        if len(row) != (len(header) or width):
+          raise ValueError(f'row {number} has {len(row)} cells')
+    if header:
+      self._check_header(listed.pop(0), header)
+    self.require(listed, 'it holds no rows')
+    return np.array(listed)
+
+  def _check_header(self, names, expected):
+    told, wanted = (','.join(some)[:60] for some in (names, expected))
+    why = f'the header is {told}, expected {wanted}'
+    self.require(tuple(names) == expected, why)
+
+  def numbers(self, values: np.ndarray, missing: str = 'nan') -> np.ndarray:
+    """Turns text of `cells` into float64; '' and `missing` are NaN."""
+    filled = np.where((values == '') | (values == missing), 'nan', values)
+    with self.reading():
+      try:
+        return filled.astype(np.float64)
+      except ValueError:
+        bad = pd.DataFrame(filled).apply(pd.to_numeric, errors='coerce').isna()
+        row, column = np.argwhere(bad.to_numpy() & (filled != 'nan'))[0]
+        text = str(filled[row, column])
+        raise ValueError(f'row {row}, column {column}: {text!r}') from None
+
+  def arrays(
+    self, needed: Sequence[str] = (), *, optional: Sequence[str] = ()
+  ) -> dict[str, np.ndarray]:
+    """Arrays of an .npz by name, or the one of an .npy as 'array'.
+
+    Those that are optional are left out where they are not there, or hold
+    objects.
+    """
+    place = self.find()
+    # An open file and not its content: only what is asked for is decompressed.
+    with self.reading(), _open(place) as file:
+      if '.npy' in place.suffixes:
+        return {'array': np.load(file, allow_pickle=False)}
+      with np.load(file, allow_pickle=False) as archive:
+        result = {key: archive[key] for key in needed}
+        for key in set(optional) & set(archive.files):
+          with contextlib.suppress(ValueError):  # objects
+            result[key] = archive[key]
+        return result
 
 
 def _open(place: pathlib.Path) -> Any:
   return lzma.open(place) if place.suffix == '.xz' else open(place, 'rb')
-
-
-def read(root: pathlib.Path, path: str) -> bytes:
-  """Returns the (decompressed) content of root/path."""
-  place = find(root, path)
-  with reading(root, path), _open(place) as file:
-    content = file.read()
-  if not content.strip():
-    raise DataError(f'{place} is empty: {_fetching(root)}')
-  return content
-
-
-def broken(root: pathlib.Path, path: str, why: object) -> DataError:
-  """A DataError for a file that makes no sense."""
-  reason = storage.reason(why) if isinstance(why, Exception) else why
-  return DataError(
-    f'{find(root, path)} is truncated or corrupt ({reason}): delete it and '
-    f'{_fetching(root)}'
-  )
-
-
-def require(good: object, root: pathlib.Path, path: str, why: object) -> None:
-  """Raises `broken` unless what must hold of a file does."""
-  if not good:
-    raise broken(root, path, why)
-
-
-@contextlib.contextmanager
-def reading(root: pathlib.Path, path: str) -> Iterator[None]:
-  """Turns what a reader of a damaged file raises into `broken`."""
-  try:
-    yield
-  except (UserWarning, *storage.BROKEN) as error:
-    raise broken(root, path, error) from error
-
-
-def lines(root: pathlib.Path, path: str) -> list[str]:
-  """Returns the lines of a text file."""
-  content = read(root, path)
-  with reading(root, path):
-    return content.decode('utf-8-sig').splitlines()
-
-
-def table(
-  root: pathlib.Path,
-  path: str,
-  *,
-  delimiter: str = ',',
-  header: tuple[str, ...] = (),
-  columns: tuple[int, ...] | None = None,
-) -> np.ndarray:
-  """Reads a table of numbers, [rows, columns] float64.
-
-  Args:
-    root: see above.
-    path: see above.
-    delimiter: between columns.
-    header: the names in the first line, all of them; () = there is no header.
-    columns: numbers of the columns to read; None = all.
-  """
-  text = lines(root, path)
-  if header:
-    first = text.pop(0).strip().replace('"', '').split(delimiter)
-    _check_header(root, path, first, header)
-  with reading(root, path), warnings.catch_warnings():
-    warnings.simplefilter('error')  # no rows
-    return np.loadtxt(
-      text, delimiter=delimiter, usecols=columns, ndmin=2, comments=None,
-      quotechar='"',
-    )  # fmt: skip
-
-
-def cells(
-  root: pathlib.Path, path: str, *, header: tuple[str, ...] = (), width: int = 0
-) -> np.ndarray:
-  """Reads a comma-separated table of text, [rows, columns] strings.
-
-  Args:
-    root: see above.
-    path: see above.
-    header: as for `table`.
-    width: columns, where there is no header.
-  """
-  text = lines(root, path)
-  with reading(root, path):
-    listed = [row for row in csv.reader(text, strict=True) if row]
-    for number, row in enumerate(listed):
-      if len(row) != (len(header) or width):
-        raise ValueError(f'row {number} has {len(row)} cells')
-  if header:
-    _check_header(root, path, listed.pop(0), header)
-  require(listed, root, path, 'it holds no rows')
-  return np.array(listed)
-
-
-def _check_header(root, path, names, expected):
-  told, wanted = (','.join(some)[:60] for some in (names, expected))
-  why = f'the header is {told}, expected {wanted}'
-  require(tuple(names) == expected, root, path, why)
-
-
-def numbers(
-  root: pathlib.Path, path: str, values: np.ndarray, missing: str = 'nan'
-) -> np.ndarray:
-  """Turns text of `cells` into float64; '' and `missing` are NaN."""
-  filled = np.where((values == '') | (values == missing), 'nan', values)
-  with reading(root, path):
-    try:
-      return filled.astype(np.float64)
-    except ValueError:
-      bad = pd.DataFrame(filled).apply(pd.to_numeric, errors='coerce').isna()
-      row, column = np.argwhere(bad.to_numpy() & (filled != 'nan'))[0]
-      text = str(filled[row, column])
-      raise ValueError(f'row {row}, column {column}: {text!r}') from None
-
-
-def array(root: pathlib.Path, path: str, key: str) -> np.ndarray:
-  """Returns array `key` of an .npz file, flat, float64."""
-  place = find(root, path)
-  with reading(root, path), _open(place) as file:
-    return _values(file, key)
-
-
-def arrays(
-  root: pathlib.Path,
-  path: str,
-  needed: Sequence[str] = (),
-  *,
-  optional: Sequence[str] = (),
-) -> dict[str, np.ndarray]:
-  """Reads arrays of an .npz file, or the one of an .npy file.
-
-  Args:
-    root: see above.
-    path: see above.
-    needed: names of the arrays that must be there (of an .npz).
-    optional: names of arrays that are left out where they are not there, or
-      hold objects.
-
-  Returns:
-    The arrays by name, as they were stored; that of an .npy is 'array'.
-  """
-  place = find(root, path)
-  # An open file and not its content: only what is asked for is decompressed.
-  with reading(root, path), _open(place) as file:
-    if '.npy' in place.suffixes:
-      return {'array': np.load(file, allow_pickle=False)}
-    with np.load(file, allow_pickle=False) as archive:
-      result = {key: archive[key] for key in needed}
-      for key in set(optional) & set(archive.files):
-        with contextlib.suppress(ValueError):  # objects
-          result[key] = archive[key]
-      return result
-
-
-def _values(file, key):
-  """One array of an archive, flat, as little-endian float64."""
-  with np.load(file, allow_pickle=False) as loaded:
-    values = loaded[key].ravel().astype('<f8')
-  if not values.size:
-    raise ValueError('the array is empty')
-  return values
 
 
 def are_labels(labels: np.ndarray, count: int) -> bool:
@@ -236,35 +229,20 @@ def are_labels(labels: np.ndarray, count: int) -> bool:
   return plain and bool(np.isin(labels, (0, 1)).all())
 
 
-def remote(source: str, base_url: str) -> tuple[RemoteFile, ...]:
-  """The files of one source that `checksums.txt` lists."""
-  listed = pathlib.Path(__file__).with_name('checksums.txt').read_text('utf-8')
-  files = []
-  for line in listed.splitlines():
-    digits, _, path = line.partition(f'  {source}/')
-    if path and not digits.startswith('#'):
-      url = base_url + urllib.parse.quote(path)
-      files.append(RemoteFile(path, url, digits))
-  return tuple(files)
-
-
 def digest(path: pathlib.Path, like: str) -> str:
   """SHA-256 of a file's decompressed content, in the form of `like`.
 
-  Args:
-    path: a file; `.xz` is decompressed.
-    like: hexadecimal digits, or `KEY:...` for the values of array KEY of an
-      .npz file (little-endian float64), whatever its compression.
-
-  Returns:
-    The digits, with `KEY:` in front where `like` has it; the reason in words
-    where the file does not read.
+  `like` is hexadecimal digits, or `KEY:...` for the values of array KEY of an
+  .npz file (little-endian float64), whatever its compression. Of a file that
+  does not read it is the reason in words.
   """
   key, colon, _ = like.rpartition(':')
   try:
     with _open(path) as file:
       if colon:
-        sha256 = hashlib.sha256(_values(file, key).tobytes())
+        with np.load(file, allow_pickle=False) as archive:
+          values = archive[key].astype('<f8').tobytes()
+        sha256 = hashlib.sha256(values)
       else:
         sha256 = hashlib.file_digest(file, 'sha256')
   except storage.BROKEN as error:

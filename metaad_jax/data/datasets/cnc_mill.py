@@ -9,38 +9,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from metaad_jax.base import DataError, Entity, Source
+from metaad_jax.base import Entity
 from metaad_jax.data import public_files, rows
 
-_AXES = {
-  'X1': 'OutputPower',
-  'Y1': 'OutputPower',
-  'Z1': '',
-  'S1': 'OutputPower SystemInertia',
-}
-_EACH = (
-  'ActualPosition ActualVelocity ActualAcceleration CommandPosition '
-  'CommandVelocity CommandAcceleration CurrentFeedback DCBusVoltage '
-  'OutputCurrent OutputVoltage '
+_AXES, _EACH, _OTHERS, _TRAIN = map(
+  public_files.catalogue('cnc_mill').get,
+  ('axes', 'each_axis', 'other_columns', 'train_columns'),
 )
 _SENSORS = tuple(
-  f'{axis}_{name}'
-  for axis, more in _AXES.items()
-  for name in (_EACH + more).split()
+  f'{axis}_{name}' for axis, more in _AXES.items() for name in _EACH + more
 )
-_HEADER = (
-  *_SENSORS,
-  'M1_CURRENT_PROGRAM_NUMBER',
-  'M1_sequence_number',
-  'M1_CURRENT_FEEDRATE',
-  'Machining_Process',
-)
+_HEADER = (*_SENSORS, *_OTHERS)
 # A position tells the experiment.
-CHANNELS = tuple(name for name in _SENSORS if not name.endswith('Position'))
-_TRAIN = tuple(
-  'No material feedrate clamp_pressure tool_condition machining_finalized '
-  'passed_visual_inspection'.split()
-)
+_CHANNELS = tuple(name for name in _SENSORS if not name.endswith('Position'))
 
 
 @rows.limited
@@ -61,8 +42,9 @@ def load(
     min_rows: an entity must have so many rows for supports, normals to score
       and anomalies, each.
   """
-  if min_rows < 1:
-    raise DataError(f'cnc_mill: min_rows={min_rows}: choose min_rows >= 1')
+  public_files.allow(
+    min_rows >= 1, 'cnc_mill', 'min_rows >= 1', min_rows=min_rows
+  )
   root = public_files.folder(data_dir, 'cnc_mill')
   for (feed, stage), parts in sorted(_stages(root).items()):
     unworn, worn = parts['unworn'], parts['worn']
@@ -90,19 +72,16 @@ def _stages(root):
   its operation: feed rate 50 or X1 position 198.
   """
   stages: dict = collections.defaultdict(lambda: {'worn': [], 'unworn': []})
-  for number, _, feed, _, tool, *_ in public_files.cells(
-    root, 'train.csv', header=_TRAIN
-  ):
+  listed = public_files.File(root, 'train.csv')
+  for number, _, feed, _, tool, *_ in listed.cells(header=tuple(_TRAIN)):
     good = tool in ('worn', 'unworn') and (number + feed).isdecimal()
-    why = f'experiment {number!r}: {feed!r} {tool!r}'
-    public_files.require(good, root, 'train.csv', why)
-    path = f'experiment_{int(number):02d}.csv'
-    cells = public_files.cells(root, path, header=_HEADER)
-    values = public_files.numbers(root, path, cells[:, :-1])
-    column = dict(zip(_HEADER, values.T, strict=False))
+    listed.require(good, f'experiment {number!r}: {feed!r} {tool!r}')
+    file = public_files.File(root, f'experiment_{int(number):02d}.csv')
+    cells = file.cells(header=_HEADER)
+    column = dict(zip(_HEADER, file.numbers(cells[:, :-1]).T, strict=False))
     reported = column['M1_CURRENT_FEEDRATE'] != 50
     reported &= column['X1_ActualPosition'] != 198
-    x = np.stack([column[name] for name in CHANNELS], 1).astype(np.float32)
+    x = np.stack([column[name] for name in _CHANNELS], 1).astype(np.float32)
     process = np.char.lower(cells[:, -1])
     for stage in np.unique(process[reported]):
       part = x[reported & (process == stage)]
@@ -110,20 +89,4 @@ def _stages(root):
   return stages
 
 
-SOURCE = Source(
-  name='cnc_mill',
-  description='stages of milling at a feed rate; rows of 36 signals at 10 Hz',
-  load=load,
-  features=('identity',),
-  units='mm/s, mm/s2, A, V, V, kW per axis; kg m2',
-  licence='CC0, according to a collection that holds it',
-  citation='System-level Manufacturing and Automation Research Testbed, '
-  'University of Michigan, CNC Mill Tool Wear, 2018, '
-  'https://www.kaggle.com/datasets/shasun/tool-wear-detection-in-cnc-mill',
-  channels=CHANNELS,
-  files=public_files.remote(
-    'cnc_mill',
-    'https://raw.githubusercontent.com/Ianfhca/Tool_Wear_Prediction_AARN/'
-    '55a4f687b75733f16a4d5a1e8a2147d077d24f8f/dataset/',
-  ),
-)
+SOURCE = public_files.source('cnc_mill', load, channels=_CHANNELS)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from metaad_jax.base import DataError, Entity, Source
+from metaad_jax.base import Entity
 from metaad_jax.data import public_files, rows
 
-CHANNELS = (*(f'V{i}' for i in range(1, 29)), 'Amount')
-_HEADER = ('Time', *CHANNELS, 'Class')
+_CHANNELS = (*(f'V{i}' for i in range(1, 29)), 'Amount')
+_HEADER = ('Time', *_CHANNELS, 'Class')
 _SAMPLE, _FULL = 'creditcard_sample.csv', 'creditcard.csv'
 
 
@@ -29,14 +29,15 @@ def load(data_dir: str | None, *, hours: float = 2.0) -> Iterator[Entity]:
       creditcard/creditcard.csv.
     hours: length of a span.
   """
-  if not 0 < hours <= 48:
-    raise DataError(f'creditcard: hours={hours}: choose 0 < hours <= 48')
+  public_files.allow(
+    0 < hours <= 48, 'creditcard', '0 < hours <= 48', hours=hours
+  )
   root = public_files.folder(data_dir, 'creditcard')
-  path = _FULL if (root / _FULL).exists() else _SAMPLE
-  table = public_files.table(root, path, header=_HEADER)
+  file = public_files.File(root, _FULL if (root / _FULL).exists() else _SAMPLE)
+  table = file.table(header=_HEADER)
   time, fraud = table[:, 0], table[:, -1]
   good = public_files.are_labels(fraud, len(fraud)) and np.isfinite(time).all()
-  public_files.require(good, root, path, 'no time, or Class not 0/1')
+  file.require(good, 'no time, or Class not 0/1')
   order = np.argsort(time, kind='stable')
   x = table[order, 1:-1].astype(np.float32)
   kept = rows.distinct(x)
@@ -52,18 +53,4 @@ def load(data_dir: str | None, *, hours: float = 2.0) -> Iterator[Entity]:
       yield rows.entity(f'hour {number * hours:g}', x[pool], x[later], kinds)
 
 
-SOURCE = Source(
-  name='creditcard',
-  description='card payments within two hours; rows of 28 components, amount',
-  load=load,
-  features=('identity',),
-  units='none (principal components of secret features); EUR',
-  licence='Database Contents License 1.0, according to its page at Kaggle',
-  citation='Dal Pozzolo et al., Calibrating Probability with Undersampling '
-  'for Unbalanced Classification, SSCI 2015',
-  channels=CHANNELS,
-  note='Needs a login: fetch creditcard.csv from '
-  'https://www.kaggle.com/datasets/mlg-ulb/creditcardfraud and put it into '
-  'creditcard/. A sample in the same layout, creditcard_sample.csv, is read '
-  'where the whole is not there.',
-)
+SOURCE = public_files.source('creditcard', load, channels=_CHANNELS)

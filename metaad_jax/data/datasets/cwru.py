@@ -6,45 +6,36 @@ not look above 4 kHz, where only noise is left.
 """
 
 from collections.abc import Iterator
-import pathlib
 import re
 import zlib
 
 import numpy as np
 
-from metaad_jax.base import DataError, Entity, Source
+from metaad_jax.base import DataError, Entity
 from metaad_jax.data import public_files, rows, series
 
-RATE = 12000  # Hz
+_RATE = 12000  # Hz
 _NORMAL = 'Data/1797 RPM/1797_Normal.npz'
 _FAULT = re.compile(r'Data/(\d+) RPM/\d+_((B|IR|OR)\S*)_DE12\.npz')
 _FOLDS = {'B': 'ball', 'IR': 'inner', 'OR': 'outer'}
 _CUTOFF = 3800.0  # Hz, -12 dB; -100 dB and less from 4 kHz on
 _GAP = 512  # samples, more than the filters reach
 
-FILES = public_files.remote(
-  'cwru',
-  'https://raw.githubusercontent.com/srigas/CWRU_Bearing_NumPy/'
-  'b1179d28761048530daa4f04a5c1659eff529499/',
-)
 
-
-def read(root: pathlib.Path, path: str, *, lowpass: bool = True) -> np.ndarray:
+def read(file: public_files.File, *, lowpass: bool = True) -> np.ndarray:
   """The drive-end acceleration of one recording, [T] float64 in g, at 12 kHz.
 
-  Args:
-    root: `<data_dir>/cwru`.
-    path: of the .npz file below it.
-    lowpass: whether what lies above 4 kHz is removed.
+  With `lowpass` what lies above 4 kHz is removed.
   """
-  recording = public_files.array(root, path, 'DE')
+  with file.reading():
+    recording = file.arrays(['DE'])['DE'].ravel().astype(float)
   whole = np.isfinite(recording).all() and len(recording) >= 8 * _GAP
   why = f'DE: {len(recording)} samples are too few, or not finite'
-  public_files.require(whole, root, path, why)
+  file.require(whole, why)
   from scipy import signal  # late: the detector starts without
 
-  taps = signal.firwin(129, _CUTOFF, fs=RATE)
-  if path == _NORMAL:
+  taps = signal.firwin(129, _CUTOFF, fs=_RATE)
+  if file.path == _NORMAL:
     recording = signal.decimate(recording, 4, ftype='fir')
   return signal.filtfilt(taps, 1.0, recording) if lowpass else recording
 
@@ -80,25 +71,31 @@ def load(
     load: '0', or 'all': also faults under 1 to 3 HP, beside normals of 0 HP.
     seed: of the noise.
   """
-  _check(window, stride, copies, snr_db, load)
+  public_files.allow(str(load) in ('0', 'all'), 'cwru', "'0', 'all'", load=load)
+  public_files.allow(
+    window >= 8 and stride >= 1 and copies >= 1 and np.isfinite(snr_db),
+    'cwru', 'window >= 8, stride and copies >= 1, a finite snr_db',
+    window=window, stride=stride, copies=copies, snr_db=snr_db,
+  )  # fmt: skip
   root = public_files.folder(data_dir, 'cwru')
+  recording = lambda path: _halves(
+    read(public_files.File(root, path), lowpass=lowpass), gap
+  )
   gap = max(window, _GAP)
   snr_db, copies = (np.inf, 1) if clean else (snr_db, copies)
-  normals = _halves(read(root, _NORMAL, lowpass=lowpass), gap)
-  for path in (file.path for file in FILES):
+  normals = recording(_NORMAL)
+  for path in (file.path for file in SOURCE.files):
     match = _FAULT.fullmatch(path)
     if match is None or (match[1] != '1797' and str(load) == '0'):
       continue
-    faults = _halves(read(root, path, lowpass=lowpass), gap)
     fault, place = match.group(2, 3)
     name = fault if match[1] == '1797' else f'{fault}_{match[1]}rpm'
-    halves = zip(('train', 'test'), normals, faults, strict=True)
+    halves = zip(('train', 'test'), normals, recording(path), strict=True)
     for side, normal, faulty in halves:
       training = side == 'train'
       step, times = (stride, copies) if training else (window, 1)
-      rng = np.random.default_rng(
-        [seed, zlib.crc32(name.encode()), not training]
-      )
+      entropy = [seed, zlib.crc32(name.encode()), not training]
+      rng = np.random.default_rng(entropy)
       cut = _windows([*_halves(normal, gap), faulty], window, step, path)
       pool, later, bad = (
         _noisy(np.tile(part, (times, 1)), snr_db, zscore, rng) for part in cut
@@ -109,16 +106,6 @@ def load(
         name + ('/train' if training else ''), pool, query, kinds,
         group=fault, fold=_FOLDS[place], side=side,
       )  # fmt: skip
-
-
-def _check(window, stride, copies, snr_db, load):
-  if str(load) not in ('0', 'all'):
-    raise DataError(f"cwru: load={load!r}: choose '0' or 'all'")
-  if window < 8 or stride < 1 or copies < 1 or not np.isfinite(snr_db):
-    raise DataError(
-      f'cwru: window={window}, stride={stride}, copies={copies}, '
-      f'snr_db={snr_db}: choose window >= 8, the others >= 1, a finite snr_db'
-    )
 
 
 def _halves(recording, gap):
@@ -150,17 +137,4 @@ def _noisy(windows, snr_db, zscore, rng):
   return result.astype(np.float32)[..., None]
 
 
-SOURCE = Source(
-  name='cwru',
-  description='bearing faults; windows of drive-end acceleration in noise',
-  load=load,
-  features=('logspec:high=4000',),
-  units='g (standardized per window by default)',
-  licence='none stated; research use with credit to Case Western Reserve '
-  'University',
-  citation='Case Western Reserve University Bearing Data Center, '
-  'https://engineering.case.edu/bearingdatacenter',
-  channels=('drive end',),
-  rate=float(RATE),
-  files=FILES,
-)
+SOURCE = public_files.source('cwru', load)

@@ -9,10 +9,11 @@ import tempfile
 
 import numpy as np
 
-from metaad_jax.base import DataError, Entity, Source
+from metaad_jax.base import DataError, Entity
 from metaad_jax.data import public_files, rows
 
 RATE = 360
+_ENDINGS = ('hea', 'dat', 'atr')
 # Annotations that are beats; others are of rhythm, noise or waves.
 BEATS = tuple('NLRBAaJSVrFejnE/fQ?')
 
@@ -38,11 +39,11 @@ def load(
     minutes: how long supports are taken from.
     zscore: standardize every window; else they are in mV.
   """
-  if not 8 <= window <= 7200 or lead not in (0, 1) or not 0 < minutes < 30:
-    raise DataError(
-      f'mitbih: window={window}, lead={lead}, minutes={minutes}: choose window '
-      '8..7200, lead 0 or 1, and 0 < minutes < 30'
-    )
+  public_files.allow(
+    8 <= window <= 7200 and lead in (0, 1) and 0 < minutes < 30,
+    'mitbih', 'window 8..7200, lead 0 or 1, and 0 < minutes < 30',
+    window=window, lead=lead, minutes=minutes,
+  )  # fmt: skip
   root = public_files.folder(data_dir, 'mitbih')
   return [
     _entity(root, name, window, lead, minutes, zscore)
@@ -58,7 +59,7 @@ def _entity(root, name, window, lead, minutes, zscore):
   beat = np.isin(symbols, BEATS) & whole
   first, symbols = first[beat], symbols[beat]
   known, counts = np.unique(symbols, return_counts=True)
-  public_files.require(len(known), root, f'{name}.atr', 'no beats')
+  public_files.File(root, f'{name}.atr').require(len(known), 'no beats')
   usual = known[counts.argmax()]
   end = int(minutes * 60 * RATE)
   early = (first + window <= end) & (symbols == usual)
@@ -75,13 +76,7 @@ def _entity(root, name, window, lead, minutes, zscore):
 def read(
   root: pathlib.Path, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Reads a record: signals [T, 2] in mV, [B] samples of the annotations, and
-  [B] symbols.
-
-  Args:
-    root: `<data_dir>/mitbih`.
-    name: such as '100'.
-  """
+  """Signals [T, 2] in mV, [B] samples of the annotations, and [B] symbols."""
   # It imports pandas and a network client: only who needs it should wait.
   try:
     import wfdb
@@ -90,51 +85,32 @@ def read(
       "mitbih: wfdb is not installed: pip install 'metaad_jax[ecg]'"
     ) from error
 
-  head, data, marks = (f'{name}.{suffix}' for suffix in ('hea', 'dat', 'atr'))
-  parts = {path: public_files.read(root, path) for path in (head, data, marks)}
-  length = len(parts[data]) // 3
+  files = [public_files.File(root, f'{name}.{end}') for end in _ENDINGS]
+  head, data, marks = files
+  header, samples, _ = contents = [file.read() for file in files]
+  length = len(samples) // 3
   # Format 212: a pair of samples in three bytes. A header may name any file.
-  lines = [line for line in parts[head].split(b'\n') if line[:1] != b'#']
+  lines = [line for line in header.split(b'\n') if line[:1] != b'#']
   signals = [line.split()[0] for line in lines[1:] if line.strip()]
-  public_files.require(
-    parts[head].split()[:4] == f'{name} 2 {RATE} {length}'.encode().split()
-    and signals == 2 * [data.encode()]
-    and len(parts[data]) == 3 * length,
-    root,
-    head,
-    f'not 2 signals at {RATE} Hz as long as {data}',
+  head.require(
+    header.split()[:4] == f'{name} 2 {RATE} {length}'.encode().split()
+    and signals == 2 * [data.path.encode()]
+    and len(samples) == 3 * length,
+    f'not 2 signals at {RATE} Hz as long as {data.path}',
   )
   with tempfile.TemporaryDirectory() as folder:
-    for path, content in parts.items():
-      pathlib.Path(folder, path).write_bytes(content)
-    with public_files.reading(root, head):
+    for file, content in zip(files, contents, strict=True):
+      pathlib.Path(folder, file.path).write_bytes(content)
+    with head.reading():
       signal = wfdb.rdrecord(f'{folder}/{name}').p_signal
-    with public_files.reading(root, marks):
+    with marks.reading():
       notes = wfdb.rdann(f'{folder}/{name}', 'atr')
       peaks, symbols = np.asarray(notes.sample), np.array(notes.symbol)
   whole = np.isfinite(signal).all() and len(signal) == length
-  public_files.require(whole, root, data, 'samples are missing')
+  data.require(whole, 'samples are missing')
   within = not len(peaks) or 0 <= peaks.min() <= peaks.max() <= length
-  why = f'an annotation is not within {data}'
-  public_files.require(within, root, marks, why)
+  marks.require(within, f'an annotation is not within {data.path}')
   return signal, peaks, symbols
 
 
-SOURCE = Source(
-  name='mitbih',
-  description='patients; windows of ECG around every beat',
-  load=load,
-  features=('identity',),
-  units='mV (standardized per window by default)',
-  licence='Open Data Commons Attribution 1.0',
-  citation='Moody & Mark, The impact of the MIT-BIH Arrhythmia Database, IEEE '
-  'Eng. Med. Biol. 20(3), 2001; Goldberger et al., PhysioNet, Circulation '
-  '101(23), 2000',
-  channels=('ECG',),
-  rate=float(RATE),
-  files=public_files.remote(
-    'mitbih', 'https://physionet.org/files/mitdb/1.0.0/'
-  ),
-  note='6 of the 48 records are fetched, those whose checksums are known; '
-  'others that are put beside them are loaded too.',
-)
+SOURCE = public_files.source('mitbih', load)

@@ -8,21 +8,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from metaad_jax.base import DataError, Entity, Source
+from metaad_jax.base import Entity
 from metaad_jax.data import public_files, rows
 
 _CATEGORIES = {'protocol_type': 1, 'service': 2, 'flag': 3}
-COLUMNS = tuple(
-  'duration protocol_type service flag src_bytes dst_bytes land wrong_fragment '
-  'urgent hot num_failed_logins logged_in num_compromised root_shell '
-  'su_attempted num_root num_file_creations num_shells num_access_files '
-  'num_outbound_cmds is_host_login is_guest_login count srv_count serror_rate '
-  'srv_serror_rate rerror_rate srv_rerror_rate same_srv_rate diff_srv_rate '
-  'srv_diff_host_rate dst_host_count dst_host_srv_count dst_host_same_srv_rate '
-  'dst_host_diff_srv_rate dst_host_same_src_port_rate '
-  'dst_host_srv_diff_host_rate dst_host_serror_rate dst_host_srv_serror_rate '
-  'dst_host_rerror_rate dst_host_srv_rerror_rate'.split()
-)
+COLUMNS = tuple(public_files.catalogue('nsl_kdd')['columns'])
 TRAIN, TEST = 'KDDTrain+_20Percent.txt', 'KDDTest+.txt'
 
 
@@ -50,11 +40,11 @@ def load(
     min_rows: anomalies that an entity must have, and by service also normals
       of either file.
   """
-  if by not in ('attack', 'service') or categories not in ('codes', 'onehot'):
-    raise DataError(
-      f"nsl_kdd: by={by!r}, categories={categories!r}: choose by='attack' or "
-      "'service' and categories='codes' or 'onehot'"
-    )
+  public_files.allow(
+    by in ('attack', 'service') and categories in ('codes', 'onehot'),
+    'nsl_kdd', "by='attack' or 'service', categories='codes' or 'onehot'",
+    by=by, categories=categories,
+  )  # fmt: skip
   root = public_files.folder(data_dir, 'nsl_kdd')
   x, kind, service, columns = _rows(root, categories)
   cut = _by_attack if by == 'attack' else _by_service
@@ -66,12 +56,10 @@ def load(
 def _rows(root, categories):
   """Features, kinds and services of both files, repetitions left out."""
   # The last column is a difficulty: how many of 21 classifiers got it right.
-  tables = [
-    public_files.cells(root, path, width=len(COLUMNS) + 2)
-    for path in (TRAIN, TEST)
-  ]
+  files = [public_files.File(root, path) for path in (TRAIN, TEST)]
+  tables = [file.cells(width=len(COLUMNS) + 2) for file in files]
   kinds = [np.where(t[:, -2] == 'normal', '', t[:, -2]) for t in tables]
-  values, columns = _encode(root, tables, categories == 'onehot')
+  values, columns = _encode(files, tables, categories == 'onehot')
   services = [table[:, _CATEGORIES['service']] for table in tables]
   kept = [rows.distinct(x) for x in values]
   kept[1] = kept[1][rows.unseen(values[1][kept[1]], values[0])]
@@ -79,7 +67,7 @@ def _rows(root, categories):
   return take(values), take(kinds), take(services), columns
 
 
-def _encode(root, tables, onehot):
+def _encode(files, tables, onehot):
   """The columns of both files as float32, and their names."""
   blocks: list[list[np.ndarray]] = [[], []]
   names: list[str] = []
@@ -87,12 +75,12 @@ def _encode(root, tables, onehot):
     known = np.unique(np.concatenate([table[:, i] for table in tables]))
     hot = onehot and column in _CATEGORIES
     names += [f'{column}={value}' for value in known] if hot else [column]
-    for path, block, table in zip((TRAIN, TEST), blocks, tables, strict=True):
+    for file, block, table in zip(files, blocks, tables, strict=True):
       if column in _CATEGORIES:
         code = np.searchsorted(known, table[:, i])
         coded = np.eye(len(known))[code] if hot else code[:, None]
       else:
-        coded = public_files.numbers(root, path, table[:, [i]])
+        coded = file.numbers(table[:, [i]])
       block.append(coded.astype(np.float32))
   return [np.concatenate(block, 1) for block in blocks], tuple(names)
 
@@ -125,18 +113,4 @@ def _by_service(kind, service, least):
       yield str(name), '', 0, pool, 1, query
 
 
-SOURCE = Source(
-  name='nsl_kdd',
-  description='attacks on a simulated network; rows are connections',
-  load=load,
-  features=('identity',),
-  units='s, bytes, counts, rates 0..1, and codes of categories',
-  licence='no file states one; the publisher (UNB) asks for the citation',
-  citation='Tavallaee et al., A Detailed Analysis of the KDD CUP 99 Data Set, '
-  'CISDA 2009, https://www.unb.ca/cic/datasets/nsl.html',
-  files=public_files.remote(
-    'nsl_kdd',
-    'https://raw.githubusercontent.com/jmnwong/NSL-KDD-Dataset/'
-    '9d544d0eb9b87d7e2f43ff65733bdb644631d12f/',
-  ),
-)
+SOURCE = public_files.source('nsl_kdd', load)

@@ -16,7 +16,7 @@ import zlib
 import numpy as np
 import scipy.sparse.csgraph
 
-from metaad_jax.base import DataError, Entity, Source
+from metaad_jax.base import Entity
 from metaad_jax.data import cells, public_files, rows
 
 _NEEDED = ('train', 'test', 'test_labels')
@@ -24,28 +24,8 @@ _TOLD = (
   'feature_names', 'github_link', 'indicator_feature', 'llm_keywords',
   'origin', 'tags',
 )  # fmt: skip
-# Words of llm_keywords; each also in the plural.
-_WORDS = {
-  'finance': 'account accounting bank banking billing claim credit currency '
-  'debt default economy expenditure finance financial fraud funding income '
-  'insurance interest investment invoice loan market money mortgage payment '
-  'portfolio price pricing procurement profit purchase revenue sale salary '
-  'stock tax trading transaction wage',
-  'industry': 'actuator battery component defect device drive driving engine '
-  'equipment factory fault hardware industrial inverter machine machining '
-  'machinery maintenance manufacturing mechanical motor pipeline plant power '
-  'pressure production pump robot robotics sensor turbine valve vibration '
-  'voltage welding wear',
-  'medicine': 'biomarker blood cancer cardiac clinical covid diabetes '
-  'diagnosis disease doctor drug eeg epidemiology health healthcare heart '
-  'hospital infection insulin leukemia medical medication medicine mortality '
-  'patient surgery symptom therapy treatment tumor vaccination',
-  'network': 'authentication bandwidth botnet connection cyber cybersecurity '
-  'ddos dns domain email firewall http internet intrusion ip latency malware '
-  'network packet phishing port protocol request router security server spam '
-  'tcp url vpn vulnerability web wifi',
-}
-SCENARIOS = tuple(sorted(_WORDS))
+_KNOWN = public_files.catalogue('oddbench')
+SCENARIOS = tuple(_KNOWN['words'])
 # Names that tell nothing about a column.
 _GENERIC = re.compile(
   r'(|x|v|f|c|a|y|col|column|feature|attr|attribute|var|unnamed)\d*'
@@ -77,20 +57,21 @@ def load(
     max_rows: see `rows.thinned`.
     max_queries: see `rows.thinned`.
   """
-  if scenario not in ('all', *SCENARIOS):
-    raise DataError(
-      f'oddbench: scenario={scenario!r}: choose all, {", ".join(SCENARIOS)}'
-    )
+  choices = ('all', *SCENARIOS)
+  public_files.allow(
+    scenario in choices, 'oddbench', ', '.join(choices), scenario=scenario
+  )
   root = public_files.folder(data_dir, 'oddbench')
   tables: list[_Table] = []
   for name in public_files.names(root, '*.npz', SOURCE.note):
     if name in IN_ADBENCH and not overlap:
       continue
-    told = public_files.arrays(root, f'{name}.npz', optional=_TOLD)
+    file = public_files.File(root, f'{name}.npz')
+    told = file.arrays(optional=_TOLD)
     if scenario == 'all' or scenario in scenarios(
       _text(told, 'origin'), _words(told, 'tags'), _words(told, 'llm_keywords')
     ):
-      entity, sketch = _read(root, name, told)
+      entity, sketch = _read(file, name, told)
       entity = rows.thinned(entity, max_rows, max_queries)
       repository = '/'.join(_text(told, 'github_link').split('/')[3:5])
       if 'Shuttle' in name:  # all NASA's; scaled rows and other names hide it
@@ -116,32 +97,31 @@ class _Table(NamedTuple):
   sketch: np.ndarray  # see `near_duplicates`
 
 
-def _read(root, name, told):
+def _read(file, name, told):
   """One table, and the sketch of its rows."""
-  path = f'{name}.npz'
-  held = public_files.arrays(root, path, _NEEDED)
-  train, test = (_numbers(root, path, held[part]) for part in _NEEDED[:2])
+  held = file.arrays(_NEEDED)
+  train, test = (_numbers(file, held[part]) for part in _NEEDED[:2])
   labels = held['test_labels'].ravel()
   good = train.ndim == 2 and train.shape[1:] == test.shape[1:] and train.size
   why = f'train {train.shape}, test {test.shape}: not rows of one width'
-  public_files.require(good, root, path, why)
+  file.require(good, why)
   good = public_files.are_labels(labels, len(test))
-  why = f'test_labels are not 0 or 1, for each of {len(test)} rows'
-  public_files.require(good, root, path, why)
+  file.require(
+    good, f'test_labels are not 0 or 1, for each of {len(test)} rows'
+  )
   columns = tuple(' '.join(c.split()) for c in _words(told, 'feature_names'))
   if len(columns) != train.shape[1]:
     columns = tuple(f'column {i}' for i in range(train.shape[1]))
   kind = _text(told, 'indicator_feature') or 'anomaly'
   kinds = np.where(labels == 1, kind, '')
   sketch = np.unique(np.concatenate([_sketch(train), _sketch(test)]))
-  return rows.entity(name, train, test, kinds, columns=columns), sketch[
-    :_SKETCH
-  ]
+  entity = rows.entity(name, train, test, kinds, columns=columns)
+  return entity, sketch[:_SKETCH]
 
 
-def _numbers(root, path, x):
+def _numbers(file, x):
   """float32, what is not finite as NaN."""
-  with public_files.reading(root, path), np.errstate(over='ignore'):
+  with file.reading(), np.errstate(over='ignore'):
     if x.dtype.kind in 'US' and x.ndim == 2:
       listed = enumerate(x.astype(str).T.tolist())
       typed = [cells.typed(str(i), cell).values for i, cell in listed]
@@ -174,20 +154,13 @@ def scenarios(
   elsewhere. The keywords were written by a language model: expect one table in
   five to be there by mistake, and others to be missing.
   """
-  fitting = {
-    'finance': {'Logistics', 'Human'},
-    'industry': {'Engineering'},
-    'medicine': {'Human', 'Science'},
-    'network': {'Engineering'},
-  }
   origins = {origin} | {tag.removeprefix('origin_') for tag in tags}
   split = [set(re.findall(r'[a-z]+', word.lower())) for word in keywords]
   chosen = set()
-  for name, listed in _WORDS.items():
-    telling = set(listed.split())
-    telling |= {word + 's' for word in telling}
+  for name, listed in _KNOWN['words'].items():
+    telling = {*listed, *(word + 's' for word in listed)}
     hits = sum(bool(words & telling) for words in split)
-    if hits >= (1 if origins & fitting[name] else 2):
+    if hits >= (1 if origins & {*_KNOWN['origins'][name]} else 2):
       chosen.add(name)
   return frozenset(chosen)
 
@@ -259,16 +232,4 @@ def _shared(sets):
   return collections.Counter(itertools.chain.from_iterable(pairs))
 
 
-SOURCE = Source(
-  name='oddbench',
-  description='real tables of every kind, one entity each',
-  load=load,
-  features=('identity',),
-  units='of each table',
-  licence='none stated: for research, do not redistribute',
-  citation='OutFormer, arXiv 2602.03018 (OddBench)',
-  note='Copy benchmarks/oddbench/*.npz of '
-  'https://github.com/psorus/Outformer into oddbench/: their checksums are not '
-  'published.',
-  tables=True,
-)
+SOURCE = public_files.source('oddbench', load)

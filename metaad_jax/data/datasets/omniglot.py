@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from metaad_jax.base import DataError, Entity, Source
+from metaad_jax.base import Entity
 from metaad_jax.data import public_files, rows
 
 SIZE = 28
@@ -33,18 +33,18 @@ def load(
   """
   root = public_files.folder(data_dir, 'omniglot')
   for side, part in (('train', 'background'), ('test', 'evaluation')):
-    path = f'images_{part}.npz'
-    drawn = public_files.arrays(root, path, ('images',))['images']
+    file = public_files.File(root, f'images_{part}.npz')
+    drawn = file.arrays(('images',))['images']
     good = drawn.dtype == bool and drawn.shape[1:] == (20, _DRAWN, _DRAWN)
     why = f'{drawn.dtype} {drawn.shape}, expected bool [N, 20, 105, 105]'
-    public_files.require(good, root, path, why)
+    file.require(good, why)
     ink = _shrink(drawn[: limit or None])
     del drawn
-    if limit < 0 or not 1 <= anomalies < len(ink):
-      raise DataError(
-        f'omniglot: limit={limit}, anomalies={anomalies}: choose limit >= 0 '
-        f'and 1 <= anomalies < {len(ink)}'
-      )
+    public_files.allow(
+      limit >= 0 and 1 <= anomalies < len(ink),
+      'omniglot', f'limit >= 0 and 1 <= anomalies < {len(ink)}',
+      limit=limit, anomalies=anomalies,
+    )  # fmt: skip
     rng = np.random.default_rng(0)
     for i, drawings in enumerate(ink):
       others = rng.choice(len(ink) - 1, anomalies, replace=False)
@@ -69,18 +69,4 @@ def _shrink(paper):
   return np.stack(small).clip(0, 1) if small else np.zeros((0, 20, SIZE, SIZE))
 
 
-SOURCE = Source(
-  name='omniglot',
-  description='handwritten characters; windows are drawings of 28 x 28',
-  load=load,
-  features=('raw',),
-  units='share of ink',
-  licence='MIT',
-  citation='Lake et al., Human-level concept learning through probabilistic '
-  'program induction, Science 350, 2015',
-  files=public_files.remote(
-    'omniglot',
-    'https://raw.githubusercontent.com/bitsandscraps/omniglot/'
-    'b0481240b7eb42393285a93ce7d2f266ff10c62b/',
-  ),
-)
+SOURCE = public_files.source('omniglot', load)

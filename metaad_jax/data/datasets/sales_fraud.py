@@ -9,16 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from metaad_jax.base import DataError, Entity, Source
+from metaad_jax.base import Entity
 from metaad_jax.data import public_files, rows
 
-COLUMNS = (
-  'quantity',
-  'value',
-  'unit price',
-  'log unit price / median of product',
-  'log quantity / median of product',
-)
+_COLUMNS = tuple(public_files.catalogue('sales_fraud')['columns'])
 _HEADER = ('ID', 'Prod', 'Quant', 'Val', 'Insp')
 _FILE = 'sales.csv'
 
@@ -44,16 +38,15 @@ def load(
     min_normals: honest reports that an entity must have.
     min_anomalies: fraudulent reports that it must have.
   """
-  if by not in ('product', 'salesperson'):
-    raise DataError(
-      f"sales_fraud: by={by!r}: choose by='product' or by='salesperson'"
-    )
+  choices = ('product', 'salesperson')
+  public_files.allow(by in choices, 'sales_fraud', ' or '.join(choices), by=by)
   root = public_files.folder(data_dir, 'sales_fraud')
-  cells = public_files.cells(root, _FILE, header=_HEADER)
+  file = public_files.File(root, _FILE)
+  cells = file.cells(header=_HEADER)
   verdict = cells[:, 4]
   good = np.isin(verdict, ('ok', 'fraud', 'unkn')).all()
-  public_files.require(good, root, _FILE, 'Insp is not ok, fraud or unkn')
-  x = _features(root, cells, verdict == 'unkn')
+  file.require(good, 'Insp is not ok, fraud or unkn')
+  x = _features(file, cells, verdict == 'unkn')
   owner = cells[:, 1 if by == 'product' else 0]
   inspected = pd.Series(np.flatnonzero(verdict != 'unkn'))
   groups = inspected.groupby(owner[inspected])
@@ -65,13 +58,13 @@ def load(
     pool, query = rows.deal(x[own], fraud)
     kinds = np.where(fraud[query], 'fraud', '')
     yield rows.entity(
-      str(name), x[own[pool]], x[own[query]], kinds, columns=COLUMNS
+      str(name), x[own[pool]], x[own[query]], kinds, columns=_COLUMNS
     )
 
 
-def _features(root, cells, uninspected):
+def _features(file, cells, uninspected):
   """The five columns, [N, 5]."""
-  quantity, value = public_files.numbers(root, _FILE, cells[:, 2:4], 'NA').T
+  quantity, value = file.numbers(cells[:, 2:4], 'NA').T
   with np.errstate(divide='ignore', invalid='ignore'):
     price = value / quantity
     price[~np.isfinite(price)] = np.nan
@@ -95,18 +88,4 @@ def _order(name):
   return (int(digits) if digits.isdecimal() else -1, name)
 
 
-SOURCE = Source(
-  name='sales_fraud',
-  description='sales of a product or salesperson; rows are inspected reports',
-  load=load,
-  features=('identity',),
-  units='pieces, currency, currency per piece, ratios as logarithms',
-  licence='GPL (>= 2): keep the data apart from differently licensed code',
-  citation='Torgo, Data Mining with R: Learning with Case Studies, 2010 '
-  '(package DMwR)',
-  note='Published as an R object, data/sales.RData of '
-  'https://github.com/cran/DMwR. Write it as comma-separated text, '
-  'sales_fraud/sales.csv with the header ID,Prod,Quant,Val,Insp and nothing '
-  'where a value is missing; `pyreadr` or R itself reads it.',
-  tables=True,
-)
+SOURCE = public_files.source('sales_fraud', load)
