@@ -12,14 +12,14 @@ import numpy as np
 from metaad_jax.base import Entity
 from metaad_jax.data import public_files, rows
 
-_AXES, _EACH, _OTHERS, _TRAIN = map(
-  public_files.catalogue('cnc_mill').get,
-  ('axes', 'each_axis', 'other_columns', 'train_columns'),
-)
+_KNOWN = public_files.catalogue('cnc_mill')
+_TRAIN = tuple(_KNOWN['train_columns'])
 _SENSORS = tuple(
-  f'{axis}_{name}' for axis, more in _AXES.items() for name in _EACH + more
+  f'{axis}_{name}'
+  for axis, more in _KNOWN['axes'].items()
+  for name in _KNOWN['each_axis'] + more
 )
-_HEADER = (*_SENSORS, *_OTHERS)
+_HEADER = (*_SENSORS, *_KNOWN['other_columns'])
 # A position tells the experiment.
 _CHANNELS = tuple(name for name in _SENSORS if not name.endswith('Position'))
 
@@ -73,7 +73,7 @@ def _stages(root):
   """
   stages: dict = collections.defaultdict(lambda: {'worn': [], 'unworn': []})
   listed = public_files.File(root, 'train.csv')
-  for number, _, feed, _, tool, *_ in listed.cells(header=tuple(_TRAIN)):
+  for number, _, feed, _, tool, *_ in listed.cells(header=_TRAIN):
     good = tool in ('worn', 'unworn') and (number + feed).isdecimal()
     listed.require(good, f'experiment {number!r}: {feed!r} {tool!r}')
     file = public_files.File(root, f'experiment_{int(number):02d}.csv')

@@ -78,11 +78,11 @@ def load(
     window=window, stride=stride, copies=copies, snr_db=snr_db,
   )  # fmt: skip
   root = public_files.folder(data_dir, 'cwru')
+  gap = max(window, _GAP)
+  snr_db, copies = (np.inf, 1) if clean else (snr_db, copies)
   recording = lambda path: _halves(
     read(public_files.File(root, path), lowpass=lowpass), gap
   )
-  gap = max(window, _GAP)
-  snr_db, copies = (np.inf, 1) if clean else (snr_db, copies)
   normals = recording(_NORMAL)
   for path in (file.path for file in SOURCE.files):
     match = _FAULT.fullmatch(path)
