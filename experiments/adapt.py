@@ -102,7 +102,7 @@ def main() -> int | None:
   query_path = str(_QUERY.value)
   support = _read(path)
   frame = isinstance(support.rows, pd.DataFrame)
-  query = _read(query_path, support.rows if frame else None)
+  query = _read(query_path, support if frame else None)
   _check_names({*support.header, *query.header})
   columns, missing = judge.common(support, query, (path, query_path))
   _warn(missing)

@@ -8,49 +8,43 @@ words, and a column that mixes numbers and words is refused.
 from collections.abc import Iterable, Sequence
 import datetime
 import decimal as decimal_lib
-import itertools
 import numbers as numbers_lib
+import pathlib
 import re
 from typing import Any, NamedTuple
+import uuid
 
 import numpy as np
 import pandas as pd
 
 from metaad_jax.base import DataError
+from metaad_jax.data import times as times_lib
 
-# Spellings of "nothing here", in lower case.
-MISSING = frozenset(
-  '|nan|na|n/a|n.a.|#n/a|#na|<na>|null|nul|none|nil|nat|#value!|#div/0!|'
-  '#ref!|#num!|#name?|#null!|-nan|nan(ind)|-nan(ind)|1.#qnan|-1.#ind|\\n'.split(
-    '|'
-  )
-)
-# These too, unless all that the column holds is punctuation.
-_MARKS = frozenset('- -- --- – — ? ?? * ** *** . .. ... … _ /'.split())
+
+def _words():
+  text = (pathlib.Path(__file__).parent / 'words.txt').read_text('utf-8')
+  found = re.findall(r'^(\w+): (.*(?:\n  .*)*)', text, re.MULTILINE)
+  return {kind: frozenset(words.split()) for kind, words in found}
+
+
+WORDS = _words()
 _SPACES = ' \u00a0\u202f\u2009'
 _GROUPS = f"{_SPACES}'’_"
-_CURRENCY = r'(?:[$€£¥₹]|USD|EUR|GBP|CHF|JPY)'
+_SIGNS = '$€£¥₹₽₩₺₪฿'
+_CURRENCY = (
+  rf'(?:[A-Z]{{0,3}}[{_SIGNS}]|(?i:{"|".join(WORDS["currencies"])})(?![a-z]))'
+)
 _NUMBER = re.compile(
-  rf'(?P<open>\()?(?P<bound>[<>≤≥]=?\s*)?(?P<minus>[-−–+])?\s*{_CURRENCY}?\s*'
+  rf'(?P<open>\()?(?P<bound>[<>≤≥~≈]=?\s*)?(?P<minus>[-−–+])?\s*'
+  rf'(?P<currency>{_CURRENCY})?\s*'
   rf'(?P<minus2>[-−–+])?(?P<digits>[\d.,][\d.,{_GROUPS}]*)'
-  rf'(?P<exponent>[eE][-+]?\d+)?(?P<minus3>-(?![\w(]))?(?P<gap>[\s\u00a0\u202f]+)?'
-  r'(?P<unit>(?:[^\W\d_]|[%‰°µ$€£¥₹])[^\s(),;]{0,11}|1/[a-z]+)?'
+  rf'(?P<exponent>[eEdD][-+]?\d+)?(?P<minus3>-(?![\w(]))?'
+  r'(?P<gap>[\s\u00a0\u202f]+)?'
+  rf'(?P<unit>(?:[^\W\d_]|[%‰°µ{_SIGNS}])[^\s(),;]{{0,11}}|1/[a-z]+)?'
   r'(?P<close>\))?'
 )
 _HEX = re.compile(r'[-+]?0[xX][0-9a-fA-F]+')
-_DATE_LIKE = re.compile(r'(?=.*\d)(?=.*[-/:. ])[\w\-/:., +]{4,40}')
-_CLOCK = re.compile(
-  r'(?:(\d+) days? )?(\d{1,4}):(\d\d)(?::(\d\d(?:[.,]\d+)?))?'
-)
-_DATES = (
-  '%Y-%m-%d', '%Y/%m/%d', '%Y.%m.%d', '%d.%m.%Y', '%d.%m.%y', '%m/%d/%Y',
-  '%d/%m/%Y', '%m/%d/%y', '%d/%m/%y', '%d-%m-%Y', '%m-%d-%Y', '%d-%b-%Y',
-  '%d-%b-%y', '%d %b %Y', '%d %B %Y', '%b %d, %Y', '%B %d, %Y', '%b %d %Y',
-)  # fmt: skip
-_TIMES = (
-  '', ' %H:%M', ' %H:%M:%S', ' %H:%M:%S.%f', ' %H:%M:%S,%f', ' %I:%M %p',
-  ' %I:%M:%S %p', 'T%H:%M', 'T%H:%M:%S', ', %H:%M:%S', ', %I:%M:%S %p',
-)  # fmt: skip
+_SOME, _WORDS = 5, 0.2  # rows, and share of words, that make codes of numbers
 
 
 class _Number(NamedTuple):
@@ -65,15 +59,15 @@ class _Number(NamedTuple):
 def is_missing(cell: str) -> bool:
   """Whether a cell of text holds nothing."""
   cell = cell.strip().lower()
-  return cell in MISSING or cell in _MARKS
+  return not cell or cell in WORDS['missing'] or cell in WORDS['marks']
 
 
 def missing(cells: Sequence[str]) -> np.ndarray:
   """Which stripped cells of one column hold nothing; [n] bool."""
   series = pd.Series(cells, dtype=object)
   lower = series.str.lower()
-  empty = lower.isin(MISSING).to_numpy(bool)
-  marks = series.isin(_MARKS).to_numpy(bool)
+  empty = (lower.isin(WORDS['missing']) | (lower == '')).to_numpy(bool)
+  marks = series.isin(WORDS['marks']).to_numpy(bool)
   stated = series[~empty & ~marks].unique()
   if not len(stated) and marks.any() and series[marks].nunique() > 1:
     return empty  # a column of nothing but marks: they are its values
@@ -118,7 +112,8 @@ def _parse(cell: str, decimal: str) -> _Number | None:
     digits = re.sub(group, '', digits)
   elif not re.fullmatch(rf'\d+({fraction}\d*)?|{fraction}\d+', digits):
     return None
-  value = float(digits.replace(decimal, '.') + (match['exponent'] or ''))
+  exponent = re.sub('[dD]', 'e', match['exponent'] or '')
+  value = float(digits.replace(decimal, '.') + exponent)
   signs = [s for s in match.group('minus', 'minus2', 'minus3') if s]
   if len(signs) > 1:
     return None
@@ -127,7 +122,8 @@ def _parse(cell: str, decimal: str) -> _Number | None:
   spaced = match['digits'] != digits and match['digits'][-1] in _SPACES
   spaced |= bool(match['gap'])
   bound = (match['bound'] or '').strip()
-  return _Number(value, bound, match['unit'] or '', spaced)
+  unit = match['unit'] or (match['currency'] or '').strip()
+  return _Number(value, bound, unit, spaced)
 
 
 def numbers(
@@ -155,7 +151,7 @@ def numbers(
     if number is None:
       return None
     parsed[cell] = number
-  units = {number.unit for number in parsed.values()}
+  units = {n.unit for n in parsed.values() if n.value or n.unit}
   if len(units) > 1:
     return None
   notes = [f'{unit!r} is left off' for unit in units if unit]
@@ -165,88 +161,52 @@ def numbers(
   return values.to_numpy(np.float64), ', '.join(notes)
 
 
-def decimal_sign(columns: Iterable[Sequence[str]], delimiter: str) -> str:
+def decimal_sign(
+  columns: Iterable[Sequence[str]], delimiter: str, known: str = ''
+) -> tuple[str, str]:
   """The sign before fractions in a table of text: '.' or ','.
 
   A column that reads as numbers with one of the two alone decides. Where all
-  can be read either way, as 1,234 can, a comma as the delimiter says that the
-  one within cells groups thousands.
+  can be read either way, as 1,234 can, known rows decide, or else numbers that
+  stand beside it as 7 and not as 7.000; or a comma as the delimiter, which says
+  that the one within cells groups thousands.
 
   Args:
     columns: of stripped cells.
     delimiter: between cells.
+    known: the sign in known rows, or ''.
+
+  Returns:
+    The sign; a cell that could be read either way if nothing decided, or ''.
   """
-  doubtful = False
+  doubtful, likely = '', ''
   for cells in columns:
     unique = list(dict.fromkeys(_stated(cells, missing(cells))))[:1000]
-    if not any(',' in cell for cell in unique):
+    marked = [c for c in unique if ',' in c or '.' in c]
+    if not marked:
       continue
     point, comma = (
       all(_parse(cell, sign) is not None for cell in unique) for sign in '.,'
     )
-    if point != comma:
-      return '.' if point else ','
-    doubtful |= point
-  return ',' if doubtful and delimiter != ',' else '.'
+    commas = any(',' in cell for cell in marked)
+    if point != comma and (commas or comma):
+      return ('.' if point else ','), ''
+    if point and comma:
+      doubtful = doubtful or marked[0]
+      short = any(re.fullmatch(r'[-+]?\d{1,3}', cell) for cell in unique)
+      if short and delimiter != ',' and not likely:
+        likely = '.' if commas else ','
+    elif point:
+      known = known or '.'
+  sign = known or likely
+  if sign or not doubtful:
+    return sign or '.', ''
+  sign = ',' if ',' in doubtful and delimiter != ',' else '.'
+  return sign, doubtful
 
 
 def _stated(cells, lost):
   return [cell for cell, gone in zip(cells, lost, strict=True) if not gone]
-
-
-def times(
-  cells: Sequence[str], lost: np.ndarray
-) -> tuple[np.ndarray, str] | None:
-  """Reads stripped cells as dates, times of day or durations.
-
-  Returns:
-    [n] float64 seconds (since 1970 for dates, UTC where no zone is given), and
-    how they were read; None if any cell is no time.
-  """
-  stated = _stated(cells, lost)
-  if not stated or not all(map(_DATE_LIKE.fullmatch, stated[:100])):
-    return None
-  seconds = np.full(len(cells), np.nan)
-  if _CLOCK.fullmatch(stated[0]):
-    clocks = [_CLOCK.fullmatch(cell) for cell in stated]
-    if not all(clocks):
-      return None
-    seconds[~lost] = [_clock(match) for match in clocks if match]
-    return seconds, 'times of day or durations'
-  readings: list[tuple[bool, int, str]] = []
-  for form in ('ISO8601', *_formats(stated[0])):
-    try:
-      dates = _seconds(pd.to_datetime(pd.Series(stated), format=form, utc=True))
-    except (ValueError, OverflowError):
-      continue
-    readings.append((bool((np.diff(dates) < 0).any()), len(readings), form))
-    if min(readings)[1] == len(readings) - 1:
-      seconds[~lost] = dates
-  return (seconds, f'dates, read as {min(readings)[2]}') if readings else None
-
-
-def _clock(match):
-  days, hours, minutes, rest = match.groups()
-  rest = float((rest or '0').replace(',', '.'))
-  return ((int(days or 0) * 24 + int(hours)) * 60 + int(minutes)) * 60 + rest
-
-
-def _formats(first):
-  """Formats that fit the first cell."""
-  for date, clock in itertools.product(_DATES, _TIMES):
-    try:
-      datetime.datetime.strptime(first, date + clock)
-    except ValueError:
-      continue
-    yield date + clock
-
-
-def _seconds(dates: pd.Series) -> np.ndarray:
-  if getattr(dates.dt, 'tz', None) is not None:
-    dates = dates.dt.tz_convert('UTC').dt.tz_localize(None)
-  stamps = dates.to_numpy('datetime64[us]')
-  seconds = stamps.astype(np.int64) / 1e6
-  return np.where(np.isnat(stamps), np.nan, seconds)
 
 
 class Typed(NamedTuple):
@@ -270,6 +230,7 @@ def typed(
   like: pd.Series | None = None,
   decimal: str = '.',
   places: Sequence[int] | None = None,
+  codes: bool = False,
 ) -> Typed:
   """Types a column of text.
 
@@ -280,6 +241,8 @@ def typed(
       unless all of it is missing there.
     decimal: see `decimal_sign`.
     places: [n] numbers of the lines that the cells stand in, for messages.
+    codes: whole numbers that come again are categories, as in a frame, where
+      somebody made them text.
 
   Raises:
     DataError: if it mixes numbers and words, naming the cell.
@@ -287,28 +250,62 @@ def typed(
   cells = [cell.strip() for cell in cells]
   lost = missing(cells)
   wanted = _wanted(like)
-  if wanted == 'category':
+  if lost.all() and wanted != 'category':
+    return Typed(pd.Series(np.full(len(cells), np.nan)), 'empty', '')
+  if wanted == 'category' or (codes and not wanted and _are_codes(cells, lost)):
     return Typed(categories(cells, lost), 'category', '')
   for sign in (decimal, ',' if decimal == '.' else '.'):
     if read := numbers(cells, lost, sign):
-      kind = 'empty' if lost.all() else 'number'
-      return Typed(pd.Series(read[0]), kind, read[1])
-  if timed := times(cells, lost):
+      return Typed(pd.Series(read[0]), 'number', read[1])
+  if (truth := _truth(cells, lost)) is not None:
+    return Typed(pd.Series(truth), 'number', '')
+  if timed := times_lib.read(cells, lost):
     return Typed(pd.Series(timed[0]), 'time', timed[1])
+  note = _mixed(name, cells, lost, wanted, places)
+  return Typed(categories(cells, lost), 'category', note)
+
+
+def _truth(cells, lost):
+  """[n] float64 of True and False; None if there is anything else."""
+  known = {'true': 1.0, 'false': 0.0}
+  values = np.array([known.get(c.lower(), np.nan) for c in cells])
+  return values if (np.isnan(values) == lost).all() else None
+
+
+def _are_codes(cells, lost):
+  """Whether whole numbers that somebody made text come again, or as 007."""
+  stated = _stated(cells, lost)
+  return all(map(str.isdigit, stated)) and (
+    3 * len(set(stated)) <= 2 * len(stated)
+    or any(c[0] == '0' and len(c) > 1 for c in stated)
+  )
+
+
+def _mixed(name, cells, lost, wanted, places):
+  """A note on codes such as 7 and 7A; refuses numbers among words."""
   stated = ~lost
   number = {cell: is_number(cell) for cell in set(cells)}
   numeric = stated & np.array([number[cell] for cell in cells], bool)
-  if wanted or numeric.any():
-    wrong = stated & ~numeric
-    i = int(np.flatnonzero(wrong if wrong.any() else stated)[0])
-    where = '' if places is None else f'line {places[i]}: '
-    why = (
-      f'holds {cells[i][:40]!r}, other cells of it are numbers'
-      if wrong.any()
-      else f'mixes units, as in {cells[i][:40]!r}'
-    )
-    raise DataError(f'{where}column {name!r} {why}: mend it, or leave it empty')
-  return Typed(categories(cells, lost), 'category', '')
+  wrong = stated & ~numeric
+  if not numeric.any() and not wanted:
+    return ''
+  whole = all(cells[i].isdigit() for i in np.flatnonzero(numeric))
+  units = {_parse(cells[i], '.') for i in np.flatnonzero(numeric)}
+  many = len({found.unit for found in units if found}) > 3
+  some = stated.sum() >= _SOME and wrong.sum() >= _WORDS * stated.sum()
+  if not wanted and (many or (whole and some)):
+    return 'numbers among its words count as words'
+  i = int(np.flatnonzero(wrong if wrong.any() else stated)[0])
+  where = '' if places is None else f'line {places[i]}: '
+  what = repr(cells[i][:40])
+  why = f'mixes units, as in {what}'
+  if wanted:
+    why = f'held numbers in the known rows, and here {what}'
+  elif wrong.any():
+    why = f'holds {what}, other cells of it are numbers'
+  raise DataError(
+    f'{where}column {name!r} {why}: mend it, leave it empty, or --ignore={name}'
+  )
 
 
 def _wanted(like):
@@ -333,6 +330,20 @@ def categories(cells: Sequence[Any], lost: np.ndarray) -> pd.Series:
   return pd.Series(pd.Categorical(values, categories=levels))
 
 
+def unseen(name: str, column: pd.Series, known: pd.Series) -> list[str]:
+  """A line on the words of a column that its known rows [K] do not hold."""
+  if kind_of(column) == 'number' or kind_of(known) == 'number':
+    return []
+  levels = {key(level) for level in known.dropna()}
+  new = column[[key(cell) not in levels for cell in column]].dropna()
+  words = ', '.join(map(repr, new.unique()[:3]))
+  more = ', ...' if new.nunique() > 3 else ''
+  return [
+    f'column {name!r}: {words}{more} was not there in the known rows '
+    f'({len(new)} of {len(column)} rows)'
+  ] * bool(len(new))
+
+
 def codes(column: pd.Series) -> np.ndarray:
   """A typed column as numbers: [n] float64, categories by their place."""
   if kind_of(column) == 'number':
@@ -347,8 +358,8 @@ def from_values(
   """Types a column of a data frame.
 
   What the frame says counts: numbers, booleans, times and categories are what
-  they are. Text is a category too, unless all of it is decorated numbers
-  ('1,5', '3 kg'), numbers with fractions, or dates.
+  they are. Text is read as in a file, but whole numbers that come again stay
+  categories.
 
   Args:
     name: of the column, for messages.
@@ -362,21 +373,31 @@ def from_values(
   wanted = _wanted(like)
   lost = series.isna().to_numpy(bool)
   kind = series.dtype.kind if isinstance(series.dtype, np.dtype) else ''
+  if isinstance(series.dtype, pd.PeriodDtype):
+    series = series.dt.to_timestamp()
   if wanted != 'category':
     if pd.api.types.is_datetime64_any_dtype(series):
-      return Typed(pd.Series(_seconds(series)), 'time', 'dates')
+      return Typed(pd.Series(times_lib.seconds(series)), 'time', 'dates')
     if kind == 'm':
       seconds = series.dt.total_seconds().to_numpy(np.float64)
       return Typed(pd.Series(seconds), 'number', 'durations, in seconds')
     if pd.api.types.is_numeric_dtype(series) and kind != 'c':
       values = series.to_numpy(np.float64, na_value=np.nan)
+      lost = np.isnan(values)
       return Typed(pd.Series(values), 'empty' if lost.all() else 'number', '')
+  fixed = isinstance(series.dtype, pd.CategoricalDtype)
   values = series.astype(object).tolist()
-  return _objects(name, values, lost, wanted, series.dtype)
+  return _objects(name, values, lost, like, fixed)
 
 
 def _series(name, column):
-  if hasattr(column, 'to_numpy'):  # polars, pyarrow
+  if hasattr(column, 'dtype') and 'Categorical' in str(column.dtype):  # polars
+    return pd.Series(column.to_list(), dtype='category')
+  if type(column).__module__.startswith('pyarrow'):  # pyarrow
+    return column.to_pandas()
+  if isinstance(column, np.ma.MaskedArray):
+    column = np.ma.filled(column.astype(object), None)
+  elif hasattr(column, 'to_numpy'):
     column = column.to_numpy()
   if not isinstance(column, np.ndarray):
     values = np.empty(len(column), object)
@@ -387,37 +408,37 @@ def _series(name, column):
   return pd.Series(column)
 
 
-def _objects(name, values, lost, wanted, dtype):
+_REAL = (numbers_lib.Real, decimal_lib.Decimal)
+_TOLD = (str, datetime.date, datetime.time, pd.Interval, uuid.UUID, *_REAL)
+
+
+def _objects(name, values, lost, like, fixed):
   """Types a column of Python objects."""
   stated = _stated(values, lost)
-  real = (numbers_lib.Real, decimal_lib.Decimal)
-  fixed = wanted == 'category' or isinstance(dtype, pd.CategoricalDtype)
-  if not fixed and all(isinstance(v, real) for v in stated):
-    floats = np.full(len(values), np.nan)
-    try:
-      floats[~lost] = [float(value) for value in stated]
-    except OverflowError as error:
-      raise DataError(f'column {name!r}: {error}') from error
-    return Typed(pd.Series(floats), 'number', '')
-  if not fixed and all(isinstance(v, datetime.date) for v in stated):
-    dates = pd.to_datetime(pd.Series(values), utc=True)
-    return Typed(pd.Series(_seconds(dates)), 'time', 'dates')
+  all_of = lambda kind: (
+    bool(stated) and all(isinstance(v, kind) for v in stated)
+  )
   for value in stated:
-    if not isinstance(value, (str, datetime.date, *real)):
+    if not isinstance(value, (*_TOLD, datetime.timedelta)):
       raise DataError(
         f'column {name!r} holds a {type(value).__name__}: give numbers or text'
       )
-  texts = pd.Series(values, dtype=object).mask(lost, '')
-  cells = [str(value).strip() for value in texts]
-  if not fixed and all(isinstance(v, str) for v in stated):
-    lost = missing(cells)
-    read = numbers(cells, lost, decimal_sign([cells], ','))
-    if read and not all(map(str.isdigit, filter(None, cells))):
-      return Typed(pd.Series(read[0]), 'number', read[1])
-    if timed := times(cells, lost):
-      return Typed(pd.Series(timed[0]), 'time', timed[1])
-  if wanted == 'number':
-    raise DataError(
-      f'column {name!r} held numbers in the known rows, and now holds text'
-    )
-  return Typed(categories(cells, lost), 'category', '')
+  if not fixed and _wanted(like) != 'category':
+    floats = np.full(len(values), np.nan)
+    try:
+      if all_of(_REAL) or not stated:
+        floats[~lost] = [float(value) for value in stated]
+        return Typed(pd.Series(floats), 'number' if stated else 'empty', '')
+      if all_of(datetime.timedelta):
+        floats[~lost] = [pd.Timedelta(v).total_seconds() for v in stated]
+        return Typed(pd.Series(floats), 'number', 'durations, in seconds')
+      if all_of(datetime.date):
+        dates = pd.to_datetime(pd.Series(values), utc=True)
+        return Typed(pd.Series(times_lib.seconds(dates)), 'time', 'dates')
+    except (OverflowError, ValueError) as error:
+      raise DataError(f'column {name!r}: {error}') from error
+  cells = ['' if gone else str(v) for v, gone in zip(values, lost, strict=True)]
+  if fixed:
+    return Typed(categories(cells, lost), 'category', '')
+  sign, _ = decimal_sign([list(map(str.strip, cells))], ',')
+  return typed(name, cells, like=like, decimal=sign, codes=True)

@@ -1,9 +1,13 @@
-"""What the columns of a table are for: features, labels, ids, times."""
+"""What the columns of a table are for: features, labels, ids, times.
 
-from collections.abc import Mapping, Sequence
+Names and values both count, since either may lie: what is set aside unasked is
+said in a line, with the flag that takes it back.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 import difflib
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -11,27 +15,20 @@ import pandas as pd
 from metaad_jax.base import DataError
 from metaad_jax.data import cells
 
-# Names of columns of labels, without case and punctuation; the first four are
-# believed, the others hold labels only if their values are such.
+_WORDS = cells.WORDS
+# Columns of these names hold labels, unless they hold measured values.
 LABELS = ('label', 'labels', 'y', 'anomaly')
-_PERHAPS = (
-  'class', 'target', 'isanomaly', 'anomalous', 'isfraud', 'fraud', 'outlier',
-  'isoutlier', 'attack', 'isattack', 'fault', 'faulty', 'failure',
-  'machinefailure', 'changepoint', 'groundtruth', 'isabnormal', 'abnormal',
-)  # fmt: skip
-_GOOD = frozenset('normal ok okay good healthy benign inlier'.split())
-_NORMAL = _GOOD | frozenset(
-  'no false regular pass passed negative fine legit genuine nominal nofault '
-  '0'.split()
-)
-_ANOMALY = frozenset(
-  'anomaly anomalous abnormal attack fault faulty broken defect defective '
-  'malicious yes true fraud fraudulent outlier bad fail failed failure '
-  'positive damaged error novelty irregular ill sick 1'.split()
-)
-_LEAST = 10  # rows that a counter is recognized by
-_IDS = re.compile(r'(.*[ _])?(id|index|idx|uuid|guid|key|serial)|unnamed: 0|no')
+_NORMAL = _WORDS['good'] | _WORDS['normal']
+_ANOMALY = _WORDS['anomaly']
+_CLEAR = (_NORMAL | _ANOMALY) - _WORDS['plain']  # say it in any column
+_FEW, _LEAST, _SURE = 20, 5, 10  # levels; rows that show a role, that prove it
 _EPOCHS = tuple((1e9 * unit, 2.1e9 * unit) for unit in (1, 1e3, 1e6, 1e9))
+_RANGES = {
+  'year': (1800, 2200), 'month': (1, 12), 'day': (1, 31), 'hour': (0, 24),
+  'minute': (0, 60), 'second': (0, 60), 'weekday': (0, 7), 'week': (0, 53),
+  'quarter': (1, 4), 'yearday': (0, 366),
+}  # fmt: skip
+_UUID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,}')
 
 
 class Column(NamedTuple):
@@ -39,7 +36,7 @@ class Column(NamedTuple):
 
   Attributes:
     name: of the column.
-    kind: 'number', 'category', 'time' or 'empty'.
+    kind: 'number', 'category', 'time', 'empty' or 'ignored'.
     missing: share of the cells that hold nothing.
     role: 'feature', 'label', 'id', 'time' or 'ignored'.
     why: reason for the role or for how the cells are read, or ''.
@@ -52,85 +49,214 @@ class Column(NamedTuple):
   why: str
 
 
+class Given(NamedTuple):
+  """What the user says of columns, by name, see `user_files.read`."""
+
+  label: str = ''
+  ignore: tuple[str, ...] = ()
+  features: tuple[str, ...] = ()
+  time: tuple[str, ...] = ()
+  id: tuple[str, ...] = ()
+
+  def as_in(self, known: Iterable[Column]) -> Self:
+    """The roles of the columns of known rows, where nothing else is said."""
+    said = {*self.ignore, *self.features, *self.time, *self.id, self.label}
+    of = lambda role: tuple(
+      c.name for c in known if c.role == role and c.name not in said
+    )
+    return self._replace(
+      label=self.label or next(iter(of('label')), ''),
+      ignore=(*self.ignore, *of('ignored')),
+      features=(*self.features, *of('feature')),
+      time=(*self.time, *of('time')),
+      id=(*self.id, *of('id')),
+    )
+
+  def check(self, header: Sequence[str]) -> None:
+    """Refuses names that no column has."""
+    label = () if self.label in ('', 'none') else (self.label,)
+    for flag, names in {**self._asdict(), 'label': label}.items():
+      for name in names:
+        if name not in header and (flag, name) != ('features', '*'):
+          raise DataError(
+            f'--{flag}: there is no column {name!r}{nearest(name, header)}'
+          )
+
+
 def report(
-  table: Mapping[str, cells.Typed],
-  *,
-  label: str = '',
-  ignore: Sequence[str] = (),
-  features: Sequence[str] = (),
-  set_aside: bool = True,
+  table: Mapping[str, cells.Typed], given: Given, labelled: bool = True
 ) -> tuple[Column, ...]:
   """Says what every column is for.
 
   Args:
     table: the typed columns.
-    label: the column of labels, or ''.
-    ignore: columns to leave out.
-    features: columns that are features whatever they look like.
-    set_aside: ids and times are no features.
+    given: what is known of them.
+    labelled: whether one of them may hold the labels.
   """
+  label, leaks = _find_labels(table, given) if labelled else ('', ())
+  told = {
+    **dict.fromkeys(leaks, ('ignored', 'looks like labels')),
+    **dict.fromkeys(given.id, ('id', '')),
+    **dict.fromkeys(given.time, ('time', '')),
+    **dict.fromkeys(given.features, ('feature', '')),
+    **dict.fromkeys(given.ignore, ('ignored', '')),
+    label: ('label', '' if given.label == label else 'is taken for the labels'),
+  }
   entries = []
   for name, typed in table.items():
-    role, why = 'feature', typed.note
-    if name == label:
-      role = 'label'
-    elif name in ignore:
-      role = 'ignored'
-    elif name not in features:
-      found, reason = _role(name, typed)
-      if found != 'feature':
-        why = reason
-        role = found if set_aside else role
+    role, why = told.get(name) or _role(name, typed)
+    if '*' in given.features and role in ('id', 'time') and name not in told:
+      role, why = 'feature', ''
+    if role == 'feature':
+      why = ', '.join(filter(None, (typed.note, why)))
     share = float(typed.values.isna().mean()) if len(typed.values) else 0.0
     entries.append(Column(name, typed.kind, share, role, why))
   return tuple(entries)
 
 
+def _parts(name):
+  """The words of a name, and all of it as one."""
+  name = re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name)
+  words = re.findall(r'[^\W\d_]+', name.lower())
+  return {*words, ''.join(words)}, ''.join(words)
+
+
 def _role(name, typed):
-  """('id' | 'time' | 'feature', why), from the values first, then the name."""
-  values = typed.values
+  """('id' | 'time' | 'feature', why), from the values and the name."""
+  values = typed.values.dropna()
+  parts, plain = _parts(name)
+  named = {k: bool(parts & _WORDS[k]) for k in _WORDS}
   if typed.kind == 'time' and typed.note.startswith('dates'):
     return 'time', 'holds dates'
-  if len(values) < _LEAST or values.isna().any():
-    return 'feature', ''
-  named = bool(_IDS.fullmatch(name.strip().lower()))
   if typed.kind == 'category':
-    if values.nunique() == len(values):
-      return 'id', 'holds another word in every row'
+    return _role_of_words(values, named['identifying'])
+  if typed.kind not in ('number', 'time') or len(values) < 3:
     return 'feature', ''
   x = values.to_numpy(np.float64)
-  steps = np.diff(x)
-  if not np.isfinite(x).all() or not (steps != 0).all():
+  if not np.isfinite(x).all() or (x == x[0]).all():
     return 'feature', ''
-  rising = (steps > 0).all() or (steps < 0).all()
-  if (
-    rising
-    and np.ptp(steps) <= 1e-6 * np.abs(steps).max() + 4e-16 * np.abs(x).max()
-  ):
-    return 'id', 'counts the rows'
-  if rising and any(low < x.min() and x.max() < high for low, high in _EPOCHS):
-    return 'time', 'holds times since 1970'
-  whole = (x == np.round(x)).all() and len(np.unique(x)) == len(x)
-  if named and whole:
-    return 'id', 'is called an id and is another whole number in every row'
+  whole = bool((x == np.round(x)).all())
+  if whole and (found := _calendar(x, plain)):
+    return 'time', found
+  return _role_of_numbers(x, values.index.to_numpy(), whole, named)
+
+
+def _role_of_words(values, named):
+  count, levels = len(values), values.nunique()
+  keys = {cells.key(level) for level in values.unique()}
+  if keys and keys <= _WORDS['months'] | _WORDS['weekdays']:
+    return 'time', 'holds names of months or days'
+  if count >= _LEAST and levels == count:
+    return 'id', 'holds another word in every row'
+  if count >= _SURE and (levels > 0.9 * count or named and levels > count / 2):
+    return 'id', 'holds another word in almost every row'
+  if keys and all(map(_UUID.fullmatch, keys)):
+    return 'id', 'holds keys of a database'
   return 'feature', ''
 
 
-def notes(entries: Sequence[Column]) -> tuple[str, ...]:
-  """A line for each column that was set aside unasked, or read with a note."""
+def _calendar(x, plain):
+  """Why whole numbers are dates or parts of dates, or ''."""
+  low, high = next(
+    (r for part, r in _RANGES.items() if plain in _WORDS[part]), (1, 0)
+  )
+  if low <= x.min() and x.max() <= high:
+    return 'is a part of a date'
+  forms = {8: '%Y%m%d', 12: '%Y%m%d%H%M', 14: '%Y%m%d%H%M%S'}
+  form = forms.get(len(f'{x[0]:.0f}'))
+  if form and len(x) >= _LEAST:
+    texts = pd.Series([f'{v:.0f}' for v in x])
+    dates = pd.to_datetime(texts, format=form, errors='coerce')
+    if dates.dt.year.between(1900, 2200).all():
+      return 'holds dates'
+  return ''
+
+
+def _role_of_numbers(x, places, whole, named):
+  count, distinct = len(x), len(np.unique(x))
+  steps, gaps = np.diff(x), np.diff(places)
+  rising = (steps >= 0).all() or (steps <= 0).all()
+  if count >= (3 if named['identifying'] or named['timing'] else _LEAST):
+    slope = steps / gaps
+    rounding = 1e-6 * np.abs(slope).max() + 4e-16 * np.abs(x).max()
+    if steps.all() and np.ptp(slope) <= rounding:
+      return 'id', 'counts the rows'
+    again = steps != 1
+    if whole and again.mean() <= 0.1 and (x[1:][again] == x[0]).all():
+      return 'id', 'counts the rows, and starts again'
+  if count >= _LEAST:
+    epoch = any(low < x.min() and x.max() < high for low, high in _EPOCHS)
+    if epoch and (rising or named['timing']):
+      return 'time', 'holds times since 1970'
+    if rising and named['timing']:
+      return 'time', 'only rises or falls, as time does'
+  if whole and named['identifying'] and distinct > count / 2:
+    return 'id', 'is called an id and is another number in most rows'
+  if count < _SURE:
+    return 'feature', ''
+  if whole and distinct == count and np.ptp(x) == count - 1:
+    return 'id', 'holds the numbers of rows, in another order'
+  if rising and distinct > count / 2:
+    if whole and distinct == count:
+      return 'id', 'only rises or falls, as a counter does'
+    if named['counting']:
+      return 'time', 'only rises or falls, as a counter does'
+    return 'feature', (
+      'only rises or falls, so that new rows may lie outside of what is known; '
+      'if it counts, --ignore it'
+    )
+  return 'feature', ''
+
+
+def notes(
+  entries: Sequence[Column],
+  rows: pd.DataFrame | None = None,
+  known: pd.DataFrame | None = None,
+  known_entries: Sequence[Column] = (),
+) -> tuple[str, ...]:
+  """A line for each column that was set aside unasked, or read with a note.
+
+  Args:
+    entries: the report.
+    rows: the features, to be compared with those of known rows.
+    known: the known rows, or None.
+    known_entries: their report.
+  """
   lines = []
-  for column in entries:
-    if column.role in ('id', 'time'):
+  for name, _, _, role, why in entries:
+    if role == 'label' and why and name.strip().lower() not in LABELS:
+      lines.append(f'column {name!r} {why}; if it holds none, --label=none')
+    elif role == 'ignored' and why:
       lines.append(
-        f'column {column.name!r} {column.why}: it is no feature; to make it '
-        f'one, --features={column.name}'
+        f'column {name!r} {why}: left out; if it is a feature, '
+        f'--features={name}; if they are the labels, --label={name}'
       )
-    elif column.role == 'feature' and column.why:
-      lines.append(f'column {column.name!r}: {column.why}')
+    elif role in ('id', 'time') and why:
+      lines.append(
+        f'column {name!r} {why}: it is no feature; to make it one, '
+        f'--features={name}'
+      )
+    elif role == 'feature' and why:
+      lines.append(f'column {name!r}: {why}')
+  if rows is not None and known is not None:
+    for name in rows.columns.intersection(known.columns):
+      lines += cells.unseen(name, rows[name], known[name])
+    units = {c.name: _unit(c.why) for c in known_entries}
+    lines += [
+      f'column {c.name!r} is in {_unit(c.why) or "no unit"} here, and in '
+      f'{units[c.name] or "none"} in the known rows'
+      for c in entries
+      if c.role == 'feature' and units.get(c.name, c.why) != _unit(c.why)
+    ]
   return tuple(lines)
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def _unit(why):
+  found = re.search(r"('[^']+') is left off", why)
+  return found[1] if found else ''
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
   """'; did you mean ...?' for a name that does not exist, or ''."""
   folded = {other.casefold(): other for other in known}
   close = difflib.get_close_matches(name.casefold(), folded, 1, 0.5)
@@ -140,35 +266,51 @@ def nearest(name: str, known: Sequence[str]) -> str:
 # --- labels ------------------------------------------------------------------
 
 
-def find_label(
-  table: Mapping[str, cells.Typed], label: str, features: Sequence[str] = ()
-) -> tuple[str, tuple[str, ...]]:
-  """The column of labels, and others that look like one and are no features.
-
-  Args:
-    table: the typed columns.
-    label: its name if it is known; 'none' = there is none.
-    features: columns that are none, whatever they are called.
-
-  Returns:
-    Its name, or ''; names of the others.
-  """
-  if label:
-    return (label if label in table else '', ())
-  plain = {
-    re.sub(r'[\W_]', '', name.lower()): name
-    for name in table
-    if name not in features
-  }
-  sure = [plain[name] for name in LABELS if name in plain]
-  perhaps = [plain[name] for name in _PERHAPS if name in plain]
-  likely = [name for name in perhaps if _are_labels(table[name].values)]
-  first, *others = [*sure[:1], *likely] or ['']
-  return first, tuple(others)
+def _find_labels(table, given):
+  """The column of labels or '', and others that look like one."""
+  if given.label and given.label != 'none':
+    label = given.label if given.label in table else ''
+  free = [
+    name
+    for name, typed in table.items()
+    if typed.kind in ('number', 'category')
+    and name not in {*given.features, *given.ignore, *given.id, *given.time}
+  ]
+  found = {name: _likely(name, table[name]) for name in free}
+  leaks = [n for n in free if found[n] and n != given.label]
+  if given.label == 'none':
+    return '', ()
+  if given.label:
+    return label, leaks
+  best = sorted((n for n in free if found[n] > 1), key=lambda n: -found[n])
+  label = best[0] if best else ''
+  return label, [n for n in leaks if n != label]
 
 
-def _are_labels(values):
-  levels = {cells.key(value) for value in values.dropna().unique()}
+def _likely(name, typed):
+  """3: surely labels; 2: perhaps; 1: as good as labels, and no feature."""
+  levels = {cells.key(value) for value in typed.values.dropna().unique()}
+  words = typed.kind == 'category'
+  few = len(levels) <= _FEW and (words or all(map(_is_whole, levels)))
+  parts, plain = _parts(name)
+  if not levels or not few:
+    return 0
+  if name.strip().lower() in LABELS:
+    return 3
+  if _are_labels(levels) and (
+    parts & (_WORDS['labelled'] | _WORDS['exactly']) or levels & _CLEAR
+  ):
+    return 2
+  if plain in _WORDS['labelled'] | _WORDS['exactly']:
+    return 1
+  return int(words and bool(parts & _WORDS['labelled']))
+
+
+def _is_whole(level):
+  return re.fullmatch(r'-?\d+', level) is not None
+
+
+def _are_labels(levels):
   if levels <= {'0', '1'}:
     return True
   return levels <= _NORMAL | _ANOMALY and len(levels) <= 2
@@ -176,8 +318,9 @@ def _are_labels(values):
 
 def check_name(name: str, values: Any, anomaly_label: str) -> None:
   """Refuses labels such as `is_normal` = 1, which mean the contrary of ours."""
-  words = set(re.split(r'[\W_]+', name.lower()))
-  if words & _GOOD and _are_labels(values) and not anomaly_label:
+  if not name or anomaly_label or not _parts(name)[0] & _WORDS['good']:
+    return
+  if _are_labels({cells.key(value) for value in values.dropna().unique()}):
     raise DataError(
       f'column {name!r} says what is normal: name the value of an anomaly with '
       '--anomaly_label, such as --anomaly_label=0'
@@ -219,7 +362,7 @@ def labels(
   levels = set(keys.dropna())
   if anomaly_label:
     bad = {cells.key(word) for word in anomaly_label.split('|')}
-    if not bad <= levels and not levels <= {*_NORMAL, '0'}:
+    if not bad <= levels and not levels <= _NORMAL:
       raise DataError(
         f'no label is {anomaly_label!r}; there are '
         f'{", ".join(sorted(levels)[:5])}'

@@ -20,6 +20,7 @@ _DELIMITERS = {
   ',': 'commas', ';': 'semicolons', '\t': 'tabs', '|': 'bars', ' ': 'blanks'
 }  # fmt: skip
 _COMMENT = ('#', '%', '//')
+_UNUSED = re.compile(b'[\x81\x8d\x8f\x90\x9d]')  # bytes that cp1252 lacks
 _SNIFFED = 200  # lines that decide on the delimiter
 
 
@@ -35,6 +36,9 @@ class Dialect(NamedTuple):
   delimiter: str = ','
   quote: str = '"'
   decimal: str = '.'
+
+
+SHEET = Dialect('', decimal='')  # cells of a spreadsheet
 
 
 class Text(NamedTuple):
@@ -72,8 +76,8 @@ def decoded(content: bytes, notes: list[str]) -> str:
   try:
     text = content.decode(encoding)
   except UnicodeDecodeError:
-    encoding = 'cp1252'
-    text = content.decode('cp1252', 'replace')
+    encoding = 'latin-1' if _UNUSED.search(content) else 'cp1252'
+    text = content.decode(encoding)
   if encoding != 'utf-8-sig':
     notes.append(f'the encoding is taken to be {encoding}')
   return text.replace('\r\n', '\n').replace('\r', '\n')
@@ -133,16 +137,20 @@ def _is_numeric(cell):
   return cells.is_missing(cell) or cells.is_number(cell)
 
 
-def parse(text: str) -> Text:
+def parse(text: str, notes: list[str], decimal: str = '') -> Text:
   """Finds the table in a text: names, rows, and what stands around them.
 
   Comments, blank lines, a title above, units below the names and names that are
   repeated are left out, and noted.
 
+  Args:
+    text: see `decoded`.
+    notes: are added to.
+    decimal: the sign in known rows, for numbers such as 1,234.
+
   Raises:
     DataError: if the rows differ in width, or no row is left.
   """
-  notes: list[str] = []
   lines, comment, forced = _lines(text, notes)
   if not lines:
     raise DataError('it is empty' if not text.strip() else 'it holds no rows')
@@ -153,18 +161,35 @@ def parse(text: str) -> Text:
   if forced:
     dialect = dialect._replace(delimiter=forced)
   at, rows = _split_all([line for _, line in lines], dialect)
-  places = [lines[i][0] for i in at]
-  width = _usual_width(rows)
-  if dialect.delimiter != ',' and width > 1:
+  if dialect.delimiter != ',' and _usual_width(rows) > 1:
     notes.append(f'cells are parted by {_DELIMITERS[dialect.delimiter]}')
+  return table(
+    rows, [lines[i][0] for i in at], dialect._replace(decimal=decimal), notes,
+    split(comment, dialect),
+  )  # fmt: skip
+
+
+def table(
+  rows: list[list[str]],
+  places: list[int],
+  dialect: Dialect,
+  notes: list[str],
+  comment: Sequence[str] = (),
+) -> Text:
+  """Finds the table in rows of cells, of a text or a sheet; see `parse`."""
+  while rows and not any(rows[-1]):  # as spreadsheets end
+    rows, places = rows[:-1], places[:-1]
+  if not rows:
+    raise DataError('it holds no rows')
+  width = _usual_width(rows)
   rows, places = _without_titles(rows, places, width, notes)
-  rows, named = _fitted(rows, places, width, notes)
+  rows, named = _fitted(rows, width, notes)
   width = _usual_width(rows)
   head = rows[0] if named or _is_header(rows) else []
   if head:
     rows, places = rows[1:], places[1:]
-  elif comment and len(split(comment, dialect)) == width:
-    head = split(comment, dialect)  # as np.savetxt writes them
+  elif len(comment) == width:
+    head = list(comment)  # as np.savetxt writes them
   rows, places = _without_units(head, rows, places, notes)
   if not rows:
     raise DataError('it holds no rows below the names of its columns')
@@ -175,13 +200,19 @@ def parse(text: str) -> Text:
       )
   names = [name or f'column {i}' for i, name in enumerate(head)]
   names = names or [f'column {i}' for i in range(width)]
+  if head and not head[0] and width > 1:
+    names[0] = 'row name'  # as pandas and R write them
   if len(set(names)) < len(names):
     twice = next(name for name in names if names.count(name) > 1)
     raise DataError(f'two columns are called {twice!r}: rename one')
   listed = list(zip(*rows[:10_000], strict=True))
-  decimal = cells.decimal_sign(listed, dialect.delimiter)
+  decimal, doubtful = cells.decimal_sign(
+    listed, dialect.delimiter, dialect.decimal
+  )
   if decimal == ',':
     notes.append('a comma is the decimal sign')
+  if doubtful:
+    notes.append(f'{doubtful!r} is read with {decimal!r} as the decimal sign')
   dialect = dialect._replace(decimal=decimal)
   return Text(tuple(names), rows, places, dialect, notes)
 
@@ -221,32 +252,49 @@ def _split_all(lines, dialect):
   )
   places, rows = [], []
   for row in reader:
-    places.append(min(reader.line_num, len(lines)) - 1)
+    at = min(reader.line_num, len(lines)) - 1
+    swallowed = [part for cell in row for part in cell.split('\n')[1:-1]]
+    if row and (
+      row[-1].endswith('\n')
+      or any(x.count(dialect.delimiter) >= len(row) - 1 > 0 for x in swallowed)
+    ):
+      raise csv.Error(f'a quote is never closed before {lines[at][:40]!r}')
+    places.append(at)
     rows.append([cell.strip() for cell in row])
   return places, rows
 
 
 def _without_titles(rows, places, width, notes):
   """Drops lines above the table that are too short to belong to it."""
-  top = next(i for i, row in enumerate(rows) if len(row) >= min(width, 2))
-  while top < len(rows) - 1 and len(rows[top]) < width - 1:
-    top += 1
-  if top and width > 1:
+  stated = lambda row: sum(map(bool, row))
+  short = lambda row: len(row) < width or (width > 2 and stated(row) < 2)
+  full = [i for i, row in enumerate(rows) if not short(row)]
+  top = full[0] if full and width > 1 else 0
+  if (
+    top
+    and len(rows[top - 1]) == width - 1
+    and stated(rows[top - 1]) == width - 1
+    and all(len(row) == width for row in rows[top:])
+    and not (width > 2 and _is_header(rows[top:]))
+  ):
+    top -= 1  # names, but none of the names of rows
+  if top:
     notes.append(f'line {places[0]} is a title: left out')
-    return rows[top:], places[top:]
-  return rows, places
+  return rows[top:], places[top:]
 
 
-def _fitted(rows, places, width, notes):
-  """Rows of one width, where each ends in a delimiter or starts with a name."""
+def _fitted(rows, width, notes):
+  """Rows of one width, where each ends in delimiters or starts with a name."""
   if len(rows[0]) == width - 1 and all(len(row) == width for row in rows[1:]):
     if all(row[-1] == '' for row in rows[1:]):
       notes.append('rows end in a delimiter: left out')
       return [rows[0], *(row[:-1] for row in rows[1:])], True
     return [['row name', *rows[0]], *rows[1:]], True  # as R writes them
-  if width > 1 and all(len(row) == width and row[-1] == '' for row in rows):
-    notes.append('lines end in a delimiter: left out')
-    return [row[:-1] for row in rows], False
+  if width > 1 and all(len(row) == width for row in rows):
+    used = [i for i in range(width) if any(row[i] for row in rows)]
+    if 0 < len(used) < width:
+      notes.append(f'columns without a name or a cell: {width - len(used)}')
+      return [[row[i] for i in used] for row in rows], False
   return rows, False
 
 

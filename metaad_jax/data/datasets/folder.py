@@ -118,6 +118,7 @@ def _read(folder, share, label, anomaly_label, ids, alike):
   if not files:
     raise DataError(f'{root} holds no file such as .csv: add some')
   like = None
+  headers: set[str] = set()
   for path in files:
     samples = user_files.read(
       str(path),
@@ -126,6 +127,7 @@ def _read(folder, share, label, anomaly_label, ids, alike):
       features=('*',) if ids else (),
       like=like,
     )
+    headers |= {*samples.header}
     for note in roles.notes(samples.columns):
       _log.warning('%s: %s', path, note)
     labels = samples.labels
@@ -138,12 +140,14 @@ def _read(folder, share, label, anomaly_label, ids, alike):
     x = samples.rows
     names: tuple[str, ...] = ()
     if isinstance(x, pd.DataFrame):
-      like = x if like is None and alike else like
-      x = x if like is None else x.reindex(columns=like.columns)
+      like = samples if like is None and alike else like
+      x = x if like is None else x.reindex(columns=like.rows.columns)
       names = tuple(map(str, x.columns))
       x = np.column_stack([cells.codes(x[name]) for name in names])
     with np.errstate(over='ignore'):
       yield path.name, x.astype(np.float32), labels, names
+  if headers:
+    roles.Given(label).check(sorted(headers))
 
 
 TABLES = Source(
