@@ -63,15 +63,19 @@ class MetaLearner(NamedTuple):
   Attributes:
     init: (key, task) -> meta_params; only the shapes of `task` count.
     adapt: (key, meta_params, support, features) -> adapted, for one task.
-    score: (adapted, x [N, ...]) -> [N], higher = more anomalous.
+    score: (adapted, x [N, ...]) -> [N], higher = more anomalous; of a learner
+      of several classes [N, classes], their logits.
     meta_grad: (key, meta_params, task) -> (grads, metrics), for one task;
       metrics is a dict of scalars that holds at least `loss`.
+    at: (progress) -> the learner as it is when that share of meta-training is
+      done, a scalar from 0 to 1; None = it stays what it is.
   """
 
   init: Callable[[jax.Array, Task], Params]
   adapt: Callable[[jax.Array, Params, Rows, jax.Array], Any]
   score: Callable[[Any, jax.Array], jax.Array]
   meta_grad: Callable[[jax.Array, Params, Task], tuple[Params, Metrics]]
+  at: Callable[[jax.Array], 'MetaLearner'] | None = None
 
 
 class Model(NamedTuple):

@@ -9,29 +9,51 @@ import optax
 
 from metaad_jax import base, specs
 from metaad_jax.learners import (
+  anil,
+  boil,
+  cavia,
   deep_sad,
   deep_svdd,
   devnet,
+  imaml,
   in_context,
   inner_loop,
   mahalanobis,
   maml,
+  maml_pp,
+  matching,
+  meta_curvature,
+  meta_sgd,
+  meta_svdd,
+  metaoptnet,
   pooled,
   protonet,
+  r2d2,
   relation,
   reptile,
   scratch,
 )
 
 REGISTRY: dict[str, Callable[..., base.MetaLearner]] = {
+  'anil': anil.anil,
+  'boil': boil.boil,
+  'cavia': cavia.cavia,
   'deep_mahalanobis': mahalanobis.mahalanobis,
   'deep_sad': deep_sad.deep_sad,
   'deep_svdd': deep_svdd.deep_svdd,
   'devnet': devnet.devnet,
   'fomaml': maml.fomaml,
+  'imaml': imaml.imaml,
   'maml': maml.maml,
+  'maml_pp': maml_pp.maml_pp,
+  'matching': matching.matching,
+  'meta_curvature': meta_curvature.meta_curvature,
+  'meta_sgd': meta_sgd.meta_sgd,
+  'meta_svdd': meta_svdd.meta_svdd,
+  'metaoptnet': metaoptnet.metaoptnet,
   'pooled': pooled.pooled,
   'protonet': protonet.protonet,
+  'r2d2': r2d2.r2d2,
   'relation': relation.relation,
   'reptile': reptile.reptile,
   'scratch': scratch.scratch,
@@ -92,9 +114,12 @@ def build(
   return specs.call(what, factory, model, **options, **arguments)
 
 
+_COUNTS = ('steps', 'adapt_steps', 'embedding', 'contexts', 'solver_steps')
+
+
 def _check(what, options, parameters):
   """Options that several learners share have values that make sense."""
-  for key in ('steps', 'adapt_steps', 'embedding'):
+  for key in _COUNTS:
     if key not in options or key not in parameters:
       continue
     value = options[key]

@@ -103,6 +103,7 @@ def descend(
   steps: int,
   *,
   mode: str = 'auto',
+  project: Callable[[Any], Any] = lambda params: params,
 ) -> Any:
   """Runs `steps` steps of an optimizer on a loss; differentiable.
 
@@ -119,6 +120,7 @@ def descend(
       'first_order' (the gradients count as constants: first-order MAML), or
       'auto': 'reverse', the fastest, where what the steps compute is small
       enough to be kept, else 'remat'. ValueError for any other.
+    project: onto what the parameters are constrained to, after every step.
 
   Returns:
     The adapted parameters.
@@ -142,7 +144,7 @@ def descend(
     if mode == 'first_order':
       grads = jax.lax.stop_gradient(grads)
     updates, state = optimizer.update(grads, state, params)
-    return (optax.apply_updates(params, updates), state), None
+    return (project(optax.apply_updates(params, updates)), state), None
 
   carry = (params, jax.tree.map(jnp.asarray, optimizer.init(params)))
   if mode in ('remat', 'mixed'):

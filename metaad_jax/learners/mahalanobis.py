@@ -44,17 +44,16 @@ def mahalanobis(
   network = model(embedding)
 
   def init(key, task):
-    params = network.init(key, task)
-    start = {'log_prior': 1.0, 'log_radius': 0.0, 'log_sharpness': 0.0}
-    scalar = lambda v: jnp.asarray(v, task.support.x.dtype)
-    return {'network': params, **jax.tree.map(scalar, start)}
+    start = protonet.starting(network)(key, task)
+    return start | {'log_prior': 1 + start['log_radius']}
 
   def adapt(key, meta_params, support, features):
     del key
-    prototypes, centred, count = protonet.read(
+    prototypes, z, members = protonet.read(
       network, meta_params, support, features
     )
-    prior = jnp.exp(meta_params['log_prior'])
+    centred = (z - prototypes.centres[0]) * members[:, :1]
+    prior, count = jnp.exp(meta_params['log_prior']), prototypes.counts[0]
     eye = jnp.eye(centred.shape[1])
     covariance = (centred.T @ centred + prior * eye) / (count + prior)
     return Metric(prototypes, linear_algebra.inverse(covariance))
@@ -62,7 +61,8 @@ def mahalanobis(
   def score(adapted, x):
     prototypes, precision = adapted
     z = network.apply(prototypes.params['network'], prototypes.context, x)
-    squared = lambda gap: (gap @ precision * gap).mean(-1)
-    return protonet.logit(prototypes, lambda centre: squared(z - centre))
+    gap = z[:, None] - prototypes.centres
+    distances = (gap @ precision * gap).mean(-1)
+    return protonet.verdict(prototypes, distances)
 
   return objectives.from_query_loss(init, adapt, score, loss)

@@ -22,6 +22,7 @@ def maml(
   model: MakeModel,
   *,
   loss: objectives.Objective = objectives.balanced_bce,
+  outputs: int = 1,
   ranking: float = 0.0,
   steps: int = 5,
   adapt_steps: int = 0,
@@ -31,8 +32,9 @@ def maml(
   """MAML.
 
   Args:
-    model: (outputs) -> model; one output is asked for.
+    model: (outputs) -> model.
     loss: of the support in the inner loop and of the query in the outer one.
+    outputs: 1, the logit of "anomaly", or one for each class.
     ranking: weight of a pairwise ranking loss that is added for the query.
     steps: inner steps in meta-training; 0 = none, which only a model that
       reads its support can do without (see `in_context`).
@@ -43,30 +45,16 @@ def maml(
   Returns:
     The learner.
   """
-  network = model(1)
+  network = model(outputs)
 
-  def adapt_in(steps):
-    def adapt(key, meta_params, support, features):
-      del key
-      params = fine_tuning.tune(
-        network, loss, meta_params, support, features, inner_optimizer, steps,
-        mode,
-      )  # fmt: skip
-      return fine_tuning.see(network, params, support, features)
+  def tune(meta_params, support, features, steps):
+    return fine_tuning.tune(
+      network, loss, meta_params, support, features, inner_optimizer, steps,
+      mode,
+    )  # fmt: skip
 
-    return adapt
-
-  def query_loss(key, meta_params, task):
-    adapted = adapt_in(steps)(key, meta_params, task.support, task.features)
-    rows = fine_tuning.scored(network, adapted, task.query)
-    ranked = ranking * objectives.ranking(*rows) if ranking else 0.0
-    return loss(*rows) + ranked
-
-  return MetaLearner(
-    network.init,
-    adapt_in(adapt_steps or steps),
-    fine_tuning.scorer(network),
-    objectives.gradient_of(query_loss),
+  return fine_tuning.by_descent(
+    network, network.init, tune, loss, steps, adapt_steps, ranking
   )
 
 

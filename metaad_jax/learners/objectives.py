@@ -93,6 +93,32 @@ def mean(rows: jax.Array, weights: jax.Array) -> jax.Array:
   return weights @ rows / jnp.maximum(weights.sum(), 1)
 
 
+def members(y: jax.Array, mask: jax.Array, outputs: int) -> jax.Array:
+  """[N, C] 1 = a real row of that class; classes 0 and 1 for one output."""
+  hot = jax.nn.one_hot(y.astype(jnp.int32), max(outputs, 2))
+  return mask[:, None] * hot.astype(mask.dtype)
+
+
+def anomaly_logit(
+  logits: jax.Array, present: jax.Array, open_class: jax.Array
+) -> jax.Array:
+  """The logit of "anomaly": of the anomalies' class, or of no known class.
+
+  A softmax over normals alone says nothing, so that an open class stands
+  against them; labelled anomalies, where there are any, join it.
+
+  Args:
+    logits: [N, 2] of normals and of labelled anomalies.
+    present: [2] above 0 = the support has such rows.
+    open_class: the logit of the open class, a scalar.
+
+  Returns:
+    [N].
+  """
+  both = jnp.logaddexp(open_class, logits[:, 1])
+  return jnp.where(present[1] > 0, both, open_class) - logits[:, 0]
+
+
 def gradient_of(
   task_loss: Callable[[jax.Array, Params, Task], jax.Array],
 ) -> Callable[[jax.Array, Params, Task], tuple[Params, Metrics]]:
@@ -126,7 +152,8 @@ def from_query_loss(
 
   def query_loss(key, meta_params, task):
     adapted = adapt(key, meta_params, task.support, task.features)
-    outputs = score(adapted, task.query.x)[:, None]
+    scores = score(adapted, task.query.x)
+    outputs = scores[:, None] if scores.ndim == 1 else scores
     return loss(outputs, task.query.y, task.query.mask)
 
   return MetaLearner(init, adapt, score, gradient_of(query_loss))

@@ -12,13 +12,13 @@ too, and a row is abnormal if it is nearer to that prototype, or beyond the
 radius: anomalies of a kind never labelled are still found.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from metaad_jax.base import MakeModel, MetaLearner, Model, Params, Rows
+from metaad_jax.learners import embedding as embedding_lib
 from metaad_jax.learners import objectives
 
 
@@ -28,54 +28,74 @@ class Prototypes(NamedTuple):
   Attributes:
     params: the meta-parameters.
     context: what the model made of the support.
-    normal: [D] mean embedding of the normals.
-    anomaly: [D] that of the labelled anomalies; 0 without any.
-    labelled: whether there are any.
+    centres: [C, D] mean embedding of each class, of normals and of labelled
+      anomalies for one output; 0 without any.
+    counts: [C] rows of each.
   """
 
   params: Params
   context: Any
-  normal: jax.Array
-  anomaly: jax.Array
-  labelled: jax.Array
+  centres: jax.Array
+  counts: jax.Array
 
 
-def read(network: Model, params: Params, support: Rows, features: jax.Array):
-  """`Prototypes`, the normals [N, D] about theirs (others 0), their number."""
-  reading = network.read(support, features)
-  z, y, mask = network.support(params['network'], reading)
-  context = network.summarise(params['network'], reading)
-  normals, anomalies = mask * (1 - y), mask * y
-  normal = objectives.mean(z, normals)
-  prototypes = Prototypes(
-    params, context, normal, objectives.mean(z, anomalies), anomalies.sum() > 0
+def starting(network: Model):
+  """The `init` of a network with a sharpness and a radius, both 1."""
+  return embedding_lib.starting(network, log_radius=0.0, log_sharpness=0.0)
+
+
+def read(
+  network: Model,
+  params: Params,
+  support: Rows,
+  features: jax.Array,
+  outputs: int = 1,
+) -> tuple[Prototypes, jax.Array, jax.Array]:
+  """`Prototypes`, the embeddings [N, D], and whose they are [N, C]."""
+  context, z, members = embedding_lib.embed(
+    network, params, support, features, outputs
   )
-  return prototypes, (z - normal) * normals[:, None], normals.sum()
+  centres = jax.vmap(objectives.mean, (None, 1))(z, members)
+  return Prototypes(params, context, centres, members.sum(0)), z, members
 
 
-def logit(
-  prototypes: Prototypes, distance: Callable[[jax.Array], jax.Array]
+def verdict(
+  prototypes: Prototypes, distances: jax.Array, outputs: int = 1
 ) -> jax.Array:
-  """The logit of "anomaly" from squared distances to the prototypes."""
+  """Squared distances [N, C] -> logits [N, C]; of "anomaly" [N] for one."""
   params = prototypes.params
   sharpness = jnp.exp(params['log_sharpness'])
-  away = -sharpness * jnp.exp(params['log_radius'])
-  rival = jnp.logaddexp(away, -sharpness * distance(prototypes.anomaly))
-  rival = jnp.where(prototypes.labelled, rival, away)
-  return rival + sharpness * distance(prototypes.normal)
+  logits = -sharpness * distances
+  if outputs > 1:
+    return logits
+  far = -sharpness * jnp.exp(params['log_radius'])
+  return objectives.anomaly_logit(logits, prototypes.counts, far)
+
+
+def scorer(network: Model, outputs: int = 1):
+  """The `score` of a network whose prototypes are compared by distance."""
+
+  def score(adapted, x):
+    z = network.apply(adapted.params['network'], adapted.context, x)
+    distances = ((z[:, None] - adapted.centres) ** 2).mean(-1)
+    return verdict(adapted, distances, outputs)
+
+  return score
 
 
 def protonet(
   model: MakeModel,
   *,
   loss: objectives.Objective = objectives.balanced_bce,
+  outputs: int = 1,
   embedding: int = 32,
 ) -> MetaLearner:
-  """Prototypical Networks; the score is the logit of "anomaly".
+  """Prototypical Networks.
 
   Args:
     model: (outputs) -> model; `embedding` outputs are asked for.
     loss: of the query.
+    outputs: 1, the logit of "anomaly", or one for each class.
     embedding: dimension of the embedding, D.
 
   Returns:
@@ -83,17 +103,10 @@ def protonet(
   """
   network = model(embedding)
 
-  def init(key, task):
-    zero = jnp.zeros((), task.support.x.dtype)
-    params = network.init(key, task)
-    return {'network': params, 'log_radius': zero, 'log_sharpness': zero}
-
   def adapt(key, meta_params, support, features):
     del key
-    return read(network, meta_params, support, features)[0]
+    return read(network, meta_params, support, features, outputs)[0]
 
-  def score(adapted, x):
-    z = network.apply(adapted.params['network'], adapted.context, x)
-    return logit(adapted, lambda centre: ((z - centre) ** 2).mean(-1))
-
-  return objectives.from_query_loss(init, adapt, score, loss)
+  return objectives.from_query_loss(
+    starting(network), adapt, scorer(network, outputs), loss
+  )

@@ -26,6 +26,7 @@ def reptile(
   model: MakeModel,
   *,
   loss: objectives.Objective = objectives.balanced_bce,
+  outputs: int = 1,
   steps: int = 5,
   adapt_steps: int = 0,
   inner_optimizer: optax.GradientTransformation = _SGD,
@@ -33,8 +34,9 @@ def reptile(
   """Reptile; its meta-gradient is `meta_params - adapted`.
 
   Args:
-    model: (outputs) -> model; one output is asked for.
+    model: (outputs) -> model.
     loss: what the inner loop descends on.
+    outputs: 1, the logit of "anomaly", or one for each class.
     steps: inner steps in meta-training.
     adapt_steps: inner steps of `adapt`; 0 = as in meta-training.
     inner_optimizer: any optax transformation.
@@ -42,7 +44,7 @@ def reptile(
   Returns:
     The learner.
   """
-  network = model(1)
+  network = model(outputs)
 
   def tune(params, rows, features, steps):
     return fine_tuning.tune(

@@ -134,4 +134,7 @@ def standardized(
     zeros = jax.tree.map(jnp.zeros_like, prior)
     return {'prior': zeros, 'learner': grads}, metrics
 
-  return MetaLearner(init, adapt, score, meta_grad)
+  def at(progress):
+    return standardized(learner.at(progress), prior, context=context)
+
+  return MetaLearner(init, adapt, score, meta_grad, learner.at and at)

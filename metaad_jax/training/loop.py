@@ -160,18 +160,19 @@ def make_scan(
     Both are to be on all the devices: see `devices.replicate`.
   """
   root = jax.random.key(settings.seed)
-  meta_grad = jax.jit(learner.meta_grad, inline=True)  # traced once
+  meta_grad = jax.jit(_meta_grad(learner), inline=True)  # traced once
   fit = devices_lib.most(
-    devices_lib.footprint(meta_grad, root, params, example)
+    devices_lib.footprint(meta_grad, 0.0, root, params, example)
   )
   mesh = devices_lib.mesh(settings.tasks, settings.devices)
 
-  def mean_gradient(key, params, sample):
+  def mean_gradient(key, step, params, sample):
+    progress = step / settings.steps
     draw, adapt = jax.random.split(key)
     split = lambda key: jax.random.split(key, settings.tasks)
 
     def one(draw, adapt):
-      return meta_grad(adapt, params, sample(draw))
+      return meta_grad(progress, adapt, params, sample(draw))
 
     mine = devices_lib.share((split(draw), split(adapt)), mesh)
     means = devices_lib.mean_over_tasks(one, mine, settings.at_once or fit)
@@ -195,13 +196,20 @@ def make_scan(
   return devices_lib.jit(chunk, mesh, small=fit > 1, donate_argnums=0)
 
 
+def _meta_grad(learner):
+  """(progress, key, params, task) -> (grads, metrics)."""
+  if learner.at is None:
+    return lambda progress, *args: learner.meta_grad(*args)
+  return lambda progress, *args: learner.at(progress).meta_grad(*args)
+
+
 def _step(optimizer, mean_gradient, root, average):
   """One meta-step: (state, sample) -> (state, metrics)."""
 
   @functools.partial(jax.jit, inline=True)  # traced once
   def advance(state, sample):
     key = jax.random.fold_in(root, state.step + 1)
-    grads, metrics = mean_gradient(key, state.params, sample)
+    grads, metrics = mean_gradient(key, state.step, state.params, sample)
     updates, optimizer_state = optimizer.update(
       grads, state.optimizer, state.params
     )

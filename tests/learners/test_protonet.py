@@ -26,8 +26,7 @@ def test_by_hand():
     }
     row = jnp.array([[1.0, 3.0]])
     adapted = learner.adapt(None, params, SUPPORT, jnp.ones(2))
-    np.testing.assert_allclose(adapted.normal, [0, 1])
-    np.testing.assert_allclose(adapted.anomaly, [4, 1])
+    np.testing.assert_allclose(adapted.centres, [[0, 1], [4, 1]])
     # mean squared distances: normal (1 + 4) / 2, anomaly (9 + 4) / 2
     expected = 0.5 * 2.5 + np.log(np.exp(-0.5 * 2.0) + np.exp(-0.5 * 6.5))
     np.testing.assert_allclose(learner.score(adapted, row), [expected])
