@@ -2,11 +2,10 @@
 
 Antoniou, Edwards & Storkey, "How to Train Your MAML", ICLR 2019, arXiv
 1810.09502. Meta-learned are the initialisation, a rate for each step and array
-of parameters, and for each step the scales and offsets of the network's
-normalisations, which no inner step moves. The outer loss is a mean over all
-steps at first, and that after the last one from a tenth of meta-training on.
-The paper's schedule of the outer rate is `--schedule=cosine`. With one step and
-no normalisation it is Meta-SGD with one rate for each array.
+of parameters, and for each step the scales and offsets of normalisations, which
+no inner step moves. The outer loss is a mean over all steps at first, and that
+after the last from a tenth of meta-training on. Of one step, and without
+normalisations, it is Meta-SGD with a rate for each array.
 """
 
 import jax
@@ -57,8 +56,6 @@ def maml_pp(
       params = move(params, meta_params['rates'], reading, step)
       yield at_step(params, step)
 
-  tune = lambda *arguments: [*walk(*arguments)][-1]
-
   def at(progress):
     early = jnp.maximum(1 - progress / _ANNEALING, 0) / steps
 
@@ -72,8 +69,8 @@ def maml_pp(
 
     return learner._replace(meta_grad=objectives.gradient_of(query_loss))
 
-  end = steps, adapt_steps
-  learner = fine_tuning.by_descent(network, init, tune, loss, *end)
+  last, end = lambda *args: [*walk(*args)][-1], (steps, adapt_steps)
+  learner = fine_tuning.by_descent(network, init, last, loss, *end)
   return learner._replace(at=at)
 
 
