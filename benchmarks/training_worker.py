@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks import conv4, jax_serving, serving, workloads
+from benchmarks import jax_serving, serving, workloads
 from metaad_jax import devices as devices_lib
 from metaad_jax import learners, models, specs
 from metaad_jax.base import MetaLearner, Rows, Task
 from metaad_jax.learners import objectives
-from metaad_jax.models import conv1d, mlp, residual
+from metaad_jax.models import conv1d, conv4, mlp, residual
 from metaad_jax.training import loop
 
 LEARNERS = ('maml', 'fomaml', 'reptile')

@@ -9,16 +9,25 @@ draw), meta.json, report.html and the figures as PNG files.
 Runs of different folds are put together: each is evaluated on its own unseen
 entities. With --source a run is evaluated on another source than its own, as
 long as its features fit.
+
+Runs of experiments.train --way tell classes apart: for these it prints the mean
+accuracy over --tasks tasks of classes nobody has seen, with its 95% interval,
+and writes accuracy.json; of the other flags --data_dir, --split and --seed
+count.
 """
 
+import json
 import os
+from typing import Any
 
 from absl import flags
 
 from experiments import cli
+from metaad_jax import storage
 from metaad_jax.data import registry
-from metaad_jax.evaluation import baselines, evaluate, results, tasks
+from metaad_jax.evaluation import accuracy, baselines, evaluate, results, tasks
 from metaad_jax.reports import pages, recommendation, tables
+from metaad_jax.training import records, runs
 
 FLAGS = flags.FlagValues()
 
@@ -82,6 +91,13 @@ _CONTAMINATION = flags.DEFINE_list(
 )
 _DRAWS = flags.DEFINE_integer(
   'draws', _DEFAULT.draws, 'supports drawn per entity', flag_values=FLAGS
+)
+_TASKS = flags.DEFINE_integer(
+  'tasks',
+  600,
+  'tasks of runs that tell classes apart',
+  lower_bound=2,
+  flag_values=FLAGS,
 )
 _QUERIES = flags.DEFINE_integer(
   'queries',
@@ -165,6 +181,9 @@ def main() -> None:
       f'--rows_per_day has {len(rates)} rates for {several} sources: give one, '
       'or one for each'
     )
+  if any(map(_of_classes, _RUN_DIR.value)):
+    _tell_apart()
+    return
   plan = evaluate.Plan(
     grid,
     source=_SOURCE.value,
@@ -186,6 +205,34 @@ def main() -> None:
   print(f'{tables.terminal(found)}\n{written[0]} written')
   if _COMPARE.value:
     print(f'\n{recommendation.text(found)}')
+
+
+def _of_classes(path):
+  """Whether this is the folder of a run of --way; model files are none."""
+  content = records.read(path) if os.path.isdir(path) else {}
+  return bool(content.get('config', {}).get('way'))
+
+
+def _tell_apart():
+  """Prints the accuracy of runs of --way, writes accuracy.json."""
+  rows: list[dict[str, Any]] = []
+  for path in _RUN_DIR.value or ():
+    run = runs.restore(path)
+    found = accuracy.of_tasks(
+      run, data_dir=_DATA_DIR.value, tasks=_TASKS.value, seed=_SEED.value,
+      split=_SPLIT.value,
+    )  # fmt: skip
+    config = run.config
+    told = {'learner': config.learner, 'way': config.way, 'shots': config.shots}
+    rows.append({'run': path} | told | accuracy.summary(found))
+    print(
+      '{run} ({learner}): {way}-way {shots[0]}-shot accuracy {accuracy:.4f} '
+      '[{low:.4f}, {high:.4f}] over {tasks} tasks'.format(**rows[-1])
+    )
+  meta = {'command': cli.command(), 'versions': records.versions()}
+  path = os.path.join(_OUTPUT.value, 'accuracy.json')
+  text = json.dumps(meta | {'runs': rows}, indent=2)
+  storage.write_bytes(path, text.encode())
 
 
 if __name__ == '__main__':

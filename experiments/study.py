@@ -67,7 +67,7 @@ _DRAWS = flags.DEFINE_integer(
 _BASELINES = flags.DEFINE_string(
   'baselines', 'all', 'as in experiments.evaluate', flag_values=FLAGS
 )
-train.define_flags(FLAGS, skip=('learner', 'run_dir', 'fold'))
+train.define_flags(FLAGS, skip=('learner', 'run_dir', 'fold', 'way'))
 cli.define_devices(FLAGS)
 FLAGS.set_default('steps', 1500)
 

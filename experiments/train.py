@@ -34,6 +34,8 @@ _HELP = {
   'contamination': 'shares of the support normals that are unlabelled '
   'anomalies; each task draws one',
   'queries': 'normal, and as many anomalous, query rows',
+  'way': 'entities as classes: so many for each task, with so many shots and '
+  'queries of each; 1 = one class against all others; 0 = anomalies',
   'context': 'give the learner every feature a second time, scaled over all '
   'entities',
   'stream': 'simulators: a machine nobody has seen for every task, instead of '
@@ -108,8 +110,9 @@ def main() -> None:
   made = resolve(FLAGS)
   run_dir = FLAGS.run_dir or f'runs/{made.source.name}-{made.name}'
   state = runs.train(made, data_dir=FLAGS.data_dir, run_dir=run_dir)
+  quality = 'accuracy' if made.config.way else 'AUROC'
   print(
-    f'{run_dir}: {int(state.step)} steps; best validation AUROC '
+    f'{run_dir}: {int(state.step)} steps; best validation {quality} '
     f'{float(state.best_score):.4f} at step {int(state.best_step)}; '
     f'{int(state.optimizer.total_notfinite)} updates skipped'
   )

@@ -94,6 +94,8 @@ class Model(NamedTuple):
     apply: (params, context, x [N, ...]) -> [N, outputs].
     any_width: rows may have any number of columns. They come as they were
       read, unscaled, with NaN where a value is missing.
+    together: a row's outputs depend on the rows beside it, padding included, as
+      where a batch is normalised: for episodes without padding.
   """
 
   init: Callable[[jax.Array, Task], Params]
@@ -102,6 +104,7 @@ class Model(NamedTuple):
   support: Callable[[Params, Any], Rows]
   apply: Callable[[Params, Any, jax.Array], jax.Array]
   any_width: bool = False
+  together: bool = False
 
 
 # (outputs) -> the model with so many.
@@ -193,6 +196,7 @@ class Source:
     tables: every entity is a table of its own: rows [N, F] of any width, in
       which NaN is a missing value and a category is a whole number. Only
       learners that do not depend on the width can be trained on it.
+    images: rows are square images, [H, W], whose columns are of one kind.
   """
 
   name: str
@@ -208,3 +212,4 @@ class Source:
   note: str = ''
   generate: Callable[..., tuple[jax.Array, jax.Array]] | None = None
   tables: bool = False
+  images: bool = False

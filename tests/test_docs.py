@@ -146,5 +146,19 @@ def test_flagfiles_are_valid():
     assert named, f'{path.name}: its first line must be the command'
     module = importlib.import_module(f'experiments.{named[1]}')
     for flag in re.findall(r'^--(\w+)', text, re.MULTILINE):
-      known = {flag, flag.removeprefix('no')} & set(module.FLAGS)
+      known = {flag, flag.removeprefix('no')} & {*module.FLAGS, 'flagfile'}
       assert known, f'{path.name}: --{flag}'
+
+
+def test_the_table_of_learners_is_complete_and_its_lengths_are_true():
+  text = (ROOT / 'docs' / 'learners.md').read_text()
+  rows = re.findall(r'^\| (`.*) \| ([^|]*) \|$', text, re.MULTILINE)
+  named = {name for row, _ in rows for name in re.findall(r'`(\w+)`', row)}
+  assert learners.REGISTRY.keys() - learners.BASELINES <= named
+  folder = ROOT / 'metaad_jax' / 'learners'
+  files = {'tables': 'in_context', 'deep_mahalanobis': 'mahalanobis'}
+  for row, lines in rows:
+    if lines.isdecimal():
+      name = re.search(r'`(\w+)`', row)[1]
+      file = folder / f'{files.get(name, name)}.py'
+      assert len(file.read_text().splitlines()) == int(lines), file

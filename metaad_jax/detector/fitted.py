@@ -36,7 +36,13 @@ def _time(path):
 def _load_run(run_dir, *changed):
   del changed
   devices.persist()
-  return runs.restore(run_dir)
+  run = runs.restore(run_dir)
+  if run.config.way:
+    raise DataError(
+      f'{run_dir} was trained with --way={run.config.way}, to tell classes '
+      'apart: a detector takes a run without'
+    )
+  return run
 
 
 class Judgement(NamedTuple):

@@ -133,6 +133,8 @@ def _restore(run_dirs: Sequence[str], fine_tune: Sequence[str]) -> list[Member]:
   if not folders:
     raise DataError('no run to evaluate: name at least one')
   loaded = [(path, runs.restore(path)) for path in run_dirs]
+  if ways := [path for path, run in loaded if run.config.way]:
+    raise DataError(f'{ways[0]} tells classes apart, others find anomalies')
   return loaded + [
     (path, runs.fine_tuned(run, spec))
     for path, run in loaded

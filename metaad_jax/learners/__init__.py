@@ -93,7 +93,8 @@ def build(
     options: of the learner; `inner` and `rate` name an optax optimizer and its
       learning rate for learners that descend.
     model: (outputs) -> model.
-    **arguments: further keyword arguments of the learner, such as `loss`.
+    **arguments: further keyword arguments of the learner: `loss`, and `outputs`
+      where there are classes.
 
   Returns:
     The learner.
@@ -105,6 +106,8 @@ def build(
   factory = specs.look_up('learner', REGISTRY, name)
   what = f'learner {name!r}'
   parameters = inspect.signature(factory).parameters
+  if arguments.get('outputs', 1) > 1 and 'outputs' not in parameters:
+    raise base.DataError(f'{what} knows no classes beside normal and abnormal')
   _check(what, options, parameters)
   if 'inner_optimizer' in parameters and {'inner', 'rate'} & set(options):
     options = dict(options)
@@ -119,6 +122,8 @@ _COUNTS = ('steps', 'adapt_steps', 'embedding', 'contexts', 'solver_steps')
 
 def _check(what, options, parameters):
   """Options that several learners share have values that make sense."""
+  if taken := {'loss', 'outputs'} & set(options):
+    raise base.DataError(f'{what} has no option {taken.pop()!r}')
   for key in _COUNTS:
     if key not in options or key not in parameters:
       continue

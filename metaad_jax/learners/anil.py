@@ -54,7 +54,8 @@ def anil(
 
     def whole(moving):
       own, pairs = iter(moving), zip(leaves, moves, strict=True)
-      return tree.unflatten([next(own) if m else leaf for leaf, m in pairs])
+      joined = [next(own) if m else leaf for leaf, m in pairs]
+      return jax.tree.unflatten(tree, joined)
 
     return fine_tuning.tune(
       network, loss, moving, support, features, inner_optimizer, steps, mode,

@@ -58,17 +58,17 @@ def in_context(network: Model, contexts: int) -> Model:
     wide = jnp.broadcast_to(context, (*x.shape[:-1], contexts))
     return jnp.concatenate([x, wide.astype(x.dtype)], -1)
 
-  def wide(rows, features, context):
+  def wide(context, rows, features):
     rows = rows._replace(x=widen(rows.x, context))
     return rows, widen(features, jnp.ones(contexts))
 
   def init(key, task):
     start = jnp.zeros(contexts)
-    rows, features = wide(task.support, task.features, start)
+    rows, features = wide(start, task.support, task.features)
     return network.init(key, Task(rows, rows, features)), start
 
   def read(params, reading):
-    return network.read(*wide(*reading, params[1]))
+    return network.read(*wide(params[1], *reading))
 
   return Model(
     init,

@@ -86,8 +86,10 @@ def linear(
 
   def adapt(key, meta_params, support, features):
     del key
-    context, *seen = embed(network, meta_params, support, features, outputs)
-    weights = fit(*seen, jnp.exp(meta_params['log_prior']))
+    context, z, members = embed(
+      network, meta_params, support, features, outputs
+    )
+    weights = fit(z, members, jnp.exp(meta_params['log_prior']))
     return Head(meta_params, context, weights)
 
   def score(adapted, x):

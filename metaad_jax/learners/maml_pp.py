@@ -60,12 +60,13 @@ def maml_pp(
     early = jnp.maximum(1 - progress / _ANNEALING, 0) / steps
 
     def query_loss(_, meta_params, task):
-      total, (support, query, features) = 0.0, task
-      for i, p in enumerate(walk(meta_params, support, features, steps), 1):
-        adapted = fine_tuning.see(network, p, support, features)
-        weight = early if i < steps else 1 - (steps - 1) * early
-        total += weight * loss(*fine_tuning.scored(network, adapted, query))
-      return total
+      support, query, features = task
+      losses = []
+      for params in walk(meta_params, support, features, steps):
+        adapted = fine_tuning.see(network, params, support, features)
+        losses.append(loss(*fine_tuning.scored(network, adapted, query)))
+      *first, last = losses
+      return early * sum(first) + (1 - (steps - 1) * early) * last
 
     return learner._replace(meta_grad=objectives.gradient_of(query_loss))
 

@@ -77,7 +77,7 @@ def transform(scaling: Scaling, x: jax.Array) -> jax.Array:
 
 
 def standardized(
-  learner: MetaLearner, prior: Prior, *, context: bool = False
+  learner: MetaLearner, prior: Prior, *, context: bool = False, own: bool = True
 ) -> MetaLearner:
   """Fits the scaling inside `adapt`, applies it inside `score`.
 
@@ -89,20 +89,25 @@ def standardized(
     prior: see `Prior`.
     context: append every column once more, scaled by the prior instead of the
       support: what is abnormal on any machine shows there.
+    own: False = scale by the prior alone, whatever the support: where the task
+      is to tell classes apart.
   """
+  overall = lambda prior: Scaling(prior.centre, prior.between + 1e-6)
+
+  def scaling_of(support, prior):
+    return fit(support, prior) if own else overall(prior)
 
   def prepare(prior, scaling, rows):
     x = transform(scaling, rows.x)
     if context:
-      overall = Scaling(prior.centre, prior.between + 1e-6)
-      x = jnp.concatenate([x, transform(overall, rows.x)], -1)
+      x = jnp.concatenate([x, transform(overall(prior), rows.x)], -1)
     return rows._replace(x=x)
 
   def columns(features):
     return jnp.concatenate([features, features]) if context else features
 
   def init(key, task):
-    scaling = fit(task.support, prior)
+    scaling = scaling_of(task.support, prior)
     inner = task._replace(
       support=prepare(prior, scaling, task.support),
       features=columns(task.features),
@@ -111,7 +116,7 @@ def standardized(
 
   def adapt(key, meta_params, support, features):
     prior = jax.lax.stop_gradient(meta_params['prior'])
-    scaling = fit(support, prior)
+    scaling = scaling_of(support, prior)
     support = prepare(prior, scaling, support)
     inner = learner.adapt(
       key, meta_params['learner'], support, columns(features)
@@ -124,7 +129,7 @@ def standardized(
 
   def meta_grad(key, meta_params, task):
     prior = meta_params['prior']
-    scaling = fit(task.support, prior)
+    scaling = scaling_of(task.support, prior)
     inner = task._replace(
       support=prepare(prior, scaling, task.support),
       query=prepare(prior, scaling, task.query),
@@ -135,6 +140,7 @@ def standardized(
     return {'prior': zeros, 'learner': grads}, metrics
 
   def at(progress):
-    return standardized(learner.at(progress), prior, context=context)
+    inner = learner.at(progress)
+    return standardized(inner, prior, context=context, own=own)
 
   return MetaLearner(init, adapt, score, meta_grad, learner.at and at)

@@ -11,10 +11,11 @@ from flax import linen as nn
 
 from metaad_jax import specs
 from metaad_jax.base import MakeModel, Model
-from metaad_jax.models import conv1d, mlp, residual, tables
+from metaad_jax.models import conv1d, conv4, mlp, residual, tables
 
 REGISTRY: dict[str, Callable[..., Callable[[int], nn.Module | Model]]] = {
   'conv1d': conv1d.conv1d,
+  'conv4': conv4.conv4,
   'mlp': mlp.mlp,
   'residual': residual.residual,
   'tables': tables.tables,
@@ -58,4 +59,5 @@ def of_rows(network: nn.Module) -> Model:
     summarise=lambda params, reading: reading[1],
     support=support,
     apply=apply,
+    together=getattr(network, 'together', False),
   )

@@ -1,7 +1,7 @@
 """How well scores rank anomalies above normal rows.
 
 Host metrics take NumPy arrays and go through scikit-learn's ROC curve;
-`masked_auroc` runs inside a jitted training step.
+the masked ones run inside a jitted training step.
 """
 
 import jax
@@ -79,6 +79,21 @@ def masked_auroc(
   per_anomaly = wins.sum(1) / jnp.maximum(normals, 1)
   area = per_anomaly.sum() / jnp.maximum(anomalies, 1)
   return jnp.where((anomalies > 0) & (normals > 0), area, 0.5)
+
+
+def masked_accuracy(
+  scores: jax.Array, labels: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """Returns the share of the real rows whose class is right; jittable.
+
+  Args:
+    scores: [N, classes], the highest is the class; or [N], class 1 above 0.
+    labels: [N] the class, a whole number of any dtype.
+    mask: [N] 1 = a real row.
+  """
+  guess = scores.argmax(-1) if scores.ndim > 1 else scores > 0
+  right = mask * (guess == labels)
+  return right.sum() / jnp.maximum(mask.sum(), 1)
 
 
 def _curve(

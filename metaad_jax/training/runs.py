@@ -15,7 +15,13 @@ import numpy as np
 
 from metaad_jax import devices, storage
 from metaad_jax.base import DataError, Entity, MetaLearner, Params
-from metaad_jax.data import audits, episodes, splitting, synthetic_tables
+from metaad_jax.data import (
+  audits,
+  classes,
+  episodes,
+  splitting,
+  synthetic_tables,
+)
 from metaad_jax.learners import standardized
 from metaad_jax.scores import conformal, metrics
 from metaad_jax.scores.conformal import Calibration
@@ -102,8 +108,14 @@ def fold_names(config: Config | Setup, data_dir: str | None) -> list[str]:
   return splitting.fold_names(setup.load(data_dir), setup.config.folds)
 
 
-def prior_of(entities: list[Entity]) -> standardized.Prior:
-  """What the training side says of the columns."""
+def prior_of(
+  entities: list[Entity], pooled: bool = False
+) -> standardized.Prior:
+  """What the training side says of the columns; `pooled` = of all as one."""
+  if pooled:
+    entities = [
+      dataclasses.replace(e, normal=e.normal[..., None]) for e in entities
+    ]
   return standardized.Prior(
     *map(jnp.asarray, episodes.column_statistics(entities))
   )
@@ -119,8 +131,11 @@ def samplers(setup: Setup, data: Data):
   Returns:
     Two `jax.tree_util.Partial`s, key -> Task.
   """
-  episode = setup.episode
-  partial = jax.tree_util.Partial
+  episode, partial = setup.episode, jax.tree_util.Partial
+  if isinstance(episode, classes.Episode):
+    of = lambda pool, key: classes.sampler(pool, episode)(key)
+    sides = data.entities['train'], data.entities['validation']
+    return tuple(partial(of, classes.pool(side, episode)) for side in sides)
   pools = {
     side: episodes.pool(data.entities[side]) for side in ('train', 'validation')
   }
@@ -168,7 +183,9 @@ def train(
   setup = resolve(config)
   data = data or load_data(setup, data_dir)
   _audit(setup, data)
-  prior = None if setup.any_width else prior_of(data.entities['train'])
+  prior = None
+  if not setup.any_width:
+    prior = prior_of(data.entities['train'], setup.pooled)
   setup = setup.at(data.layout, prior)
   sample, validation = _tasks(setup, data)
   params, seen = _start(setup, data)
@@ -181,7 +198,7 @@ def train(
     setup.learner,
     sample,
     validation,
-    metrics.masked_auroc,
+    metrics.masked_accuracy if wanted.way else metrics.masked_auroc,
     setup.optimizer,
     loop.Settings(
       steps=wanted.steps,
@@ -203,7 +220,7 @@ def train(
 def _audit(setup, data):
   audits.sides(data.raw)
   audits.shared_rows(data.raw['train'] + data.raw['validation'])
-  for side in ('train', 'validation'):
+  for side in () if setup.config.way else ('train', 'validation'):
     audits.enough_anomalies(data.raw[side], setup.config.anomalies, side)
 
 

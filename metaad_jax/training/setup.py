@@ -22,7 +22,7 @@ from metaad_jax.base import (
   Source,
   Task,
 )
-from metaad_jax.data import episodes, registry, splitting
+from metaad_jax.data import classes, episodes, registry, splitting
 from metaad_jax.learners import inner_loop, objectives, standardized
 
 
@@ -38,6 +38,7 @@ class Config:
   anomalies: tuple[int, ...] = (0, 2)
   contamination: tuple[float, ...] = (0.0,)
   queries: int = 20
+  way: int = 0
   context: bool = False
   stream: bool = False
   fold: str = '0'
@@ -85,7 +86,7 @@ class Setup(NamedTuple):
     model: spec of the model, the default one where the configuration has none.
     any_width: the model takes rows of any width.
     algorithm: the learner of rows that are scaled already.
-    episode: what the tasks are made of.
+    episode: what the tasks are made of: of `classes` where entities are these.
     optimizer: the outer one.
     layout: of a row as it is read; any width until `at` was given another.
     feature: of a row of that layout.
@@ -100,7 +101,7 @@ class Setup(NamedTuple):
   model: str
   any_width: bool
   algorithm: MetaLearner
-  episode: episodes.Episode
+  episode: episodes.Episode | classes.Episode
   optimizer: optax.GradientTransformation
   layout: Layout
   feature: features.Feature
@@ -144,12 +145,19 @@ class Setup(NamedTuple):
     if self.any_width:
       return placed
     if prior is None:
-      prior = standardized.Prior(*[jnp.ones(placed.columns[-1])] * 3)
+      width = 1 if self.pooled else placed.columns[-1]
+      prior = standardized.Prior(*[jnp.ones(width)] * 3)
+    config = self.config
     return placed._replace(
       learner=standardized.standardized(
-        self.algorithm, prior, context=self.config.context
+        self.algorithm, prior, context=config.context, own=not config.way
       )
     )
+
+  @property
+  def pooled(self) -> bool:
+    """Whether all columns of a row are scaled alike, as those of classes."""
+    return self.source.images and self.config.way > 0
 
   @property
   def columns(self) -> tuple[int, ...]:
@@ -231,22 +239,44 @@ def resolve(config: Config | Setup, **overrides: Any) -> Setup:
     config = dataclasses.replace(config, steps=1, tasks=1, validation_tasks=1)
   model = config.model or _default_model(name, source, chosen)
   make_model = models.make(model)
-  any_width = make_model(1).any_width
+  any_width, together = make_model(1).any_width, make_model(1).together
   _check_widths(config, source, chosen, model, any_width)
+  if together and not config.way:
+    raise DataError(
+      f'model {model!r} normalises over all rows of a task, and these are '
+      'padded: choose another one, or --way'
+    )
   algorithm = learners.build(
-    name, options | overrides, make_model, loss=objectives.balanced_bce
+    name, options | overrides, make_model, **_objective(config.way)
   )
-  episode = episodes.Episode(
-    config.shots,
-    config.anomalies,
-    config.contamination,
-    config.queries,
-    config.queries,
-  )
+  episode = _episode(config, source, any_width)
   return Setup(
     config, source, source_options, chosen, name, model, any_width, algorithm,
     episode, _outer(config), Layout(), _AS_READ, algorithm,
   )  # fmt: skip
+
+
+def _objective(way):
+  """The loss, and how many outputs it takes."""
+  if way > 1:
+    return {'loss': objectives.cross_entropy, 'outputs': way}
+  return {'loss': objectives.balanced_bce}
+
+
+def _episode(config, source, any_width):
+  if not config.way:
+    queries = config.queries, config.queries
+    return episodes.Episode(
+      config.shots, config.anomalies, config.contamination, *queries
+    )
+  if any_width or config.stream or config.context or len(config.shots) > 1:
+    raise DataError(
+      f'way={config.way}: classes take rows of one width and one number of '
+      '--shots, and neither --stream nor --context'
+    )
+  return classes.Episode(
+    config.way, config.shots[0], config.queries, source.images
+  )
 
 
 def _default_model(learner, source, chosen):
@@ -290,6 +320,7 @@ def _check_values(config):
     ('contamination', shares and all(0 <= share <= 0.5 for share in shares),
      'shares of the support lie between 0 and 0.5'),
     ('queries', config.queries >= 1, positive),
+    ('way', config.way >= 0, '0 = anomalies, else the classes of a task'),
     ('steps', config.steps >= 1, positive),
     ('tasks', config.tasks >= 1, positive),
     ('validation_tasks', config.validation_tasks >= 1, positive),

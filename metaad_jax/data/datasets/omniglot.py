@@ -69,4 +69,4 @@ def _shrink(paper):
   return np.stack(small).clip(0, 1) if small else np.zeros((0, 20, SIZE, SIZE))
 
 
-SOURCE = public_files.source('omniglot', load)
+SOURCE = public_files.source('omniglot', load, images=True)

@@ -1,4 +1,4 @@
-"""Workload W4's network is Flax's layers in a row, right when compiled, too."""
+"""The network of images is Flax's layers in a row, right when compiled, too."""
 
 import derivatives
 import fast
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import conv4
 from metaad_jax import devices
 from metaad_jax.base import DataError
+from metaad_jax.models import conv4
 
 RNG = np.random.default_rng(0)
 

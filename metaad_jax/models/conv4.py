@@ -1,7 +1,7 @@
-"""The network of few-shot image classification, workload W4: four convolutions.
+"""The network of few-shot image classification: four convolutions.
 
-It is not in `models.REGISTRY`: its batch normalisation looks at all the rows at
-once, padded ones too.
+Its batch normalisation looks at all the rows at once, padded ones too: it is
+for episodes without any (see `data.classes`).
 
 Vinyals et al., "Matching Networks for One Shot Learning", NeurIPS 2016,
 arXiv 1606.04080; in MAML's form, arXiv 1703.03400.
@@ -106,20 +106,22 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 
 class Conv4(nn.Module):
-  """[N, H, W, C] -> [N, outputs]."""
+  """[N, H, W] or [N, H, W, C] -> [N, outputs]."""
 
   channels: int
   layers: int
   outputs: int
+  together = True  # see `base.Model`
 
   @nn.compact
   def __call__(self, x: jax.Array, features: jax.Array) -> jax.Array:
-    if x.ndim != 4:
+    if x.ndim not in (3, 4):
       raise base.DataError(
-        f'conv4 needs images [H, W, C], not rows {x.shape[1:]}: use the mlp, '
-        'or a source of images'
+        f'conv4 needs images [H, W] or [H, W, C], not rows {x.shape[1:]}: use '
+        'the mlp, or a source of images'
       )
     x = jnp.where(features > 0, x, 0)
+    x = x if x.ndim == 4 else x[..., None]
     for _ in range(self.layers):
       x = Block(self.channels)(x)
     return nn.Dense(self.outputs)(x.reshape(len(x), -1))
