@@ -102,12 +102,12 @@ def sampler(pool: Pool, episode: Episode) -> episodes.Sampler:
     known, others = places[: episode.way], places[episode.way :]
     drawn = draw(own, known, episode.shots + episode.queries)
     support, query = drawn[:, : episode.shots], drawn[:, episode.shots :]
-    parts = [_rows(support), _rows(query)]
+    asked = _rows(query)
     if len(others):
-      x = jnp.concatenate([parts[1].x, draw(strange, others, 1)[:, 0]])
+      x = jnp.concatenate([asked.x, draw(strange, others, 1)[:, 0]])
       y = jnp.repeat(jnp.arange(2.0), episode.queries)
-      parts[1] = Rows(x, y, jnp.ones_like(y))
-    return Task(*parts, jnp.ones(drawn.shape[-1]))
+      asked = Rows(x, y, jnp.ones_like(y))
+    return Task(_rows(support), asked, jnp.ones(drawn.shape[-1]))
 
   return sample
 

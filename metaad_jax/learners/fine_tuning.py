@@ -75,7 +75,7 @@ def see(
 def scorer(model: Model) -> Callable[[Adapted, jax.Array], jax.Array]:
   """(adapted, x [N, ...]) -> [N], or [N, outputs] if there are several."""
 
-  def score(adapted, x):
+  def score(adapted: Adapted, x: jax.Array) -> jax.Array:
     outputs = model.apply(*adapted, x)
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 

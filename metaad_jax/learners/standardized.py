@@ -140,6 +140,7 @@ def standardized(
     return {'prior': zeros, 'learner': grads}, metrics
 
   def at(progress):
+    assert learner.at is not None
     inner = learner.at(progress)
     return standardized(inner, prior, context=context, own=own)
 

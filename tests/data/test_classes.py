@@ -1,5 +1,6 @@
 """N-way and one-class episodes, on rows that say what they are."""
 
+import fast
 import jax
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def entities(count, rows=6, size=0):
 
 def draw(episode, members, count=200):
   sample = classes.sampler(classes.pool(members, episode), episode)
-  task = jax.jit(jax.vmap(sample))(jax.random.split(jax.random.key(0), count))
+  task = fast.jit(jax.vmap(sample))(jax.random.split(jax.random.key(0), count))
   return jax.tree.map(np.asarray, task)
 
 
