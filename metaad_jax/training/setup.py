@@ -86,7 +86,8 @@ class Setup(NamedTuple):
     model: spec of the model, the default one where the configuration has none.
     any_width: the model takes rows of any width.
     algorithm: the learner of rows that are scaled already.
-    episode: what the tasks are made of: of `classes` where entities are these.
+    episode: what the tasks are made of: an `episodes.Episode`, or one of
+      `classes` where entities are these.
     optimizer: the outer one.
     layout: of a row as it is read; any width until `at` was given another.
     feature: of a row of that layout.
@@ -101,7 +102,7 @@ class Setup(NamedTuple):
   model: str
   any_width: bool
   algorithm: MetaLearner
-  episode: episodes.Episode | classes.Episode
+  episode: Any
   optimizer: optax.GradientTransformation
   layout: Layout
   feature: features.Feature
