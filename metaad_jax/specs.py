@@ -92,3 +92,10 @@ def check(what: str, function: Callable[..., Any], **options) -> None:
         f'{what}: option {key}={value!r} must be '
         f'a {type(default).__name__}, such as {default!r}'
       )
+
+
+def allow(good: object, what: str, remedy: str, **options: Any) -> None:
+  """Raises DataError unless options, the values of which are shown, go."""
+  if not good:
+    given = ', '.join(f'{key}={value!r}' for key, value in options.items())
+    raise base.DataError(f'{what}: {given}: choose {remedy}')

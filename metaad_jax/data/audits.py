@@ -33,11 +33,7 @@ def _keys(rows):
 
 
 def sides(split: Mapping[str, Sequence[Entity]]) -> None:
-  """No entity, group or table is on two sides of a split.
-
-  Two entities with the same rows, in whatever order, are one table under two
-  names.
-  """
+  """No entity, group or table (be it under two names) is on two sides."""
   homes: dict[tuple[str, str], tuple[str, str]] = {}
   for side, members in split.items():
     for entity in members:
@@ -58,35 +54,30 @@ def known(entities: Sequence[Entity], seen: Collection[str]) -> list[str]:
   return [e.name for e in entities if seen and digest(e) in seen]
 
 
-def _listed(names):
-  return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
-
-
-def unseen(entities: Sequence[Entity], seen: Collection[str]) -> None:
-  """No entity to test on was trained on, or used to choose parameters.
-
-  `seen` holds the digests of the training and the validation side.
-  """
+def unseen(
+  entities: Sequence[Entity],
+  seen: Collection[str],
+  used: str = 'used in training or validation',
+  remedy: str = 'test on others, or say --split=all to see them among all',
+) -> None:
+  """No entity to test on was used before: `seen` holds the digests."""
   if names := known(entities, seen):
     raise DataError(
-      f'{len(names)} of {len(entities)} entities to test on were used in '
-      f'training or validation: {_listed(names)}: test on others, or say '
-      '--split=all to see them among all'
+      f'{len(names)} of {len(entities)} entities to test on were {used}: '
+      f'{_listed(names)}: {remedy}'
     )
 
 
 def apart(
-  validation: Sequence[Entity], tested: Sequence[Entity], why: str
+  validation: Sequence[Entity], tested: Sequence[Entity], remedy: str
 ) -> None:
-  """What is chosen on some entities is not reported on them.
+  """What is chosen on some entities is not reported on them."""
+  digests = {digest(entity) for entity in validation}
+  unseen(tested, digests, 'also used to choose options', remedy)
 
-  `why` says what to do about it.
-  """
-  if names := known(tested, {digest(entity) for entity in validation}):
-    raise DataError(
-      f'{len(names)} of {len(tested)} entities to test on are also there to '
-      f'choose options on: {_listed(names)}: {why}'
-    )
+
+def _listed(names):
+  return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
 
 
 def shared_rows(entities: Sequence[Entity]) -> None:
@@ -125,15 +116,12 @@ def shared_rows(entities: Sequence[Entity]) -> None:
 
 
 def repeated_anomalies(entities: Sequence[Entity]) -> list[str]:
-  """A note where anomalies are copies of one another, more than normals are.
+  """Notes, one line or none, where anomalies repeat more than normals do.
 
-  A labelled anomaly then says what its copies in the query are. It is a note
-  and no error: public tables are like that, as an attack or a fault repeats
-  itself. The shares of rows that equal another of their pool are compared as in
+  A labelled anomaly then says what its copies in the query are. It is no error:
+  public tables are like that, as an attack or a fault repeats itself. The
+  shares of rows that equal another of their pool are compared as in
   `shared_rows`.
-
-  Returns:
-    One line that names the entities and their first equal rows, or nothing.
   """
   named = []
   for entity in entities:
@@ -178,37 +166,28 @@ def cells(drawn: Sequence[Any], entities: Sequence[Entity]) -> None:
   """
   for cell in drawn:
     entity = entities[cell.entity]
-    where = (
-      f'{entity.name}, draw {cell.draw}, {cell.shots} shots, {cell.anomalies} '
-      f'anomalies'
-    )
+    fault = ''
     query = np.concatenate([cell.contaminants, cell.anomalous, cell.query])
     for part, rows in (('normal', cell.normal), ('query', query)):
       values, times = np.unique(rows, return_counts=True)
       if (times > 1).any():
-        raise DataError(
-          f'{where}: {part} row {int(values[times > 1][0])} is in the task '
-          'twice: supports and queries must not share rows'
-        )
+        fault = f'{part} row {int(values[times > 1][0])} is in the task twice'
     labelled = entity.labels[cell.anomalous]
     if len(labelled) < cell.anomalies or not labelled.all():
-      raise DataError(
-        f'{where}: {int(labelled.sum())} labelled anomalies, fewer than asked '
-        f'for (query rows {cell.anomalous.tolist()})'
-      )
+      fault = f'{int(labelled.sum())} labelled anomalies, fewer than asked for'
     if len(cell.normal) + len(cell.contaminants) < cell.shots:
+      fault = f'{len(cell.normal)} normals, fewer than asked for'
+    if fault:
       raise DataError(
-        f'{where}: {len(cell.normal)} normals, fewer than asked for'
+        f'{entity.name}, draw {cell.draw}, {cell.shots} shots, '
+        f'{cell.anomalies} anomalies: {fault}'
       )
 
 
 def enough_anomalies(
   entities: Sequence[Entity], asked: Sequence[int], side: str
 ) -> None:
-  """Some entity can serve every number of labelled anomalies asked for.
-
-  One more is needed, for the query.
-  """
+  """Some entity has as many anomalies as were asked for, and one to score."""
   most = max(entities, key=lambda entity: int(entity.labels.sum()))
   if most.labels.sum() <= max(asked):
     raise DataError(
@@ -229,12 +208,7 @@ def constant(
 
   Per number of shots and of anomalies. A single normal row leaves some
   baselines with nothing to tell rows apart by; such tasks do not count.
-
-  Args:
-    name: of the learner or baseline.
-    drawn: its `evaluation.tasks.Cell`s, which index `entities`.
-    scores: [Q] of each.
-    entities: of the cells.
+  `scores` are [Q] for each of the `drawn` cells, which index `entities`.
   """
   kind = lambda pair: (pair[0].shots, pair[0].anomalies)
   pairs = sorted(zip(drawn, scores, strict=True), key=kind)

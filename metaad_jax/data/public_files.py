@@ -50,13 +50,6 @@ def source(
   return Source(name=name, load=load, files=tuple(files), **told)
 
 
-def allow(good: object, source: str, remedy: str, **options: Any) -> None:
-  """Raises DataError unless the options of a source make sense."""
-  if not good:
-    given = ', '.join(f'{key}={value!r}' for key, value in options.items())
-    raise DataError(f'{source}: {given}: choose {remedy}')
-
-
 def folder(data_dir: str | None, source: str) -> pathlib.Path:
   """Returns `<data_dir>/<source>`."""
   if data_dir is None:

@@ -16,10 +16,7 @@ in a rolling element bearing, J. of Sound and Vibration 96. Randall & Antoni
 Signal Processing 25.
 """
 
-import collections
-from collections.abc import Callable
-import math
-from typing import NamedTuple
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -45,108 +42,77 @@ PATTERNS = np.stack(
 ).astype(np.float32)
 
 
-class FaultFrequencies(NamedTuple):
-  """Characteristic frequencies of a rolling-element bearing, in Hz."""
-
-  bpfo: jax.Array  # balls passing a point of the (fixed) outer race
-  bpfi: jax.Array  # balls passing a point of the (turning) inner race
-  bsf: jax.Array  # turns of a ball; its defect meets a race twice a turn
-  ftf: jax.Array  # turns of the cage
+Machine = dict[str, jax.Array]  # by the names of `_MACHINE`
 
 
-class Bearing(NamedTuple):
-  """A rolling-element bearing and what an impact in it does; all scalars."""
-
-  balls: jax.Array  # number of rolling elements
-  ball_diameter: jax.Array  # in the unit of pitch_diameter
-  pitch_diameter: jax.Array  # of the circle of the balls' centres
-  contact_angle: jax.Array  # in radians
-  impacts_per_spin: jax.Array  # 1 or 2: impacts per turn of a damaged ball
-  slip: jax.Array  # standard deviation of the time between impacts / its mean
-  modulation: jax.Array  # depth, with the shaft (inner) or the cage (ball)
-  impact: jax.Array  # amplitude in m/s^2 of an impact's ringing at severity 1
+def _uniform(low, high, count=0):
+  return low, high, count, False
 
 
-class Wander(NamedTuple):
-  """How much one machine's windows differ: standard deviations of logarithms.
-
-  The load is what mesh, structure-borne noise and a bearing's impacts are
-  proportional to.
-  """
-
-  speed: jax.Array  # [] of the shaft
-  load: jax.Array  # []
-  gain: jax.Array  # [] of the whole signal
-  floor: jax.Array  # [] of each part of the noise floor
-  tilt: jax.Array  # [] of the power of frequency on the floor; no logarithm
-  pitch: jax.Array  # [] of each tone's frequency
-  tones: jax.Array  # [] of each tone's amplitude
-  lines: jax.Array  # [] of each shaft harmonic's amplitude
+def _log(low, high, count=0):
+  return np.log(low), np.log(high), count, True
 
 
-class Regime(NamedTuple):
-  """How a machine's second way of running differs: logarithms of ratios.
-
-  Loaded and idle, fast and slow: many machines switch between the two, and
-  both are normal. A fault adds the same in either.
-  """
-
-  duty: jax.Array  # [] share of the windows in which it runs that way
-  speed: jax.Array  # [] of the shaft's speed
-  load: jax.Array  # [] of the load
-  shaft: jax.Array  # [ORDERS] of the amplitudes of the shaft's harmonics
-  tones: jax.Array  # [TONES] of those of the tones
-  floor: jax.Array  # [3] of those of the noise floor
-
-
-class Machine(NamedTuple):
-  """A rotating machine; float32, amplitudes in m/s^2, phases in radians."""
-
-  shaft_hz: jax.Array  # [] mean speed
-  shaft: jax.Array  # [ORDERS] amplitudes of the shaft's harmonics
-  shaft_phase: jax.Array  # [ORDERS]
-  growth: jax.Array  # [] amplitude that a fault of the shaft adds at severity 1
-  bearing: Bearing  # the damaged or sound bearing
-  mode_hz: jax.Array  # [MODES] frequencies of the resonances
-  damping: jax.Array  # [MODES] damping ratios
-  mode_gain: jax.Array  # [MODES] amplitudes of the ringing
-  teeth: jax.Array  # [] the gear mesh is at teeth times the speed
-  mesh: jax.Array  # [MESH_HARMONICS] amplitudes
-  mesh_phase: jax.Array  # [MESH_HARMONICS]
-  sidebands: jax.Array  # [2] depth of the mesh's amplitude and phase modulation
-  tone_hz: jax.Array  # [TONES] frequencies of the tones around it
-  tones: jax.Array  # [TONES] amplitudes
-  floor: jax.Array  # [3] RMS of the white, coloured and structure-borne noise
-  corner_hz: jax.Array  # [] from here on the coloured noise's amplitude falls
-  colour: jax.Array  # [] with this power of the frequency
-  shock_rate: jax.Array  # [] mean number per second of shocks from outside
-  shock: jax.Array  # [] RMS amplitude of their ringing
-  wander: Wander  # how much its windows differ
-  regime: Regime  # its second way of running
-  faults: jax.Array  # [2] int32 indices into FAULTS of its anomalies
-
-
-def fault_frequencies(
-  shaft_hz: ArrayLike,
-  balls: ArrayLike,
-  ball_diameter: ArrayLike,
-  pitch_diameter: ArrayLike,
-  contact_angle: ArrayLike,
-) -> FaultFrequencies:
-  """The frequencies at which a bearing's defects strike (equations 1 to 4).
-
-  The inner race turns at `shaft_hz`, the outer race stands still; the other
-  arguments, [...], are those of `Bearing`.
-  """
-  shaft, count = jnp.asarray(shaft_hz), jnp.asarray(balls)
-  ball, pitch = jnp.asarray(ball_diameter), jnp.asarray(pitch_diameter)
-  ratio = ball / pitch * jnp.cos(contact_angle)
-  return FaultFrequencies(
-    bpfo=count / 2 * shaft * (1 - ratio),
-    bpfi=count / 2 * shaft * (1 + ratio),
-    bsf=pitch / (2 * ball) * shaft * (1 - ratio**2),
-    ftf=shaft / 2 * (1 - ratio),
-  )
+# What is drawn of a machine, in this order, from where to where and how often;
+# 0 = a scalar. Amplitudes are in m/s^2, frequencies in Hz, phases in radians;
+# `draw_machine` scales some of them. Of what wanders between windows the number
+# is the standard deviation of a logarithm. The second of a machine's two ways
+# of running (loaded and idle, fast and slow; both are normal) differs from the
+# first by logarithms of ratios.
+_MACHINE = {
+  'level': _log(0.3, 5.0),  # of all amplitudes
+  'floor': _log(  # RMS of the white, coloured and structure-borne noise
+    np.array([0.05, 0.1, 0.05]), np.array([0.5, 1.0, 1.0]), 3
+  ),
+  'shaft_level': _log(0.1, 1.0),
+  'shaft_fall': _uniform(0.3, 1.5),  # with this power of the order
+  'shaft': _log(1 / 3, 3.0, len(ORDERS)),  # amplitudes of its harmonics
+  'mode_gain': _log(1 / 3, 3.0, MODES),  # amplitudes of the ringing
+  'shaft_hz': _log(8.0, 60.0),  # mean speed
+  'shaft_phase': _uniform(0.0, 2 * np.pi, len(ORDERS)),
+  'growth': _log(1.2, 5.0),  # what a fault of the shaft adds at severity 1
+  # The bearing.
+  'balls': _uniform(7.0, 17.0),  # number of rolling elements
+  'ball_ratio': _uniform(0.14, 0.3),  # their diameter / that of their circle
+  'contact_angle': _uniform(-0.6, 0.6),
+  'impacts_per_spin': _uniform(1.0, 3.0),  # of a damaged ball
+  'slip': _uniform(0.005, 0.02),  # deviation of the time between impacts / mean
+  'modulation': _uniform(0.5, 1.0),  # depth, with the shaft or the cage
+  'impact': _log(18.0, 72.0),  # amplitude of an impact's ringing at severity 1
+  # The structure, the gear and what is around.
+  'mode_hz': _uniform(1000.0, 5500.0, MODES),  # frequencies of the resonances
+  'damping': _log(0.01, 0.1, MODES),
+  'teeth': _uniform(12.0, 80.0),  # the gear mesh is at teeth times the speed
+  'mesh_level': _log(0.02, 1.0),
+  'mesh': _log(1 / 3, 3.0, MESH_HARMONICS),  # amplitudes
+  'mesh_phase': _uniform(0.0, 2 * np.pi, MESH_HARMONICS),
+  'sidebands': _uniform(0.0, 0.6, 2),  # depth in amplitude and in phase
+  'tone_hz': _log(50.0, 5000.0, TONES),
+  'tones': _log(0.02, 0.7, TONES),  # amplitudes
+  'corner_hz': _log(100.0, 2000.0),  # from here on the coloured noise falls
+  'colour': _uniform(0.5, 3.0),  # with this power of the frequency
+  'shock_rate': _log(1.0, 30.0),  # mean number per second, from outside
+  'shock': _log(5.0, 40.0),  # RMS amplitude of their ringing
+  # How much its windows differ. The load is what mesh, structure-borne noise
+  # and a bearing's impacts are proportional to.
+  'speed_wander': _log(0.002, 0.03),
+  'load_wander': _uniform(0.05, 0.3),
+  'gain_wander': _uniform(0.3, 0.9),  # of the whole signal
+  'floor_wander': _uniform(0.05, 0.3),  # of each part of the noise floor
+  'tilt_wander': _uniform(0.05, 0.4),  # of a power of the frequency
+  'pitch_wander': _log(0.002, 0.2),  # of each tone's frequency
+  'tones_wander': _uniform(0.2, 1.0),  # of each tone's amplitude
+  'lines_wander': _uniform(0.05, 0.25),  # of each shaft harmonic's amplitude
+  # Its second way of running.
+  'duty': _uniform(0.3, 0.7),  # share of the windows
+  'speed_shift': _uniform(-0.6, 0.6),
+  'load_shift': _uniform(-2.0, 2.0),
+  'shaft_shift': _uniform(-2.0, 2.0, len(ORDERS)),
+  'tones_shift': _uniform(-3.0, 3.0, TONES),
+  'floor_shift': _uniform(-2.4, 2.4, 3),
+  'faults': _uniform(0.0, 1.0, 2),  # [2] int32 indices into FAULTS
+}
+_DRAWS = 192  # from which the machine takes the first
 
 
 def draw_machine(
@@ -157,110 +123,74 @@ def draw_machine(
   regimes: float = 1.0,
   faults: tuple[str, ...] = FAULTS,
 ) -> Machine:
-  """Draws one machine.
+  """Draws one machine; the key is consumed.
 
-  Args:
-    key: consumed.
-    rate: in Hz; resonances and tones are kept below half of it.
-    noise, regimes: factors, see `datasets.vibration.Options`.
-    faults: the machine's one or two kinds of fault are drawn from these.
+  Resonances and tones are kept below half of the `rate`, in Hz. `noise` and
+  `regimes` are factors, see `datasets.vibration.Options`; the machine's one or
+  two kinds of fault are drawn from `faults`.
   """
-  uniform, log_uniform = _drawers(key)
-  level = log_uniform(0.3, 5.0)
-  floor = level * log_uniform(
-    np.array([0.05, 0.1, 0.05]), np.array([0.5, 1.0, 1.0]), (3,)
-  )
-  strength = jnp.linalg.norm(floor)
-  shaft = (
-    level
-    * log_uniform(0.1, 1.0)
-    * np.where(ORDERS % 1, 0.03, 1.0)
-    * ORDERS ** -uniform(0.3, 1.5)
-    * log_uniform(1 / 3, 3.0, ORDERS.shape)
-  )
-  shares = log_uniform(1 / 3, 3.0, (MODES,))
   top = 0.45 * rate
-  return Machine(  # in the order of the draws
-    shaft_hz=log_uniform(8.0, 60.0),
-    shaft=shaft,
-    shaft_phase=uniform(0.0, 2 * np.pi, ORDERS.shape),
-    growth=level * log_uniform(1.2, 5.0),
-    bearing=_bearing(uniform, log_uniform, strength),
-    mode_hz=uniform(min(1000.0, top / 5), min(5500.0, top), (MODES,)),
-    damping=log_uniform(0.01, 0.1, (MODES,)),
-    mode_gain=shares / jnp.sum(shares),
-    teeth=jnp.floor(uniform(12.0, 80.0)),
-    mesh=level
-    * log_uniform(0.02, 1.0)
-    * np.arange(1, MESH_HARMONICS + 1) ** -1.0
-    * log_uniform(1 / 3, 3.0, (MESH_HARMONICS,)),
-    mesh_phase=uniform(0.0, 2 * np.pi, (MESH_HARMONICS,)),
-    sidebands=uniform(0.0, 0.6, (2,)),
-    tone_hz=log_uniform(min(50.0, top / 10), min(5000.0, top), (TONES,)),
-    tones=level * log_uniform(0.02, 0.7, (TONES,)),
-    floor=noise * floor,
-    corner_hz=log_uniform(100.0, 2000.0),
-    colour=uniform(0.5, 3.0),
-    shock_rate=log_uniform(1.0, 30.0),
-    shock=strength * log_uniform(5.0, 40.0),
-    wander=_wander(uniform, log_uniform),
-    regime=_regime(uniform, regimes),
-    faults=jnp.array([FAULTS.index(fault) for fault in faults])[
-      uniform(0.0, len(faults), (2,)).astype(int)
-    ],
-  )
-
-
-def _drawers(key: jax.Array) -> tuple[Callable, Callable]:
-  """Functions (low, high, shape) that draw uniform and log-uniform numbers."""
-  draws = jax.random.uniform(key, (192,))
+  table = _MACHINE | {
+    'mode_hz': _uniform(min(1000.0, top / 5), min(5500.0, top), MODES),
+    'tone_hz': _log(min(50.0, top / 10), min(5000.0, top), TONES),
+    'faults': _uniform(0.0, len(faults), 2),
+  }
+  draws = jax.random.uniform(key, (_DRAWS,))
+  m = {}
   used = 0
+  for name, (low, high, count, log) in table.items():
+    own = draws[used : used + count] if count else draws[used]
+    used += count or 1
+    value = low + (high - low) * own
+    m[name] = jnp.exp(value) if log else value
 
-  def uniform(low, high, shape=()):
-    nonlocal used
-    first, used = used, used + math.prod(shape)
-    return low + (high - low) * draws[first:used].reshape(shape)
-
-  def log_uniform(low, high, shape=()):
-    return jnp.exp(uniform(np.log(low), np.log(high), shape))
-
-  return uniform, log_uniform
-
-
-def _bearing(uniform, log_uniform, strength):
-  return Bearing(
-    balls=jnp.floor(uniform(7.0, 17.0)),
-    ball_diameter=uniform(0.14, 0.3),
-    pitch_diameter=jnp.ones(()),
-    contact_angle=jnp.maximum(uniform(-0.6, 0.6), 0.0),
-    impacts_per_spin=jnp.floor(uniform(1.0, 3.0)),
-    slip=uniform(0.005, 0.02),
-    modulation=uniform(0.5, 1.0),
-    impact=strength * log_uniform(18.0, 72.0),
-  )
-
-
-def _wander(uniform, log_uniform):
-  return Wander(
-    speed=log_uniform(0.002, 0.03),
-    load=uniform(0.05, 0.3),
-    gain=uniform(0.3, 0.9),
-    floor=uniform(0.05, 0.3),
-    tilt=uniform(0.05, 0.4),
-    pitch=log_uniform(0.002, 0.2),
-    tones=uniform(0.2, 1.0),
-    lines=uniform(0.05, 0.25),
-  )
+  level, floor = m['level'], m['level'] * m['floor']
+  strength = jnp.linalg.norm(floor)
+  odd = np.where(ORDERS % 1, 0.03, 1.0)
+  shaft = level * m['shaft_level'] * odd * ORDERS ** -m['shaft_fall']
+  mesh = level * m['mesh_level'] * np.arange(1, MESH_HARMONICS + 1) ** -1.0
+  kinds = jnp.array([FAULTS.index(fault) for fault in faults])
+  for name in table:
+    if name.endswith('_shift'):
+      m[name] *= regimes
+  return m | {
+    'floor': noise * floor,
+    'shaft': shaft * m['shaft'],
+    'mode_gain': m['mode_gain'] / jnp.sum(m['mode_gain']),
+    'growth': level * m['growth'],
+    'balls': jnp.floor(m['balls']),
+    'contact_angle': jnp.maximum(m['contact_angle'], 0.0),
+    'impacts_per_spin': jnp.floor(m['impacts_per_spin']),
+    'impact': strength * m['impact'],
+    'teeth': jnp.floor(m['teeth']),
+    'mesh': mesh * m['mesh'],
+    'tones': level * m['tones'],
+    'shock': strength * m['shock'],
+    'faults': kinds[m['faults'].astype(int)],
+  }
 
 
-def _regime(uniform, factor):
-  return Regime(
-    duty=uniform(0.3, 0.7),
-    speed=factor * uniform(-0.6, 0.6),
-    load=factor * uniform(-2.0, 2.0),
-    shaft=factor * uniform(-2.0, 2.0, ORDERS.shape),
-    tones=factor * uniform(-3.0, 3.0, (TONES,)),
-    floor=factor * uniform(-2.4, 2.4, (3,)),
+def fault_frequencies(
+  shaft_hz: ArrayLike,
+  balls: ArrayLike,
+  ball_ratio: ArrayLike,
+  contact_angle: ArrayLike,
+) -> tuple[jax.Array, ...]:
+  """The frequencies at which a bearing's defects strike (equations 1 to 4).
+
+  The inner race turns at `shaft_hz`, the outer race stands still. Returns, in
+  Hz, how often balls pass a point of the outer race (BPFO) and of the inner
+  race (BPFI), the turns of a ball (BSF; its defect meets a race twice a turn)
+  and those of the cage (FTF).
+  """
+  shaft, count = jnp.asarray(shaft_hz), jnp.asarray(balls)
+  ball = jnp.asarray(ball_ratio)
+  ratio = ball * jnp.cos(contact_angle)
+  return (
+    count / 2 * shaft * (1 - ratio),
+    count / 2 * shaft * (1 + ratio),
+    1 / (2 * ball) * shaft * (1 - ratio**2),
+    shaft / 2 * (1 - ratio),
   )
 
 
@@ -283,83 +213,88 @@ def render(
     length: samples.
     rate: sampling rate in Hz.
   """
-  fault, wander, regime = jnp.asarray(fault), machine.wander, machine.regime
+  fault, m = jnp.asarray(fault), machine
   draws = _window_draws(key, length)
-  other = draws.starts[-1] < regime.duty
-  faster = jnp.exp(wander.speed * draws.speed + other * regime.speed)
-  turns = machine.shaft_hz / rate * faster
-  load = jnp.exp(wander.load * draws.load + other * regime.load)
-  growth = severity * machine.growth * jnp.asarray(PATTERNS)[fault]
-  wave = _sines(machine, draws, other, turns, load, growth, length, rate)
+  other = draws['starts'][-1] < m['duty']
+  shifted = lambda part: jnp.exp(
+    m[f'{part}_wander'] * draws[part] + other * m[f'{part}_shift']
+  )
+  turns = m['shaft_hz'] / rate * shifted('speed')
+  load = shifted('load')
+  growth = severity * m['growth'] * jnp.asarray(PATTERNS)[fault]
+  wave = _sines(m, draws, other, turns, load, growth, length, rate)
 
-  shapes, response = _structure(machine, length, rate)
-  louder = jnp.exp(wander.floor * draws.floor + other * regime.floor)
-  levels = machine.floor * louder
+  shapes, response = _structure(m, length, rate)
+  levels = m['floor'] * shifted('floor')
   levels *= jnp.concatenate([jnp.ones(2), load])
   density = jnp.sqrt(length / 2 * (levels**2 @ shapes**2))
-  density *= (0.1 + 10 * jnp.fft.rfftfreq(length)) ** (wander.tilt * draws.tilt)
-  starts = draws.starts[1:3]
-  impacts = _impacts(machine.bearing, fault, turns, starts, draws.jitter)
-  impacts *= severity * load * machine.bearing.impact * (fault < BEARING)
-  expected = machine.shock_rate * length / rate
-  shocks = draws.shocks * (machine.shock * (draws.chances < expected / SHOCKS))
+  tilt = m['tilt_wander'] * draws['tilt']
+  density *= (0.1 + 10 * jnp.fft.rfftfreq(length)) ** tilt
+  starts = draws['starts'][1:3]
+  impacts = _impacts(m, fault, turns, starts, draws['jitter'])
+  impacts *= severity * load * m['impact'] * (fault < BEARING)
+  expected = m['shock_rate'] * length / rate
+  struck = draws['chances'] < expected / SHOCKS
+  shocks = draws['shocks'] * (m['shock'] * struck)
   for k in range(SHOCKS):
-    at = jnp.floor(draws.moments[k] * length)
+    at = jnp.floor(draws['moments'][k] * length)
     impacts += shocks[k] * (jnp.arange(length) == at)
   spectrum = response * jnp.fft.rfft(impacts)
-  spectrum += jax.lax.complex(density * draws.real, density * draws.imaginary)
+  noise = [density * draws[part] for part in ('real', 'imaginary')]
+  spectrum += jax.lax.complex(*noise)
   wave += jnp.fft.irfft(spectrum, n=length)
-  return wave * jnp.exp(wander.gain * draws.gain)
-
-
-# What is drawn for one window; normal but for the last four.
-_Window = collections.namedtuple(
-  '_Window',
-  'speed load gain tilt floor pitch tones lines shocks real imaginary starts '
-  'moments chances jitter',
-)
+  return wave * jnp.exp(m['gain_wander'] * draws['gain'])
 
 
 def _window_draws(key, length):
+  """What is drawn for one window: normal numbers, then uniform ones."""
   bins = length // 2 + 1
+  normal = {
+    'speed': 1, 'load': 1, 'gain': 1, 'tilt': 1, 'floor': 3, 'pitch': TONES,
+    'tones': TONES, 'lines': len(ORDERS), 'shocks': SHOCKS, 'real': bins,
+    'imaginary': bins,
+  }  # fmt: skip
+  uniform = {
+    'starts': 4 + TONES, 'moments': SHOCKS, 'chances': SHOCKS, 'jitter': length
+  }  # fmt: skip
   key, uniform_key = jax.random.split(key)
-  uniform = jnp.split(
-    jax.random.uniform(uniform_key, (4 + TONES + 2 * SHOCKS + length,)),
-    np.cumsum([4 + TONES, SHOCKS, SHOCKS]),
-  )
-  widths = [1, 1, 1, 1, 3, TONES, TONES, len(ORDERS), SHOCKS, bins, bins]
-  draws = jax.random.normal(key, (sum(widths),))
-  normal = jnp.split(draws, np.cumsum(widths)[:-1])
-  return _Window(*normal, *uniform)
+  draws = {}
+  for k, draw, widths in (
+    (key, jax.random.normal, normal), (uniform_key, jax.random.uniform, uniform)
+  ):  # fmt: skip
+    *ends, total = itertools.accumulate(widths.values())
+    draws |= zip(widths, jnp.split(draw(k, (total,)), ends), strict=True)
+  return draws
 
 
-def _sines(machine, draws, other, turns, load, growth, length, rate):
+def _sines(m, draws, other, turns, load, growth, length, rate):
   """Harmonics of the shaft, gear mesh and tones, [length].
 
   An anti-aliasing filter stops the sines beyond half the sampling rate.
   """
-  wander, regime, time = machine.wander, machine.regime, jnp.arange(length)
-  shaft = machine.shaft * jnp.exp(other * regime.shaft) + growth
-  shaft *= jnp.exp(wander.lines * draws.lines)
+  time, starts = jnp.arange(length), draws['starts']
+  shaft = m['shaft'] * jnp.exp(other * m['shaft_shift']) + growth
+  shaft *= jnp.exp(m['lines_wander'] * draws['lines'])
   shaft *= ORDERS * turns < 0.5
-  half_turn = turns / 2 * time + draws.starts[0]
-  wave = _series(half_turn, shaft, machine.shaft_phase)[0]
+  half_turn = turns / 2 * time + starts[0]
+  wave = _series(half_turn, shaft, m['shaft_phase'])[0]
 
-  mesh_turns = machine.teeth * turns
-  mesh = machine.mesh * load
+  mesh_turns = m['teeth'] * turns
+  mesh = m['mesh'] * load
   mesh *= jnp.arange(1, MESH_HARMONICS + 1) * mesh_turns < 0.5
-  meshing = 2 * machine.teeth * half_turn
-  cosine, sine = _series(meshing, mesh, machine.mesh_phase)
-  wave += cosine * (1 + machine.sidebands[0] * _cosine(2 * half_turn))
-  wave += sine * machine.sidebands[1] * _cosine(2 * half_turn - 0.25)
+  meshing = 2 * m['teeth'] * half_turn
+  cosine, sine = _series(meshing, mesh, m['mesh_phase'])
+  wave += cosine * (1 + m['sidebands'][0] * _cosine(2 * half_turn))
+  wave += sine * m['sidebands'][1] * _cosine(2 * half_turn - 0.25)
 
-  tone_turns = machine.tone_hz / rate * jnp.exp(wander.pitch * draws.pitch)
-  tone = machine.tones * jnp.exp(
-    wander.tones * draws.tones + other * regime.tones
+  pitch = jnp.exp(m['pitch_wander'] * draws['pitch'])
+  tone_turns = m['tone_hz'] / rate * pitch
+  tone = m['tones'] * jnp.exp(
+    m['tones_wander'] * draws['tones'] + other * m['tones_shift']
   )
   tone *= tone_turns < 0.5
   for k in range(TONES):
-    wave += tone[k] * _cosine(tone_turns[k] * time + draws.starts[3 + k])
+    wave += tone[k] * _cosine(tone_turns[k] * time + starts[3 + k])
   return wave
 
 
@@ -395,7 +330,7 @@ def _series(turns, amplitude, phase):
   return real, imaginary
 
 
-def _structure(machine, length, rate):
+def _structure(m, length, rate):
   """The noise floor's shapes [3, bins] and the response [bins].
 
   The shapes have unit mean square. The response is the Fourier transform of
@@ -403,41 +338,41 @@ def _structure(machine, length, rate):
   """
   frequency = jnp.fft.rfftfreq(length)
   delay = jnp.exp(-2j * np.pi * frequency)
-  decay = -machine.damping * machine.mode_hz
-  swing = machine.mode_hz * jnp.sqrt(1 - machine.damping**2)
+  decay = -m['damping'] * m['mode_hz']
+  swing = m['mode_hz'] * jnp.sqrt(1 - m['damping'] ** 2)
   pole = jnp.exp(2 * np.pi / rate * (decay + 1j * swing))[:, None]
-  response = machine.mode_gain @ (
+  response = m['mode_gain'] @ (
     pole.imag * delay / ((1 - pole * delay) * (1 - pole.conj() * delay))
   )
-  coloured = (1 + frequency * rate / machine.corner_hz) ** -machine.colour
+  coloured = (1 + frequency * rate / m['corner_hz']) ** -m['colour']
   white = jnp.ones_like(frequency)
   shapes = jnp.stack([white, coloured, jnp.abs(response)])
   power = jnp.mean(shapes**2, axis=1, keepdims=True)
   return shapes / jnp.sqrt(power), response
 
 
-def _impacts(bearing, fault, turns, starts, jitter):
+def _impacts(m, fault, turns, starts, jitter):
   """The impulses [length] with which a damaged bearing strikes.
 
   The count of impacts is a random walk about its mean rate, so that the
   intervals are independent and the slip accumulates.
 
   Args:
-    bearing: its geometry and slip.
+    m: the machine.
     fault: [] int, index into FAULTS; the result counts if it is the bearing's.
     turns: [1] of the shaft, per sample.
     starts: [2] in 0..1, the phases of the train and of its modulation.
     jitter: [length] independent and uniform in 0..1.
   """
   which = jnp.minimum(fault, BEARING - 1)
-  orders = fault_frequencies(1.0, *bearing[:4])
-  balls = bearing.impacts_per_spin * orders.bsf
-  strikes = jnp.stack([orders.bpfo, orders.bpfi, balls])[which]
-  beat = jnp.stack([0.0, 1.0, orders.ftf])[which]
+  geometry = m['balls'], m['ball_ratio'], m['contact_angle']
+  outer, inner, spin, cage = fault_frequencies(1.0, *geometry)
+  strikes = jnp.stack([outer, inner, m['impacts_per_spin'] * spin])[which]
+  beat = jnp.stack([0.0, 1.0, cage])[which]
   mean = strikes * turns
-  spread = jnp.minimum(bearing.slip * jnp.sqrt(3 * mean), mean)
+  spread = jnp.minimum(m['slip'] * jnp.sqrt(3 * mean), mean)
   steps = mean + spread * (2 * jitter - 1)
   count = starts[0] + jnp.cumsum(steps)
   struck = jnp.floor(count) - jnp.floor(count - steps)
   sway = _cosine(starts[1] + beat * turns * jnp.arange(jitter.size))
-  return struck * (1 + bearing.modulation * (beat > 0) * sway)
+  return struck * (1 + m['modulation'] * (beat > 0) * sway)

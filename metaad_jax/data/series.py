@@ -2,28 +2,22 @@
 
 import numpy as np
 
+from metaad_jax import specs
 from metaad_jax.base import DataError, Entity
 from metaad_jax.data import rows
 
 
 def cut(x: np.ndarray, window: int, stride: int = 0) -> np.ndarray:
-  """Windows of a series, a view.
+  """Windows of a series, a view: [T, ...] -> [N, window, ...].
 
-  Args:
-    x: [T] or [T, C].
-    window: rows per window, W; 1 = rows.
-    stride: rows between the starts of two windows; 0 = `window`, so that
-      windows do not overlap.
-
-  Returns:
-    [N, W] or [N, W, C], without the axis W where it is 1; N is 0 if the rows
-    are too few.
+  `stride` are the rows between the starts of two windows; 0 = `window`, so that
+  they do not overlap. A window of 1 is a row, and has no axis. N is 0 where the
+  rows are too few.
   """
-  if window < 1 or stride < 0:
-    raise DataError(
-      f'window={window}, stride={stride}: choose window >= 1 and stride >= 1 '
-      '(0 = window)'
-    )
+  specs.allow(
+    window >= 1 and stride >= 0, 'series', 'window >= 1 and stride >= 0',
+    window=window, stride=stride,
+  )  # fmt: skip
   if window == 1:
     return x[:: stride or 1]
   if len(x) < window:
@@ -43,17 +37,9 @@ def entity(
 ) -> Entity:
   """Windows of a series to draw supports from, and of one to score.
 
-  A window is anomalous where any of its rows is, and of the kind of the first
-  of them.
-
-  Args:
-    name: of the entity.
-    train: [T, C].
-    test: [U, C].
-    kinds: [U] strings, '' = a normal row.
-    window: see `cut`.
-    stride: see `cut`.
-    **fields: others of the entity.
+  Of the series [T, C] and [U, C]; `kinds` [U] are strings, '' = a normal row. A
+  window is anomalous where any of its rows is, and of the kind of the first of
+  them. `fields` are others of the entity.
   """
   normal, query = (cut(x, window, stride) for x in (train, test))
   if not len(normal) or not len(query):

@@ -16,17 +16,10 @@ def split(
   the test side then; or it is a number below `folds`, and groups are dealt out
   at random. Of the rest a fifth of the groups, at least one, is the validation
   side. An entity with a side (`Entity.side`) appears there alone; where all
-  have one and no own fold, the sides are the split.
+  have one and no own fold, the sides are the split. `seed` is of the dealing.
 
-  Args:
-    entities: of one source.
-    fold: name or number of the test fold.
-    folds: number of folds when they are dealt out.
-    seed: of the dealing.
-
-  Raises:
-    DataError: if a side is left empty, the fold does not exist, or a group
-      would be torn apart.
+  Raises DataError if a side is left empty, the fold does not exist, or a group
+  would be torn apart.
   """
   group_of = lambda entity: entity.group or entity.name
   groups = sorted(set(map(group_of, entities)))

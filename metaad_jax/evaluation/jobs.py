@@ -10,7 +10,7 @@ import joblib
 import numpy as np
 import tqdm
 
-from metaad_jax import base, learners, models, specs
+from metaad_jax import learners, models, specs
 from metaad_jax.data import episodes
 from metaad_jax.evaluation import baselines, tasks
 
@@ -36,8 +36,7 @@ def score_jobs(
   Args:
     jobs: for each task, names of `baselines.REGISTRY` with options: those of
       the method, and `scaling`, one of `baselines.SCALINGS`.
-    triples: of (support_x [n, F], support_y [n], query_x [m, F]) each, with
-      support_y 1 = anomaly, 0 = normal, standardised by the normal rows.
+    triples: the tasks, standardised by their normal rows.
     seed: not negative.
     workers: number of processes, at least 1.
     label, quiet: of the progress bar.
@@ -47,13 +46,10 @@ def score_jobs(
     baseline needs anomalies and the support has none.
 
   Raises:
-    DataError: if a name is unknown, or a task is malformed, not finite, or
-      without a normal row.
+    DataError: if a name is unknown.
   """
   for name in sorted({name for some in jobs for name, _ in some}):
     specs.look_up('baseline', baselines.REGISTRY, name)
-  for task, triple in enumerate(triples):
-    _check(task, *map(np.asarray, triple))
   by_task: dict[int, dict[Place, baselines.Job]] = {}
   by_network: dict[str, dict[Place, baselines.Job]] = {}
   for task, some in enumerate(jobs):
@@ -147,23 +143,3 @@ def _compiled(name, model, options):
     return learner.score(adapted, task.query.x)
 
   return jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
-
-
-def _check(task, support_x, support_y, query_x, *_):
-  if (
-    support_x.ndim != 2
-    or query_x.ndim != 2
-    or support_y.shape != support_x.shape[:1]
-    or support_x.shape[1:] != query_x.shape[1:]
-  ):
-    message = (
-      f'support_x {support_x.shape}, support_y {support_y.shape} and query_x '
-      f'{query_x.shape} must be [n, F], [n] and [m, F]'
-    )
-  elif not np.isin(support_y, (0, 1)).all() or np.all(support_y):
-    message = 'support_y needs labels 0 and 1 only, and a normal (0)'
-  elif not (np.isfinite(support_x).all() and np.isfinite(query_x).all()):
-    message = 'a feature is not finite: impute or drop it first'
-  else:
-    return
-  raise base.DataError(f'task {task}: {message}')

@@ -29,6 +29,7 @@ _META: dict[str, type | tuple[type, ...]] = {
   **dict.fromkeys(('versions', 'flags'), dict),
   **{'seed': int, 'seconds': (int, float), 'notes': list},
 }
+_SHARES = [(column, 1.0) for column in ('contamination', *metrics.NAMES)]
 _DECIMALS = 6  # of a metric in a compact table
 
 
@@ -46,11 +47,7 @@ class Results(NamedTuple):
 
 
 def check(results: Results) -> Results:
-  """Checks results against the schema.
-
-  Returns:
-    The same, with the columns in order and of one type each: str, int64 or
-    float64.
+  """The same results, checked: columns in order, of type str, int64 or float64.
 
   Raises:
     DataError: if a column or key is missing, unknown, of another type or out
@@ -76,12 +73,10 @@ def check(results: Results) -> Results:
       f'a column holds something other than its type ({error})'
     ) from None
   good = {'kind': table['kind'].isin(('learner', 'baseline'))}
-  for column in COUNTS:
-    good[column] = table[column] >= 0
-  good['contamination'] = table['contamination'].between(0, 1)
+  for column, most in (*((c, float('inf')) for c in COUNTS), *_SHARES):
+    good[column] = table[column].between(-1e-6, most + 1e-6)
   for column in metrics.NAMES:
-    metric = table[column]
-    good[column] = metric.isna() | metric.between(-1e-6, 1 + 1e-6)
+    good[column] |= table[column].isna()
   good['query_anomalies'] &= table['query_anomalies'] <= table['queries']
   good['method'] = table.groupby('method')['kind'].transform('nunique') == 1
   for column, rows in good.items():
@@ -105,36 +100,20 @@ def compact(results: Results) -> Results:
   their last part (see `storage.portable`). Compact results stay as they are.
   """
   table, meta = check(results)
-  keys, names = (
-    [*comparisons.CELL, 'method', 'kind', 'entity'],
-    [*metrics.NAMES],
-  )
-  groups = table.groupby(keys, sort=False)
+  keys = [*comparisons.CELL, 'method', 'kind', 'entity']
+  groups, names = table.groupby(keys, sort=False), [*metrics.NAMES]
   merged = groups.first().assign(draw=0)
   merged[names] = groups[names].mean().round(_DECIMALS)
-  return Results(merged.reset_index()[list(COLUMNS)], _portable(meta))
-
-
-def _portable(value: Any) -> Any:
-  if isinstance(value, str):
-    return storage.portable(value)
-  if isinstance(value, list):
-    return [_portable(item) for item in value]
-  if isinstance(value, dict):
-    return {key: _portable(item) for key, item in value.items()}
-  return value
+  meta = json.loads(storage.portable(json.dumps(meta)))
+  return Results(merged.reset_index()[list(COLUMNS)], meta)
 
 
 def save(results: Results, path: str | os.PathLike[str]) -> None:
   """Writes the table and, beside it, the meta data; each whole or not at all.
 
-  Args:
-    results: of an evaluation.
-    path: a folder, which gets `results.csv` and `meta.json`; or a file
-      `NAME.csv.xz`, which gets `NAME.meta.json.xz` beside it.
-
-  Raises:
-    DataError: if the results break the schema, or cannot be written.
+  `path` is a folder, which gets `results.csv` and `meta.json`; or a file
+  `NAME.csv.xz`, which gets `NAME.meta.json.xz` beside it. Raises DataError if
+  the results break the schema, or cannot be written.
   """
   table, meta = check(results)
   table_path, meta_path = _paths(path)
@@ -153,15 +132,7 @@ def save(results: Results, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Results:
-  """Reads and checks what `save` wrote.
-
-  Args:
-    path: the folder, or the file of the table.
-
-  Raises:
-    DataError: if a file is missing, truncated or otherwise not what `save`
-      writes.
-  """
+  """Reads what `save` wrote to a path; a DataError where it is not that."""
   table_path, meta_path = _paths(path)
   place = meta_path
   try:

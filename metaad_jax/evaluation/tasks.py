@@ -170,11 +170,9 @@ def rows_of(cell: Cell, entity: Entity) -> Triple:
 
 
 def as_task(triples: Sequence[Triple], shape: Shape) -> Task:
-  """T tasks as one batch of NumPy arrays, padded; no label of a query is in it.
+  """T tasks as one batch of NumPy arrays, padded to a shape.
 
-  Args:
-    triples: the tasks.
-    shape: rows of the support, rows of the query and columns to pad to.
+  No label of a query is in it.
   """
   supports, queries, width = shape
   middle = triples[0][0].shape[1:-1]
@@ -254,15 +252,9 @@ def score_cells(
 ) -> list[np.ndarray]:
   """Scores of a learner: for each cell [Q], in batches on the device.
 
-  Args:
-    learner: see `MetaLearner`.
-    params: its meta-parameters.
-    cells: the tasks.
-    entities: featurized.
-    any_width: entities may differ in their columns; a small table is then not
-      padded to the widest of all.
-    seed: for learners that draw.
-    label, quiet: of the progress bar.
+  The entities are featurized; with `any_width` they may differ in their
+  columns, and a small table is not padded to the widest of all. The seed is for
+  learners that draw; `label` and `quiet` are of the progress bar.
   """
   score = jax.jit(functools.partial(loop.scores_of, learner))
   root = jax.random.key(seed)

@@ -7,6 +7,7 @@ given; a tie goes to what comes first, the default first of all.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,18 +23,11 @@ Cell = tuple[int, int, float]  # shots, anomalies, contamination
 
 
 class Choice(NamedTuple):
-  """What was chosen for a baseline in a cell.
+  """What was chosen for a baseline in a cell."""
 
-  Attributes:
-    options: for `baselines.score`; {} = the defaults.
-    auroc: mean over the tasks, with these options.
-    default: the same with the defaults.
-    tasks: number of tasks.
-  """
-
-  options: dict[str, Any]
-  auroc: float
-  default: float
+  options: dict[str, Any]  # for `baselines.score`; {} = the defaults
+  auroc: float  # mean over the tasks, with these options
+  default: float  # the same with the defaults
   tasks: int
 
 
@@ -119,19 +113,12 @@ def choose(
   cells: Sequence[Cell],
   **how: Any,
 ) -> Choices:
-  """Chooses the options of baselines.
+  """For each cell, a choice for each name, by the tasks of that cell.
 
-  Args:
-    names: of `baselines.REGISTRY`.
-    triples: the tasks, see `jobs.score_jobs`.
-    labels: [m] 1 = anomaly, of the query of each task.
-    cells: of each task.
-    **how: seed, workers and quiet, as in `jobs.score_jobs`.
-
-  Returns:
-    For each cell, a choice for each name; none for baselines that need
-    anomalies in cells without. Baselines that ignore labels are tried where
-    there are fewest, and the choice holds for any number.
+  Baselines that need anomalies get none in cells without; those that ignore
+  labels are tried where there are fewest, and the choice holds for any number.
+  `labels` [m] (1 = anomaly) are of the queries; seed, workers and quiet as in
+  `jobs.score_jobs`.
   """
   fewest = {(k, c): a for k, a, c in sorted(set(cells), reverse=True)}
   deciding = {}  # (cell, name) -> the cell whose tasks decide, name
@@ -143,13 +130,13 @@ def choose(
       elif anomalies:
         deciding[cell, name] = cell, name
   tried = {pair: _scalings(pair[1]) for pair in deciding.values()}
-  areas = _aurocs(tried, triples, labels, cells, **how)
-  more = {}
+  score = functools.partial(_aurocs, triples, labels, cells, **how)
+  areas, more = score(tried), {}
   for pair, options in tried.items():
     best = options[int(np.argmax(areas[pair].mean(0)))]
     candidates = baselines.REGISTRY[pair[1]].candidates
     more[pair] = [best | candidate for candidate in candidates]
-  more_areas = _aurocs(more, triples, labels, cells, **how)
+  more_areas = score(more)
   choices: Choices = {cell: {} for cell in cells}
   for (cell, name), pair in deciding.items():
     means = np.hstack([areas[pair], more_areas[pair]]).mean(0)
@@ -163,17 +150,11 @@ def choose(
   return choices
 
 
-def _aurocs(
-  tried: dict[tuple[Cell, str], list[dict[str, Any]]],
-  triples: Sequence[tasks.Triple],
-  labels: Sequence[np.ndarray],
-  cells: Sequence[Cell],
-  **how: Any,
-) -> dict[tuple[Cell, str], np.ndarray]:
-  """For each cell and name [tasks, options]."""
-  of_cell: dict[Cell, list[tuple[Cell, str]]] = {cell: [] for cell in cells}
-  for pair in tried:
-    of_cell[pair[0]].append(pair)
+def _aurocs(triples, labels, cells, tried, **how):
+  """For each cell and name the AUROCs [tasks, options]."""
+  of_cell = {
+    cell: [pair for pair in tried if pair[0] == cell] for cell in cells
+  }
   todo = [
     [(pair[1], options) for pair in of_cell[cell] for options in tried[pair]]
     for cell in cells
@@ -215,16 +196,11 @@ def _text(options):
 
 
 def told(meta: dict[str, Any]) -> list[tuple[str, list[str]]]:
-  """What was chosen, in words.
+  """What was chosen, in words, by the meta data of results.
 
-  Args:
-    meta: of the results.
-
-  Returns:
-    For each set of entities that options were chosen on, a heading and a line
-    for each baseline: its options, in how many cells, and the mean over cells
-    of the validation AUROC with the defaults and with the choice. Empty where
-    nothing was tuned.
+  For each set of entities that options were chosen on, a heading and a line for
+  each baseline: its options, in how many cells, and the mean over cells of the
+  validation AUROC with the defaults and with the choice.
   """
   homes: dict[tuple, list[str]] = {}
   for where in meta.get('tuned_on', []):

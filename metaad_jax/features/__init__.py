@@ -65,20 +65,16 @@ def make(
   rate: float | None,
   channels: tuple[str, ...] = (),
 ) -> Feature:
-  """Makes one feature, or joins several.
+  """Makes one feature, or joins several, one after the other.
+
+  It is [L, C] -> [F]; 'raw' alone gives [L, C] back, and for rows it is [F] ->
+  [F]. Raises DataError if the arguments do not fit together.
 
   Args:
     spec: such as 'logspec:bins=64+statistics', or what `parse` made of it.
     shape: of one row: (L, C) for windows, (F,) for rows of a table.
     rate: sampling rate in Hz; None = 1, frequencies in cycles per sample.
     channels: names of the C channels or F columns; () = 'ch 0', 'ch 1', ...
-
-  Returns:
-    The feature, [L, C] -> [F], the parts one after the other; 'raw' alone
-    gives [L, C] back. For rows it is [F] -> [F].
-
-  Raises:
-    DataError: if the spec, the shape or the channels do not fit together.
   """
   chosen = parse(spec) if isinstance(spec, str) else spec
   text = '+'.join(part.text for part in chosen)

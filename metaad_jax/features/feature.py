@@ -25,22 +25,12 @@ def per_channel(
   labels: Sequence[str],
   channels: Sequence[str],
 ) -> Feature:
-  """Applies a function, [L] -> [K], to every channel and joins the results.
+  """Applies a function, [L] -> [K outputs with labels], to every channel.
 
-  Args:
-    function: of one channel.
-    labels: the names of the K outputs.
-    channels: the names of the C channels.
-
-  Returns:
-    The feature, [L, C] -> [C * K]: all of channel 0, all of channel 1, ...
+  The feature is [L, C] -> [C * K]: all of channel 0, all of channel 1, ...
   """
-
-  def apply(x: jax.Array) -> jax.Array:
-    return jax.vmap(function, in_axes=1)(x).reshape(-1)
-
   names = tuple(f'{label}, {c}' for c in channels for label in labels)
-  return Feature(apply, names)
+  return Feature(lambda x: jax.vmap(function, 1)(x).reshape(-1), names)
 
 
 def need(what: str, length: int, least: int) -> None:
@@ -65,6 +55,17 @@ def log_power(power: jax.Array) -> jax.Array:
   output; only below 1e-30 does an absolute floor end this.
   """
   return jnp.log(power + (1e-10 * power.mean() + 1e-30))
+
+
+def log_powers(
+  function: Callable[[jax.Array], jax.Array],
+  what: str,
+  names: Sequence[str],
+  channels: Sequence[str],
+) -> Feature:
+  """The logarithms of powers, [L] -> [bands], of every channel."""
+  labels = [f'{what} {name}' for name in names]
+  return per_channel(lambda x: log_power(function(x)), labels, channels)
 
 
 def band_names(low: np.ndarray, high: np.ndarray, rate: float) -> list[str]:

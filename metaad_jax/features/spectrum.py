@@ -26,19 +26,13 @@ def periodogram(x: jax.Array, rate: float, window: np.ndarray) -> jax.Array:
 
 
 def power_density(x: jax.Array, rate: float, segments: int = 1) -> jax.Array:
-  """Power spectral density by Welch's method with a Hann window.
+  """Power spectral density by Welch's method with a Hann window, see above.
+
+  k = `segments` half-overlapping segments of n = 2 floor(L / (k + 1)) samples
+  of x [L] are averaged; 1 = the whole window.
 
   P. D. Welch, The use of fast Fourier transform for the estimation of power
   spectra, IEEE Trans. Audio and Electroacoustics 15(2), 1967.
-
-  Args:
-    x: [L] signal, in any unit u.
-    rate: sampling rate in Hz.
-    segments: number k of half-overlapping segments of 2 floor(L / (k + 1))
-      samples that are averaged; 1 = the whole window.
-
-  Returns:
-    [n // 2 + 1] density in u^2 / Hz, n the length of a segment.
   """
   n = _segment(x.shape[0], segments)
   hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
@@ -89,14 +83,10 @@ def log_spectrum(
     raise base.DataError(f'logspec: welch={welch} must be 1 or more')
   feature.need(f'logspec:welch={welch}', length, 2 * (welch + 1))
   low, high = _check_band('logspec', rate, low, high)
-  lines = _within(_segment(length, welch), rate, low, high)
-  average, names = _bands('logspec', lines, _segment(length, welch), rate, bins)
-
-  def function(x: jax.Array) -> jax.Array:
-    return feature.log_power(average(power_density(x, rate, welch)))
-
-  labels = [f'log-power {name}' for name in names]
-  return feature.per_channel(function, labels, channels)
+  n = _segment(length, welch)
+  average, names = _bands('logspec', _within(n, rate, low, high), n, rate, bins)
+  function = lambda x: average(power_density(x, rate, welch))
+  return feature.log_powers(function, 'log-power', names, channels)
 
 
 def log_envelope_spectrum(
@@ -134,13 +124,10 @@ def log_envelope_spectrum(
   lines[0] = False
   average, names = _bands('envelope', lines, length, rate, bins)
   boxcar = np.ones(length)
-
-  def function(x: jax.Array) -> jax.Array:
-    density = periodogram(envelope(x, rate, *band), rate, boxcar)
-    return feature.log_power(average(density))
-
-  labels = [f'envelope {name}' for name in names]
-  return feature.per_channel(function, labels, channels)
+  function = lambda x: average(
+    periodogram(envelope(x, rate, *band), rate, boxcar)
+  )
+  return feature.log_powers(function, 'envelope', names, channels)
 
 
 def _segment(length: int, segments: int) -> int:

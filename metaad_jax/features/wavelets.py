@@ -31,22 +31,15 @@ MODES = {
 
 
 def dwt(x: Array, wavelet: str, mode: str = 'symmetric') -> tuple[Array, Array]:
-  """One level of the discrete wavelet transform, along the last axis.
+  """One level of the discrete wavelet transform of floats [..., L].
+
+  `wavelet` is of `pywt.wavelist(kind='discrete')`, with filters of F taps;
+  `mode`, one of `MODES`, is how the signal continues past its ends. Returns
+  approximation and detail, [..., floor((L + F - 1) / 2)], or ceil(L / 2) with
+  'periodization'.
 
   S. Mallat, A theory for multiresolution signal decomposition: the wavelet
   representation, IEEE Trans. PAMI 11(7), 1989.
-
-  Args:
-    x: [..., L] floats, L >= 1.
-    wavelet: a name of `pywt.wavelist(kind='discrete')`, with filters of F taps.
-    mode: how the signal continues past its ends, one of `MODES`.
-
-  Returns:
-    Approximation and detail, [..., floor((L + F - 1) / 2)], or ceil(L / 2) with
-    'periodization'.
-
-  Raises:
-    DataError: if the wavelet or the mode is unknown.
   """
   bank = _filters(wavelet)
   return _split(_extend(x, bank.shape[1], mode), bank)
@@ -115,12 +108,11 @@ def wavelet_energies(
     bands = wavedec(feature.centre(x), wavelet, mode, level)
     weights = jnp.asarray(member / length, x.dtype)
     squares = jnp.concatenate(bands) ** 2
-    return feature.log_power(jnp.matmul(squares, weights, precision='highest'))
+    return jnp.matmul(squares, weights, precision='highest')
 
   edges = rate / 2 * np.array([0.0, *0.5 ** np.arange(level, -1, -1)])
   names = feature.band_names(edges[:-1], edges[1:], rate)
-  labels = [f'wavelet energy {name}' for name in names]
-  return feature.per_channel(function, labels, channels)
+  return feature.log_powers(function, 'wavelet energy', names, channels)
 
 
 def packet_energies(
@@ -137,12 +129,11 @@ def packet_energies(
 
   def function(x: jax.Array) -> jax.Array:
     leaves = wavelet_packet(feature.centre(x), wavelet, mode, level)
-    return feature.log_power(jnp.sum(leaves**2, axis=-1) / length)
+    return jnp.sum(leaves**2, axis=-1) / length
 
   edges = rate / 2 * np.arange(2**level + 1) / 2**level
   names = feature.band_names(edges[:-1], edges[1:], rate)
-  labels = [f'packet energy {name}' for name in names]
-  return feature.per_channel(function, labels, channels)
+  return feature.log_powers(function, 'packet energy', names, channels)
 
 
 @functools.cache
@@ -159,8 +150,7 @@ def _filters(wavelet: str) -> np.ndarray:
 def _check_level(length: int, wavelet: str, level: int | None) -> int:
   """`level`, None = the deepest with a coefficient free of the borders."""
   deepest = pywt.dwt_max_level(length, _filters(wavelet).shape[1])
-  if level is None:
-    return deepest
+  level = deepest if level is None else level
   if not 0 <= level <= deepest:
     raise base.DataError(
       f'level={level} of {wavelet!r} is not possible with {length} samples: '
@@ -169,9 +159,7 @@ def _check_level(length: int, wavelet: str, level: int | None) -> int:
   return level
 
 
-def _check_options(
-  what: str, length: int, wavelet: str, mode: str, level: int
-) -> int:
+def _check_options(what, length, wavelet, mode, level):
   """The level of a feature, 0 = the deepest, once its options are checked."""
   taps = _filters(wavelet).shape[1]
   feature.need(f'{what}:wavelet={wavelet}', length, 2 * (taps - 1))

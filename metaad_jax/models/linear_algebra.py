@@ -43,16 +43,9 @@ def log_distances(
   the prior times D; the inverse is by the Woodbury identity, so that its cost
   grows with the few rows and not with the columns.
 
-  Args:
-    x: [n, D] rows to compare.
-    rows: [m, D] what they are compared with.
-    normal: [m] 1 = a normal.
-    abnormal: [m] 1 = a labelled anomaly.
-    prior: scalar above 0.
-
-  Returns:
-    [n, 3] to the normals' mean, the nearest normal and the nearest anomaly,
-    each distance divided by D; 0 where there is none.
+  Of x [n, D] to rows [m, D], 1 in `normal` [m] or `abnormal` [m] if they are
+  that: [n, 3] to the normals' mean, the nearest normal and the nearest anomaly,
+  each distance divided by D; 0 where there is none.
   """
   count, columns = normal.sum(), rows.shape[1]
   centre = normal @ rows / jnp.maximum(count, 1)

@@ -73,14 +73,10 @@ class Dense(nn.Module):
 
 
 def _primitive(name, shape, on_cpu, elsewhere, batch):
-  """A primitive of two arrays.
+  """A primitive (a, b, **params) -> result, `on_cpu` and `elsewhere`.
 
-  Args:
-    name: of the primitive.
-    shape: (shape of a, shape of b, **params) -> shape of the result.
-    on_cpu: (a, b, **params) -> result, on a CPU.
-    elsewhere: the same on other backends.
-    batch: (primitive, a, b, axis of a, axis of b, params) -> (result, axis).
+  `shape` is the same of shapes; `batch` is (primitive, a, b, axis of a, axis of
+  b, params) -> (result, axis).
   """
   primitive = core.Primitive(name)
 

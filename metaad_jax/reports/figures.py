@@ -200,9 +200,8 @@ def budget(
   has three K, two such entities and a baseline.
   """
   panels = []
-  for anomalies, rows in table.dropna(subset=['auroc', 'ap']).groupby(
-    'anomalies'
-  ):
+  scored = table.dropna(subset=['auroc', 'ap'])
+  for anomalies, rows in scored.groupby('anomalies'):
     served = rows.groupby('entity').shots.nunique()
     whole = served.index[served == rows.shots.nunique()]
     if rows.shots.nunique() >= _BUDGET and len(whole) > 1:
@@ -275,15 +274,14 @@ def ranks(rankings: Sequence[comparisons.Ranking], styles: Styles) -> Picture:
       loc='left',
     )
   out = sorted({tables.clean(name) for r in rankings for name in r.left_out})
+  missing = f' Not on every entity: {", ".join(out)}.' if out else ''
   return _picture(
     'ranks',
     (rankings[0].source, rankings[0].contamination),
     'mean rank by AUROC (1 = best); bars join methods not told apart',
     'Ranks over entities, averaged over K. Of the methods under a bar no pair '
     'differs at 5% (Wilcoxon signed-rank tests, corrected after Holm over all '
-    'pairs). Learners are coloured.'
-    + f' Not on every entity: {", ".join(out)}.'
-    * bool(out),
+    f'pairs). Learners are coloured.{missing}',
     figure,
   )
 
@@ -347,13 +345,10 @@ def adapted_png(
   scores: np.ndarray,
   threshold: float | None = None,
 ) -> bytes:
-  """A PNG file of the scores of new rows beside those of the support.
+  """A PNG file of the scores [M] of new rows beside those of the support.
 
-  Args:
-    known: [K] scores of the support.
-    labels: [K] 1 = anomaly, 0 = normal, -1 = unlabelled.
-    scores: [M] scores of the new rows, in their order.
-    threshold: a score above is an alarm; None = there is none.
+  The support has scores [K] and labels [K]: 1 = anomaly, 0 = normal, -1 =
+  unlabelled. A score above the threshold, if there is one, is an alarm.
   """
   known, labels, scores = map(np.asarray, (known, labels, scores))
   alarm = scores > (np.inf if threshold is None else threshold)

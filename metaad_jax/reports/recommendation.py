@@ -26,31 +26,21 @@ BASIS = (
 
 
 class Choice(NamedTuple):
-  """The best method of one cell beside the others.
+  """The best method of one cell beside the others."""
 
-  Attributes:
-    cell: source, contamination, A, K.
-    means: {method: mean}, the best first.
-    gaps: {method: mean difference of the best to it}, as `means`.
-    alike: the best, and the methods that it is not shown to be better than.
-    contest: of the best and the runner-up, see `comparisons.contests`.
-    left_out: methods that were not scored on every entity of the cell.
-  """
-
-  cell: tuple[Any, ...]
-  means: dict[str, float]
-  gaps: dict[str, float]
-  alike: list[str]
-  contest: Any
-  left_out: list[str]
+  cell: tuple[Any, ...]  # source, contamination, A, K
+  means: dict[str, float]  # of each method
+  gaps: dict[str, float]  # mean difference of the best to it, the best first
+  alike: list[str]  # the best, and those that it is not shown to be better than
+  contest: Any  # of the best and the runner-up, see `comparisons.contests`
+  left_out: list[str]  # methods not scored on every entity of the cell
 
 
 def choices(results: Results, metric: str = 'auroc') -> list[Choice]:
   """Compares the best method of every cell with all others.
 
-  Returns:
-    One for each cell in which two methods or more were scored on every entity,
-    by source and contamination in the order of the file, A and K.
+  Cells in which two methods or more were scored on every entity, by source and
+  contamination in the order of the file, A and K.
   """
   table = results.table[results.table[metric].notna()]
   own = table.groupby([*CELL, 'method', 'entity'], sort=False)[metric].mean()
@@ -71,19 +61,14 @@ def choices(results: Results, metric: str = 'auroc') -> list[Choice]:
     for cell, rivals in block.groupby(CELL, sort=False):
       rivals = rivals.sort_values('difference', kind='stable')
       first: str = rivals.learner.iloc[0]
+      gaps = dict(zip(rivals.baseline, rivals.difference, strict=True))
       unclear = rivals[rivals.p_holm >= tables.ALPHA].baseline
-      complete_here = whole.xs(cell, level=CELL)
-      found.append(
-        Choice(
-          cell,
-          means['mean'].xs(cell, level=CELL).to_dict(),
-          {first: 0.0}
-          | dict(zip(rivals.baseline, rivals.difference, strict=True)),
-          [first, *unclear],
-          next(rivals.itertuples()),
-          list(complete_here.index[~complete_here]),
-        )
-      )
+      there = whole.xs(cell, level=CELL)
+      scores = means['mean'].xs(cell, level=CELL).to_dict()
+      closest = next(rivals.itertuples())
+      alike, left_out = [first, *unclear], list(there.index[~there])
+      gaps = {first: 0.0} | gaps
+      found.append(Choice(cell, scores, gaps, alike, closest, left_out))
   return found
 
 

@@ -40,28 +40,25 @@ def summary(
 
   Args:
     table: rows as in `evaluation.results`: the columns of a cell, `method`,
-      `kind`, `entity` and the metric. The draws of an entity weigh the same.
-    metric: the column to summarise, in [0, 1].
+      `kind`, `entity` and the metric, in [0, 1]. The draws of an entity weigh
+      the same.
+    metric: the column to summarise.
     resamples: of the 95% intervals, which are those of `bootstrap`.
 
   Returns:
     One row per cell and method, in the order of first appearance, with the
     columns `_SUMMARY`; low and high are cut at 0 and 1, and NaN for a single
     entity, whose number is `entities`.
-
-  Raises:
-    DataError: if a column is missing.
   """
   groups = _entity_means(table, metric).groupby([*CELL, *_METHOD], sort=False)
-  keys, samples = [], []
-  for key, values in groups[metric]:
-    keys.append(key)
-    samples.append(values.to_numpy())
-  intervals = _intervals(samples, resamples, least=0.0)
+  samples = {key: values.to_numpy() for key, values in groups[metric]}
+  intervals = _intervals([*samples.values()], resamples, least=0.0)
   return pd.DataFrame(
     [
       (*key, metric, *interval, float(np.median(sample)), len(sample))
-      for key, interval, sample in zip(keys, intervals, samples, strict=True)
+      for (key, sample), interval in zip(
+        samples.items(), intervals, strict=True
+      )
     ],
     columns=list(_SUMMARY),
   )
@@ -72,13 +69,9 @@ def contests(
 ) -> pd.DataFrame:
   """Compares every learner with every baseline, paired over their entities.
 
-  Only entities on which both were scored count. The family of Holm's correction
-  is all pairs of one cell.
-
-  Args:
-    table: as in `summary`.
-    metric: the column to compare, in [0, 1]; higher is better.
-    resamples: as in `summary`.
+  The arguments are those of `summary`, higher is better. Only entities on which
+  both were scored count. The family of Holm's correction is all pairs of one
+  cell.
 
   Returns:
     One row per pair with the columns `_CONTESTS`: difference = learner minus
@@ -86,16 +79,12 @@ def contests(
     differences; wins and losses = entities on which the learner is above,
     below; p, see `paired`; best = whether the baseline has the highest mean of
     all in its cell, which is chosen on the same rows and so favours it.
-
-  Raises:
-    DataError: if a column is missing.
   """
   keys: list[tuple] = []
   samples: list[np.ndarray] = []
   p_values: list[tuple[float, float, bool]] = []
-  for cell, means in _entity_means(table, metric).groupby(
-    list(CELL), sort=False
-  ):
+  cells = _entity_means(table, metric).groupby([*CELL], sort=False)
+  for cell, means in cells:
     pairs = _pairs(means, metric)
     keys += [(*cell, metric, *names) for *names, _, _ in pairs]
     samples += [differences for *_, differences, _ in pairs]
@@ -143,29 +132,22 @@ def _tally(differences: np.ndarray) -> tuple[float, int, int, int]:
 class Ranking(NamedTuple):
   """Methods in the order of their mean ranks over entities.
 
-  Attributes:
-    source, contamination, anomalies: what they were ranked on.
-    shots: the numbers of support normals that were averaged.
-    methods: their names, the best first.
-    ranks: of each, the mean over entities; 1 = the best, ties share.
-    entities: number of entities.
-    p: of Friedman's test that all methods are alike; 1 where there are fewer
-      than three methods or two entities.
-    cliques: (first, last) positions in `methods` of the longest runs of methods
-      within which no pair differs (Wilcoxon, Holm over all pairs).
-    left_out: methods that were not scored on every entity.
+  `p` is of Friedman's test that all methods are alike; 1 where there are fewer
+  than three methods or two entities. `cliques` are (first, last) positions in
+  `methods` of the longest runs of methods within which no pair differs
+  (Wilcoxon, Holm over all pairs).
   """
 
   source: str
   contamination: float
   anomalies: int
-  shots: tuple[int, ...]
-  methods: tuple[str, ...]
-  ranks: tuple[float, ...]
+  shots: tuple[int, ...]  # that were averaged
+  methods: tuple[str, ...]  # the best first
+  ranks: tuple[float, ...]  # of each, the mean over entities; ties share
   entities: int
   p: float
   cliques: tuple[tuple[int, int], ...]
-  left_out: tuple[str, ...]
+  left_out: tuple[str, ...]  # methods that were not scored on every entity
 
 
 def ranks(
@@ -173,33 +155,23 @@ def ranks(
 ) -> list[Ranking]:
   """Ranks methods over entities, for critical-difference diagrams.
 
-  An entity's value is its mean over those shots that the most methods serve.
+  One for each source, contamination and number of labelled anomalies in which
+  at least two methods were scored on the same five entities or more. An
+  entity's value is its mean over those shots that the most methods serve.
+
   Pairs are told apart by signed-rank tests rather than by Nemenyi's distance of
-  mean ranks, which would let a third method decide about two.
+  mean ranks, which would let a third method decide about two; `alpha` is the
+  chance of any false difference between two methods. `table` and `metric` are
+  as in `summary`, higher is better.
 
-  Args:
-    table: as in `summary`.
-    metric: the column to rank by; higher is better.
-    alpha: the chance of any false difference between two methods.
-
-  Returns:
-    One for each source, contamination and number of labelled anomalies in which
-    at least two methods were scored on the same five entities or more.
-
-  Raises:
-    DataError: if a column is missing.
-
-  References:
-    Friedman, The use of ranks to avoid the assumption of normality, 1937.
-    Benavoli, Corani and Mangili, Should we really use post-hoc tests based on
-    mean-ranks?, 2016.
+  Friedman, The use of ranks to avoid the assumption of normality, 1937.
+  Benavoli, Corani and Mangili, Should we really use post-hoc tests based on
+  mean-ranks?, 2016.
   """
   table = _scored(table, metric)
   rankings = []
-  for (source, contamination), block in table.groupby(
-    ['source', 'contamination'], sort=False
-  ):
-    for anomalies, rows in block.groupby('anomalies'):
+  for block, entries in table.groupby(['source', 'contamination'], sort=False):
+    for anomalies, rows in entries.groupby('anomalies'):
       serving = rows.groupby('shots', sort=False)['method'].agg(set)
       most = max(serving, key=len)
       shots = sorted(k for k, methods in serving.items() if methods >= most)
@@ -209,7 +181,7 @@ def ranks(
       )
       ranking = _rank(values, alpha)
       if len(values) >= FEWEST and ranking:
-        setting = source, contamination, anomalies, tuple(shots)
+        setting = *block, anomalies, tuple(shots)
         rankings.append(Ranking(*setting, *ranking))
   return rankings
 
@@ -279,28 +251,16 @@ def bootstrap(
   resamples: int = 4999,
   seed: int = 0,
 ) -> tuple[float, float, float]:
-  """Returns the mean and a confidence interval of it.
+  """Returns (mean, low, high), a confidence interval of the mean of [n] values.
 
   From ten values on the interval is the bias-corrected and accelerated (BCa)
   bootstrap; where that is not defined (equal values), the percentile interval.
   Of nominal 95% it covers 90% at n = 10 and 92% at n = 20 for normal values.
   Below ten values, where it would be far too narrow (84% at n = 5), it is
-  Student's t interval.
+  Student's t interval; of one value low and high are NaN. The same seed gives
+  the same interval. Raises DataError unless all are finite.
 
-  Args:
-    values: [n] one per entity.
-    level: the intended coverage.
-    resamples: number of bootstrap resamples.
-    seed: the same seed gives the same interval.
-
-  Returns:
-    (mean, low, high); low and high are NaN if n = 1.
-
-  Raises:
-    DataError: if there is no value, or one is not finite.
-
-  References:
-    Efron, Better bootstrap confidence intervals, 1987.
+  Efron, Better bootstrap confidence intervals, 1987.
   """
   values = np.asarray(values, float)
   if not values.size or not np.isfinite(values).all():
@@ -313,25 +273,14 @@ def bootstrap(
 
 
 def paired(a: np.ndarray, b: np.ndarray) -> float:
-  """Returns the two-sided p-value of Wilcoxon's signed-rank test.
+  """Returns the two-sided p-value of Wilcoxon's signed-rank test of [n] pairs.
 
-  Zero differences (below 1e-12) are dropped. Up to 50 others the p-value is
-  exact, ties included; beyond, it is the normal approximation. The least one
-  that n pairs can reach is 2^(1 - n): five pairs never reach 0.05.
+  Zero differences (below 1e-12) are dropped; p is 1 if all are. Up to 50 others
+  the p-value is exact, ties included; beyond, it is the normal approximation.
+  The least one that n pairs can reach is 2^(1 - n): five never reach 0.05.
+  Raises DataError if the two differ in length, are empty or not finite.
 
-  Args:
-    a: [n] one per entity.
-    b: [n] of the same entities.
-
-  Returns:
-    p; 1 if all differences are zero.
-
-  Raises:
-    DataError: if the two differ in length, are empty or not finite.
-
-  References:
-    Demsar, Statistical comparisons of classifiers over multiple data sets,
-    2006.
+  Demsar, Statistical comparisons of classifiers over multiple data sets, 2006.
   """
   a, b = np.asarray(a, float), np.asarray(b, float)
   if a.shape != b.shape or not a.size or not np.isfinite(a - b).all():

@@ -16,13 +16,8 @@ NAMES = ('auroc', 'ap', 'recall_at_far_1', 'recall_at_far_5')
 def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
   """Returns the area under the ROC curve; a tied pair counts one half.
 
-  Args:
-    labels: [N] 1 = anomaly, 0 = normal.
-    scores: [N] finite, higher = more anomalous.
-
-  Raises:
-    DataError: if a score is not finite, a label is neither 0 nor 1, the two
-      differ in shape, or one class is empty.
+  Of labels [N] (1 = anomaly, 0 = normal) and finite scores [N], higher = more
+  anomalous; a DataError where they are not that, or one class is empty.
   """
   return _auroc(*_curve(labels, scores)[:2])
 
@@ -34,14 +29,8 @@ def all_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
   `recall_at_far_1` and `_5` are the recalls at the lowest score that, taken as
   a threshold, at most 1% or 5% of the normal rows reach; 0 where every score is
   reached by more. Rows that tie are flagged together or not at all. With fewer
-  than 1 / rate normal rows it is the recall without any false alarm.
-
-  Args:
-    labels: [N] 1 = anomaly, 0 = normal.
-    scores: [N] finite, higher = more anomalous.
-
-  Raises:
-    DataError: as for `auroc`.
+  than 1 / rate normal rows it is the recall without any false alarm. Arguments
+  and errors are those of `auroc`.
   """
   false_alarms, recalls, ratio = _curve(labels, scores)
   precision = recalls[1:] / (recalls[1:] + ratio * false_alarms[1:])
@@ -60,13 +49,9 @@ def masked_auroc(
 ) -> jax.Array:
   """Returns the AUROC of the real rows as a scalar; jittable, O(N^2).
 
+  Of scores, labels and mask [N], 1 = a real row; other rows may hold anything.
   Ties count one half. A NaN score of a real row loses every comparison it is
   in, whichever its class. Where a class is empty the result is 0.5.
-
-  Args:
-    scores: [N] float, higher = more anomalous.
-    labels: [N] 1 = anomaly, 0 = normal.
-    mask: [N] 1 = a real row; other rows may hold anything, NaN included.
   """
   real = mask > 0
   anomaly = (labels > 0.5) & real

@@ -70,36 +70,25 @@ def test_train_again_goes_on_or_has_nothing_to_do(folder):
   assert (folder / 'metrics.jsonl').read_bytes() == log
 
 
-def test_evaluate_writes_results_report_and_figures(folder, tmp_path):
+def test_evaluate_compares_and_a_page_is_made_of_it(folder, tmp_path):
   out = succeed(
     evaluate, f'--run_dir={folder}', '--shots=2,4', '--anomalies=0,1',
     '--draws=2', '--baselines=knn,svm', '--workers=1', '--output=found',
+    '--compare', '--rows_per_day=1000',
   )  # fmt: skip
-  assert 'protonet' in out and 'knn' in out
+  assert 'protonet' in out and 'Which algorithm should I use?' in out
+  assert out.rstrip().splitlines()[-1].endswith('.')
   found = results.load(tmp_path / 'found')
   counts = found.table['method'].value_counts()
   assert set(counts.index) == {'protonet', 'knn', 'svm'}
   assert counts['knn'] == 4 * 4 * 2
   assert found.meta['flags']['shots'] == [2, 4]
+  assert found.meta['flags']['rows_per_day'] == [1000]
   written = files(tmp_path / 'found')
-  assert 'report.html' in written
   assert any(name.endswith('.png') for name in written)
   assert not any('.part' in name or '.tmp' in name for name in written)
-  page = (tmp_path / 'found' / 'report.html').read_text()
-  assert page.rstrip().endswith('</html>') and 'protonet' in page
-
-
-def test_evaluate_compares_and_a_page_is_made_of_it(folder, tmp_path):
-  out = succeed(
-    evaluate, f'--run_dir={folder}', '--shots=2,4', '--anomalies=0,1',
-    '--draws=1', '--baselines=knn,svm', '--workers=1', '--output=found',
-    '--compare', '--rows_per_day=1000',
-  )  # fmt: skip
-  assert 'Which algorithm should I use?' in out
-  assert out.rstrip().splitlines()[-1].endswith('.')
-  found = results.load(tmp_path / 'found')
-  assert found.meta['flags']['rows_per_day'] == [1000]
   report = (tmp_path / 'found' / 'report.html').read_text()
+  assert report.rstrip().endswith('</html>') and 'protonet' in report
   assert 'Which algorithm should I use?' in report
   a_day = r'in a day, nearly all of them normal: [^;]*1,000;'
   assert re.search(a_day, report)
@@ -175,86 +164,67 @@ def test_study_trains_evaluates_and_goes_on(tmp_path):
 # --- wrong command lines -----------------------------------------------------
 
 
+# Of each program, command lines and what is said of them.
+WRONG = {
+  'train': {
+    '--processes=2': 'coordinator', '--source=mars': "'mars'",
+    '--source=vibration:speed=1': "'speed'",
+    '--source=vibration:length=long': 'length', '--source=': 'empty',
+    '--features=smell': "'smell'", '--features=logspec:bins=x': 'bins',
+    '--learner=magic': "'magic'", '--learner=maml:steps=-1': 'steps',
+    '--learner=maml:steps': "'steps'", '--learner=maml:inner=chain': 'chain',
+    '--model=resnet': "'resnet'", '--outer=nothing': "'nothing'",
+    '--outer=adam:rate=fast': 'rate', '--outer=adam:rate=-1': 'rate',
+    '--outer=adamw:weight_decay=-0.1': 'weight_decay=-0.1',
+    '--schedule=square': 'schedule', '--clip=0': 'clip', '--clip=x': 'clip',
+    '--shots=': 'shots', '--shots=1.5': 'shots', '--shots=0': 'shots',
+    '--anomalies=-1': 'anomalies', '--contamination=2': 'contamination',
+    '--contamination=nan': 'contamination', '--queries=0': 'queries',
+    '--context=perhaps': 'perhaps', '--stream=perhaps': 'perhaps',
+    '--folds=1': 'folds', '--seed=-1': 'seed', '--seed=x': 'seed',
+    '--steps=0': 'steps', '--tasks=0': 'tasks',
+    '--validation_tasks=0': 'validation_tasks',
+    '--validate_every=0': 'validate_every', '--flagfile=nowhere': 'nowhere',
+    '--speed=1': 'speed', 'stray': 'stray',
+  },
+  'evaluate': {
+    '--run_dir=x --tune_baselines=-1': 'tune_baselines',
+    '--draws=1': '--run_dir', '--run_dir=x --rows_per_day=0': 'rows_per_day',
+    '--run_dir=x --rows_per_day=nan': 'rows_per_day',
+    '--run_dir=x --rows_per_day=1,2': '2 rates for 1 sources',
+    '--run_dir=x --shots=a': 'shots', '--run_dir=x --shots=0': 'shots',
+    '--run_dir=x --shots=': 'shots', '--run_dir=x --anomalies=-2': 'anomalies',
+    '--run_dir=x --contamination=0.9': 'contamination',
+    '--run_dir=x --draws=0': 'draws', '--run_dir=x --queries=1': 'queries',
+    '--run_dir=x --seed=-1': 'seed', '--run_dir=x --split=train': 'split',
+    '--run_dir=x --baselines=magic': "'magic'",
+    '--run_dir=x --source=mars': "'mars'", '--run_dir=x --steps=': 'steps',
+    '--run_dir=x --steps=0': 'steps', '--run_dir=x --tasks=0': 'tasks',
+    '--run_dir=x --workers=0': 'workers',
+  },
+  'page': {
+    '--output=x.md': '--results', '--results=x.json': '--output',
+    '--results=x --output=x.md --rows_per_day=-1': 'rows_per_day',
+  },
+  'adapt': {
+    '--run_dir= --support=a.npy --query=b.npy': '--run_dir',
+    '--run_dir=x --query=b.npy': '--support',
+    '--run_dir=x --support=b.npy': '--query',
+  },
+  'study': {
+    '--learners=': 'empty', '--learners=maml+magic': "'magic'",
+    '--learners=maml+maml:steps=1': 'once', '--test_folds=': 'test_folds',
+    '--test_shots=0': 'shots', '--test_anomalies=x': 'test_anomalies',
+    '--test_contamination=1': 'contamination', '--test_source=mars': "'mars'",
+    '--draws=0': 'draws', '--baselines=magic': "'magic'", '--seed=-3': 'seed',
+    '--run_dir=x': 'run_dir',
+  },
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
   ('program', 'argument', 'told'),
-  [
-    ('train', '--processes=2', 'coordinator'),
-    ('train', '--source=mars', "'mars'"),
-    ('train', '--source=vibration:speed=1', "'speed'"),
-    ('train', '--source=vibration:length=long', 'length'),
-    ('train', '--source=', 'empty'),
-    ('train', '--features=smell', "'smell'"),
-    ('train', '--features=logspec:bins=x', 'bins'),
-    ('train', '--learner=magic', "'magic'"),
-    ('train', '--learner=maml:steps=-1', 'steps'),
-    ('train', '--learner=maml:steps', "'steps'"),
-    ('train', '--learner=maml:inner=chain', 'chain'),
-    ('train', '--model=resnet', "'resnet'"),
-    ('train', '--outer=nothing', "'nothing'"),
-    ('train', '--outer=adam:rate=fast', 'rate'),
-    ('train', '--outer=adam:rate=-1', 'rate'),
-    ('train', '--outer=adamw:weight_decay=-0.1', 'weight_decay=-0.1'),
-    ('evaluate', '--run_dir=x --tune_baselines=-1', 'tune_baselines'),
-    ('train', '--schedule=square', 'schedule'),
-    ('train', '--clip=0', 'clip'),
-    ('train', '--clip=x', 'clip'),
-    ('train', '--shots=', 'shots'),
-    ('train', '--shots=1.5', 'shots'),
-    ('train', '--shots=0', 'shots'),
-    ('train', '--anomalies=-1', 'anomalies'),
-    ('train', '--contamination=2', 'contamination'),
-    ('train', '--contamination=nan', 'contamination'),
-    ('train', '--queries=0', 'queries'),
-    ('train', '--context=perhaps', 'perhaps'),
-    ('train', '--stream=perhaps', 'perhaps'),
-    ('train', '--folds=1', 'folds'),
-    ('train', '--seed=-1', 'seed'),
-    ('train', '--seed=x', 'seed'),
-    ('train', '--steps=0', 'steps'),
-    ('train', '--tasks=0', 'tasks'),
-    ('train', '--validation_tasks=0', 'validation_tasks'),
-    ('train', '--validate_every=0', 'validate_every'),
-    ('train', '--flagfile=nowhere', 'nowhere'),
-    ('train', '--speed=1', 'speed'),
-    ('train', 'stray', 'stray'),
-    ('evaluate', '--draws=1', '--run_dir'),
-    ('evaluate', '--run_dir=x --rows_per_day=0', 'rows_per_day'),
-    ('evaluate', '--run_dir=x --rows_per_day=nan', 'rows_per_day'),
-    ('evaluate', '--run_dir=x --rows_per_day=1,2', '2 rates for 1 sources'),
-    ('page', '--output=x.md', '--results'),
-    ('page', '--results=x.json', '--output'),
-    ('page', '--results=x --output=x.md --rows_per_day=-1', 'rows_per_day'),
-    ('evaluate', '--run_dir=x --shots=a', 'shots'),
-    ('evaluate', '--run_dir=x --shots=0', 'shots'),
-    ('evaluate', '--run_dir=x --shots=', 'shots'),
-    ('evaluate', '--run_dir=x --anomalies=-2', 'anomalies'),
-    ('evaluate', '--run_dir=x --contamination=0.9', 'contamination'),
-    ('evaluate', '--run_dir=x --draws=0', 'draws'),
-    ('evaluate', '--run_dir=x --queries=1', 'queries'),
-    ('evaluate', '--run_dir=x --seed=-1', 'seed'),
-    ('evaluate', '--run_dir=x --split=train', 'split'),
-    ('evaluate', '--run_dir=x --baselines=magic', "'magic'"),
-    ('evaluate', '--run_dir=x --source=mars', "'mars'"),
-    ('evaluate', '--run_dir=x --steps=', 'steps'),
-    ('evaluate', '--run_dir=x --steps=0', 'steps'),
-    ('evaluate', '--run_dir=x --tasks=0', 'tasks'),
-    ('evaluate', '--run_dir=x --workers=0', 'workers'),
-    ('adapt', '--run_dir= --support=a.npy --query=b.npy', '--run_dir'),
-    ('adapt', '--run_dir=x --query=b.npy', '--support'),
-    ('adapt', '--run_dir=x --support=b.npy', '--query'),
-    ('study', '--learners=', 'empty'),
-    ('study', '--learners=maml+magic', "'magic'"),
-    ('study', '--learners=maml+maml:steps=1', 'once'),
-    ('study', '--test_folds=', 'test_folds'),
-    ('study', '--test_shots=0', 'shots'),
-    ('study', '--test_anomalies=x', 'test_anomalies'),
-    ('study', '--test_contamination=1', 'contamination'),
-    ('study', '--test_source=mars', "'mars'"),
-    ('study', '--draws=0', 'draws'),
-    ('study', '--baselines=magic', "'magic'"),
-    ('study', '--seed=-3', 'seed'),
-    ('study', '--run_dir=x', 'run_dir'),
-  ],
+  [(name, *case) for name, cases in WRONG.items() for case in cases.items()],
 )
 def test_a_wrong_flag_is_usage_in_one_line(program, argument, told, tmp_path):
   assert told in fail(PROGRAMS[program], 2, *argument.split(' '))

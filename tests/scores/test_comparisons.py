@@ -1,7 +1,6 @@
 """Intervals and tests against SciPy, enumeration and cases done by hand."""
 
 import itertools
-import time
 
 import numpy as np
 import pandas as pd
@@ -227,22 +226,6 @@ def test_without_rivals_there_is_no_contest():
   assert comparisons.ranks(table[:0], 'auroc') == []
   with pytest.raises(base.DataError, match='no column ap'):
     comparisons.summary(table, 'ap')
-
-
-def test_a_hundred_thousand_rows_take_seconds():
-  rng = np.random.default_rng(0)
-  table = pd.DataFrame(
-    [
-      row(f'e{i}', f'm{j}', value, kind=kind, shots=shots)
-      for shots in range(10)
-      for j, kind in enumerate(['learner'] * 4 + ['baseline'] * 6)
-      for i, value in enumerate(rng.random(1000))
-    ]
-  )
-  start = time.process_time()
-  comparisons.summary(table, 'auroc')
-  comparisons.contests(table, 'auroc')
-  assert time.process_time() - start < 20
 
 
 # --- ranks -------------------------------------------------------------------

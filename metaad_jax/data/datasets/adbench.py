@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from metaad_jax import specs
 from metaad_jax.base import Entity
 from metaad_jax.data import public_files, rows
 
@@ -23,7 +24,7 @@ def load(data_dir: str | None, *, scenario: str = 'all') -> Iterator[Entity]:
   """
   scenarios = _KNOWN['scenarios']
   choices = ('all', *scenarios)
-  public_files.allow(
+  specs.allow(
     scenario in choices, 'adbench', ', '.join(choices), scenario=scenario
   )
   root = public_files.folder(data_dir, 'adbench')

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from metaad_jax import specs
 from metaad_jax.base import Entity
 from metaad_jax.data import public_files, rows
 
@@ -42,9 +43,7 @@ def load(
     min_rows: an entity must have so many rows for supports, normals to score
       and anomalies, each.
   """
-  public_files.allow(
-    min_rows >= 1, 'cnc_mill', 'min_rows >= 1', min_rows=min_rows
-  )
+  specs.allow(min_rows >= 1, 'cnc_mill', 'min_rows >= 1', min_rows=min_rows)
   root = public_files.folder(data_dir, 'cnc_mill')
   for (feed, stage), parts in sorted(_stages(root).items()):
     unworn, worn = parts['unworn'], parts['worn']

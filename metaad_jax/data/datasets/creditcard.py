@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from metaad_jax import specs
 from metaad_jax.base import Entity
 from metaad_jax.data import public_files, rows
 
@@ -29,9 +30,7 @@ def load(data_dir: str | None, *, hours: float = 2.0) -> Iterator[Entity]:
       creditcard/creditcard.csv.
     hours: length of a span.
   """
-  public_files.allow(
-    0 < hours <= 48, 'creditcard', '0 < hours <= 48', hours=hours
-  )
+  specs.allow(0 < hours <= 48, 'creditcard', '0 < hours <= 48', hours=hours)
   root = public_files.folder(data_dir, 'creditcard')
   file = public_files.File(root, _FULL if (root / _FULL).exists() else _SAMPLE)
   table = file.table(header=_HEADER)

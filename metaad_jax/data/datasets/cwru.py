@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 
+from metaad_jax import specs
 from metaad_jax.base import DataError, Entity
 from metaad_jax.data import public_files, rows, series
 
@@ -71,8 +72,8 @@ def load(
     load: '0', or 'all': also faults under 1 to 3 HP, beside normals of 0 HP.
     seed: of the noise.
   """
-  public_files.allow(str(load) in ('0', 'all'), 'cwru', "'0', 'all'", load=load)
-  public_files.allow(
+  specs.allow(str(load) in ('0', 'all'), 'cwru', "'0', 'all'", load=load)
+  specs.allow(
     window >= 8 and stride >= 1 and copies >= 1 and np.isfinite(snr_db),
     'cwru', 'window >= 8, stride and copies >= 1, a finite snr_db',
     window=window, stride=stride, copies=copies, snr_db=snr_db,

@@ -9,6 +9,7 @@ import tempfile
 
 import numpy as np
 
+from metaad_jax import specs
 from metaad_jax.base import DataError, Entity
 from metaad_jax.data import public_files, rows
 
@@ -39,7 +40,7 @@ def load(
     minutes: how long supports are taken from.
     zscore: standardize every window; else they are in mV.
   """
-  public_files.allow(
+  specs.allow(
     8 <= window <= 7200 and lead in (0, 1) and 0 < minutes < 30,
     'mitbih', 'window 8..7200, lead 0 or 1, and 0 < minutes < 30',
     window=window, lead=lead, minutes=minutes,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from metaad_jax import specs
 from metaad_jax.base import Entity
 from metaad_jax.data import public_files, rows
 
@@ -40,7 +41,7 @@ def load(
     min_rows: anomalies that an entity must have, and by service also normals
       of either file.
   """
-  public_files.allow(
+  specs.allow(
     by in ('attack', 'service') and categories in ('codes', 'onehot'),
     'nsl_kdd', "by='attack' or 'service', categories='codes' or 'onehot'",
     by=by, categories=categories,

@@ -16,6 +16,7 @@ import zlib
 import numpy as np
 import scipy.sparse.csgraph
 
+from metaad_jax import specs
 from metaad_jax.base import Entity
 from metaad_jax.data import cells, public_files, rows
 
@@ -58,7 +59,7 @@ def load(
     max_queries: see `rows.thinned`.
   """
   choices = ('all', *SCENARIOS)
-  public_files.allow(
+  specs.allow(
     scenario in choices, 'oddbench', ', '.join(choices), scenario=scenario
   )
   root = public_files.folder(data_dir, 'oddbench')

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from metaad_jax import specs
 from metaad_jax.base import Entity
 from metaad_jax.data import public_files, rows
 
@@ -40,7 +41,7 @@ def load(
     file.require(good, why)
     ink = _shrink(drawn[: limit or None])
     del drawn
-    public_files.allow(
+    specs.allow(
       limit >= 0 and 1 <= anomalies < len(ink),
       'omniglot', f'limit >= 0 and 1 <= anomalies < {len(ink)}',
       limit=limit, anomalies=anomalies,

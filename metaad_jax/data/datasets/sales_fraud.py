@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from metaad_jax import specs
 from metaad_jax.base import Entity
 from metaad_jax.data import public_files, rows
 
@@ -39,7 +40,7 @@ def load(
     min_anomalies: fraudulent reports that it must have.
   """
   choices = ('product', 'salesperson')
-  public_files.allow(by in choices, 'sales_fraud', ' or '.join(choices), by=by)
+  specs.allow(by in choices, 'sales_fraud', ' or '.join(choices), by=by)
   root = public_files.folder(data_dir, 'sales_fraud')
   file = public_files.File(root, _FILE)
   cells = file.cells(header=_HEADER)

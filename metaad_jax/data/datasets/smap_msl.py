@@ -10,6 +10,7 @@ import re
 
 import numpy as np
 
+from metaad_jax import specs
 from metaad_jax.base import Entity
 from metaad_jax.data import public_files, rows, series
 
@@ -38,7 +39,7 @@ def load(
     window: see `series.cut`.
     stride: see `series.cut`.
   """
-  public_files.allow(
+  specs.allow(
     spacecraft in _WIDTHS, 'smap_msl', 'SMAP or MSL', spacecraft=spacecraft
   )
   root = public_files.folder(data_dir, 'smap_msl')

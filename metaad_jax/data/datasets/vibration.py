@@ -1,14 +1,13 @@
 """A fleet of simulated rotating machines, see `rotating_machines`."""
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaad_jax import base
+from metaad_jax import base, specs
 from metaad_jax.data import rotating_machines, rows
 
 CHUNK = 2**19  # samples that `load` generates at a time
@@ -54,27 +53,20 @@ def generate_labelled(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Draws a machine and its windows, and says what is wrong in each.
 
-  Args:
-    key: consumed; a window does not depend on how many others are drawn.
-    normals: how many normal windows.
-    anomalies: how many anomalous windows, of one or two kinds of fault.
-    options: of the windows.
+  The key is consumed; a window does not depend on how many others are drawn.
 
   Returns:
     The normal windows [normals, length, 1] and the anomalous ones [anomalies,
     length, 1] in m/s^2, float32; the fault of each of these, [anomalies] int32
-    index into FAULTS.
+    index into FAULTS, of one or two kinds.
   """
   allowed = _check(options)
   length, rate = options.length, options.rate
   machine_key, normal_key, anomaly_key, fault_key = jax.random.split(key, 4)
   machine = rotating_machines.draw_machine(
-    machine_key,
-    rate=rate,
-    noise=options.noise,
-    regimes=options.regimes,
+    machine_key, rate=rate, noise=options.noise, regimes=options.regimes,
     faults=allowed,
-  )
+  )  # fmt: skip
 
   @jax.vmap
   def window(key, fault, severity):
@@ -86,7 +78,7 @@ def generate_labelled(
     return x[:, None]
 
   which, badness = jax.random.uniform(fault_key, (anomalies, 2)).T
-  fault = machine.faults[(2 * which).astype(int)]
+  fault = machine['faults'][(2 * which).astype(int)]
   badness = options.severity * (0.25 + 0.75 * badness)
   keys = [
     jax.random.split(normal_key, normals),
@@ -130,16 +122,12 @@ def load(
   style = Options(**options)
   _check(style)
   fleet = machines + test_machines
-  if min(machines, test_machines) < 0 or not fleet:
-    raise base.DataError(
-      f'vibration: machines={machines}, test_machines={test_machines}: '
-      'ask for at least one machine in all'
-    )
-  if windows < 1 or queries < 2:
-    raise base.DataError(
-      f'vibration: windows={windows}, queries={queries}: '
-      'ask for at least 1 window and 2 queries'
-    )
+  specs.allow(
+    min(machines, test_machines) >= 0 and fleet and windows >= 1,
+    'vibration', 'one machine or more in all, and one window or more',
+    machines=machines, test_machines=test_machines, windows=windows,
+  )  # fmt: skip
+  specs.allow(queries >= 2, 'vibration', 'two or more', queries=queries)
   anomalies = queries // 2
   good = queries - anomalies
   chunk = max(1, CHUNK // ((windows + queries) * style.length))
@@ -177,37 +165,21 @@ def _chunk(seed, numbers, normals, anomalies, options):
 
 def _check(options: Options) -> tuple[str, ...]:
   """Returns the names in `faults`, or raises DataError."""
-  factors = 'must be finite and at least 0'
+  least = {'length': 64, 'rate': 200, 'noise': 0, 'regimes': 0, 'severity': 0}
+  for name, low in least.items():
+    value = getattr(options, name)
+    good = low <= value < np.inf
+    specs.allow(good, 'vibration', f'{low} or more', **{name: value})
   snr_db = options.snr_db
-  for name, valid, why in (
-    ('length', options.length >= 64, 'ask for at least 64'),
-    (
-      'rate',
-      200 <= options.rate < math.inf,
-      'must be at least 200 Hz, shafts turn at 8 to 60',
-    ),
-    ('noise', 0 <= options.noise < math.inf, factors),
-    ('regimes', 0 <= options.regimes < math.inf, factors),
-    ('severity', 0 <= options.severity < math.inf, factors),
-    (
-      'snr_db',
-      snr_db is None
-      or isinstance(snr_db, int | float)
-      and math.isfinite(snr_db),
-      'must be a finite number of dB; leave it out for no noise',
-    ),
-  ):
-    if not valid:
-      raise base.DataError(f'vibration: {name}={getattr(options, name)}: {why}')
-  known, asked = rotating_machines.FAULTS, str(options.faults)
-  names = known if asked == 'all' else asked.split('|')
-  for fault in names:
-    if fault not in known:
-      raise base.DataError(
-        f'vibration: unknown fault {fault!r}: '
-        f"write 'all', or join some of {', '.join(known)} by '|'"
-      )
-  return tuple(names)
+  good = snr_db is None or isinstance(snr_db, int | float)
+  good = good and (snr_db is None or np.isfinite(snr_db))
+  remedy = 'a finite number of dB, or leave it out for no noise'
+  specs.allow(good, 'vibration', remedy, snr_db=snr_db)
+  known, faults = rotating_machines.FAULTS, str(options.faults)
+  names = known if faults == 'all' else tuple(faults.split('|'))
+  remedy = f"all, or some of {', '.join(known)} joined by '|'"
+  specs.allow({*names} <= {*known}, 'vibration', remedy, faults=faults)
+  return names
 
 
 SOURCE = base.Source(
