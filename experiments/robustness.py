@@ -109,13 +109,12 @@ def measure(run, entities, grid) -> pd.DataFrame:
       run.learner, run.params, cells, tables, any_width=True, label=run.name
     )
   }
-  by_task = jobs.score_jobs(
-    [[(name, {}) for name in BASELINES]] * len(cells),
-    tasks.scale_tables(cells, tables),
-    seed=0,
-    workers=os.cpu_count() or 1,
-  )
-  scored |= dict(zip(BASELINES, zip(*by_task, strict=True), strict=True))
+  todo = {n: [jobs.job(i, n) for i in range(len(cells))] for n in BASELINES}
+  scores = jobs.score_jobs(
+    [job for some in todo.values() for job in some],
+    tasks.scale_tables(cells, tables), seed=0, workers=os.cpu_count() or 1,
+  )  # fmt: skip
+  scored |= {name: [scores[job] for job in todo[name]] for name in BASELINES}
   rank = lambda scores: stats.rankdata(scores) / len(scores)
   rows = []
   for name, scores in scored.items():

@@ -26,36 +26,24 @@ _OF_CELL = ('draw', 'shots', 'anomalies', 'contamination')
 class Plan(NamedTuple):
   """How runs are evaluated.
 
-  Attributes:
-    grid: see `tasks.Grid`.
-    source: evaluate there instead of on each run's own source; several are
-      joined by '+'.
-    features: of the rows of another source than the run's own, for runs that
-      take any width; None = the usual ones of that source.
-    data_dir: root of the data.
-    split: 'test' = entities that the run has not seen; 'validation' = those
-      that it was chosen with and not trained on; 'all' = all.
-    baselines: keys of `baselines.REGISTRY`.
-    fine_tune: specs of learners that start from each run's meta-parameters and
-      are evaluated beside it.
-    tune: validation tasks, at most, for each source and cell, that options of
-      the baselines are chosen on; 0 = their defaults.
-    tune_together: one choice for all shots, and one more with labels.
-    workers: processes for the baselines.
-    quiet: no progress bars.
+  `split`: 'test' are entities that a run has not seen, 'validation' those that
+  it was chosen with and not trained on. `features` are of the rows of another
+  source than the run's own, for runs that take any width. `fine_tune` are specs
+  of learners that start from each run's meta-parameters and are evaluated
+  beside it.
   """
 
   grid: tasks.Grid
-  source: str | None = None
-  features: str | None = None
+  source: str | None = None  # None = each run's own; several are joined by '+'
+  features: str | None = None  # None = the usual ones of that source
   data_dir: str | None = None
-  split: str = 'test'
+  split: str = 'test'  # or 'validation', or 'all'
   baselines: Sequence[str] = tuple(baselines.REGISTRY)
   fine_tune: Sequence[str] = ()
-  tune: int = 0
-  tune_together: bool = False
-  workers: int = 2
-  quiet: bool = False
+  tune: int = 0  # validation tasks, at most, for each choice of options
+  tune_together: bool = False  # one choice for all shots, one more with labels
+  workers: int = 2  # processes for the baselines
+  quiet: bool = False  # no progress bars
 
 
 class Group(NamedTuple):
@@ -76,14 +64,8 @@ class Group(NamedTuple):
 def evaluate(run_dirs: Sequence[str], plan: Plan) -> results.Results:
   """Evaluates every run and every baseline over a grid, on the same tasks.
 
-  Runs of different folds are each evaluated on their own test entities.
-
-  Args:
-    run_dirs: of trained runs.
-    plan: where, and beside what.
-
-  Raises:
-    DataError: if a run or the data cannot be used.
+  Runs of different folds are each evaluated on their own test entities. Raises
+  DataError if a run or the data cannot be used.
   """
   started = time.time()
   tasks.check_grid(plan.grid)
@@ -259,35 +241,26 @@ def _score_baselines(
     first.setdefault((c.entity, c.draw, c.shots, c.contamination), place)
     for place, c in enumerate(cells)
   ]
-  todo: list[dict[str, baselines.Job]] = [{} for _ in cells]
-  served = {}  # name -> {place of a cell: place of the cell that is scored}
+  served: dict[str, dict[int, jobs.Job]] = {}  # of each cell's place
   for name in plan.baselines:
-    labelled = baselines.REGISTRY[name].needs_anomalies
-    served[name] = {
-      place: place if labelled else same[place]
-      for place, cell in enumerate(cells)
-      if cell.anomalies or not labelled
-    }
-    for place in served[name].values():
-      choice = chosen.get(cells[place].setting, {}).get(name)
-      todo[place][name] = name, choice.options if choice else {}
+    served[name] = {}
+    for place, cell in enumerate(cells):
+      labelled = baselines.REGISTRY[name].needs_anomalies
+      if cell.anomalies or not labelled:
+        scored = place if labelled else same[place]
+        choice = chosen.get(cells[scored].setting, {}).get(name)
+        options = choice.options if choice else {}
+        served[name][place] = jobs.job(scored, name, options)
   scores = jobs.score_jobs(
-    [list(some.values()) for some in todo],
+    [job for places in served.values() for job in places.values()],
     sides.baseline_rows(group.baseline_run, group.side, cells, plan.features),
     seed=plan.grid.seed, workers=plan.workers, quiet=plan.quiet,
   )  # fmt: skip
-  by_name = [
-    dict(zip(some, map(np.asarray, values), strict=True))
-    for some, values in zip(todo, scores, strict=True)
-  ]
-  return [
-    row
-    for name, places in served.items()
-    for row in _rows(
-      group, name, 'baseline', list(places),
-      [by_name[place][name] for place in places.values()],
-    )
-  ]  # fmt: skip
+  rows = []
+  for name, places in served.items():
+    found = [scores[job] for job in places.values()]
+    rows += _rows(group, name, 'baseline', list(places), found)
+  return rows
 
 
 def _tune(

@@ -34,12 +34,10 @@ _DECIMALS = 6  # of a metric in a compact table
 
 
 class Results(NamedTuple):
-  """The results of one evaluation.
+  """One row per method and scored episode, with exactly `COLUMNS`.
 
-  Attributes:
-    table: one row per method and scored episode, with exactly `COLUMNS`; a
-      metric that is undefined is NaN.
-    meta: what was run, where and how: JSON types only.
+  A metric that is undefined is NaN. The meta data tell what was run, where and
+  how: JSON types only.
   """
 
   table: pd.DataFrame

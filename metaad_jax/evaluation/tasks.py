@@ -31,22 +31,13 @@ Shape = tuple[int, int, int]  # rows of the support, of the query, columns
 
 
 class Grid(NamedTuple):
-  """What is evaluated.
+  """What is evaluated."""
 
-  Attributes:
-    shots: numbers of support normals.
-    anomalies: numbers of labelled support anomalies.
-    contamination: shares of the support normals that are unlabelled anomalies.
-    draws: supports drawn per entity.
-    queries: at most this many normal, and as many anomalous, query rows.
-    seed: of the draws.
-  """
-
-  shots: tuple[int, ...] = (1, 5, 10, 20)
-  anomalies: tuple[int, ...] = (0, 1, 5)
-  contamination: tuple[float, ...] = (0.0,)
-  draws: int = 3
-  queries: int = 200
+  shots: tuple[int, ...] = (1, 5, 10, 20)  # support normals
+  anomalies: tuple[int, ...] = (0, 1, 5)  # labelled support anomalies
+  contamination: tuple[float, ...] = (0.0,)  # share of the support normals
+  draws: int = 3  # supports of each entity
+  queries: int = 200  # normal rows at most, and as many anomalous ones
   seed: int = 0
 
   def cells(self) -> Iterator[tuple[int, int, float]]:
@@ -55,29 +46,17 @@ class Grid(NamedTuple):
 
 
 class Cell(NamedTuple):
-  """One task, as indices into the rows of its entity.
+  """One task, as indices into the rows of its entity."""
 
-  Attributes:
-    entity: index of the entity.
-    draw: number of the draw.
-    shots: K, the support's rows that are labelled normal.
-    anomalies: A, those that are labelled anomalous.
-    contamination: share of the K that are unlabelled anomalies.
-    normal: [K - c] indices into `Entity.normal`.
-    contaminants: [c] indices into `Entity.query`, labelled normal.
-    anomalous: [A] indices into `Entity.query`, labelled anomalous.
-    query: [Q] indices into `Entity.query`; the same for all cells of a draw.
-  """
-
-  entity: int
+  entity: int  # its index
   draw: int
-  shots: int
-  anomalies: int
-  contamination: float
-  normal: np.ndarray
-  contaminants: np.ndarray
-  anomalous: np.ndarray
-  query: np.ndarray
+  shots: int  # K, the support's rows that are labelled normal
+  anomalies: int  # A, those that are labelled anomalous
+  contamination: float  # share of the K that are unlabelled anomalies, c
+  normal: np.ndarray  # [K - c] into `Entity.normal`
+  contaminants: np.ndarray  # [c] into `Entity.query`, labelled normal
+  anomalous: np.ndarray  # [A] into `Entity.query`, labelled anomalous
+  query: np.ndarray  # [Q] into `Entity.query`; of all cells of a draw
 
   @property
   def setting(self) -> tuple[int, int, float]:
@@ -207,7 +186,7 @@ def score_in_batches(
   label: str = '',
   quiet: bool = False,
 ) -> list[np.ndarray]:
-  """Scores tasks, those that are padded to one shape in batches.
+  """Scores tasks, [Q] each, those that are padded to one shape in batches.
 
   Args:
     score: (places [B] among all tasks, batch of B tasks) -> [B, Q].
@@ -215,9 +194,6 @@ def score_in_batches(
     rows: place -> the task.
     elements: bounds a batch: its tasks x query x support x columns.
     label, quiet: of the progress bar.
-
-  Returns:
-    For each task [Q], without the padding.
   """
   groups: dict[Shape, list[int]] = {}
   for place, shape in enumerate(shapes):

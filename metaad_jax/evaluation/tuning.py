@@ -152,21 +152,20 @@ def choose(
 
 def _aurocs(triples, labels, cells, tried, **how):
   """For each cell and name the AUROCs [tasks, options]."""
-  of_cell = {
-    cell: [pair for pair in tried if pair[0] == cell] for cell in cells
+  places: dict[Cell, list[int]] = {cell: [] for cell in cells}
+  for place, cell in enumerate(cells):
+    places[cell].append(place)
+  todo = {
+    pair: [[jobs.job(i, pair[1], o) for o in some] for i in places[pair[0]]]
+    for pair, some in tried.items()
   }
-  todo = [
-    [(pair[1], options) for pair in of_cell[cell] for options in tried[pair]]
-    for cell in cells
-  ]
-  scored = jobs.score_jobs(todo, triples, label='tuning', **how)
-  areas: dict[tuple[Cell, str], list] = {pair: [] for pair in tried}
-  for cell, scores, truth in zip(cells, scored, labels, strict=True):
-    left = map(np.asarray, scores)
-    for pair in of_cell[cell]:
-      values = [metrics.auroc(truth, next(left)) for _ in tried[pair]]
-      areas[pair].append(values)
-  return {pair: np.array(values) for pair, values in areas.items()}
+  every = [job for table in todo.values() for row in table for job in row]
+  scores = jobs.score_jobs(every, triples, label='tuning', **how)
+  auroc = lambda job: metrics.auroc(labels[job.task], scores[job])
+  return {
+    pair: np.array([[auroc(job) for job in row] for row in table])
+    for pair, table in todo.items()
+  }
 
 
 def _scalings(name: str) -> list[dict[str, Any]]:

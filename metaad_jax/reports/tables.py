@@ -40,19 +40,12 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-  """A table to be rendered.
+  """A table to be rendered."""
 
-  Attributes:
-    title: what the numbers are.
-    header: a name for each column.
-    groups: {name: rows}; the name is '' where rows are not grouped.
-    words: columns of words, aligned to the left.
-  """
-
-  title: str
+  title: str  # what the numbers are
   header: tuple[str, ...]
-  groups: dict[str, list[tuple[Cell, ...]]]
-  words: frozenset[int] = frozenset({0})
+  groups: dict[str, list[tuple[Cell, ...]]]  # '' where rows are not grouped
+  words: frozenset[int] = frozenset({0})  # columns aligned to the left
 
 
 def row(*cells: Cell | str) -> tuple[Cell, ...]:
@@ -214,11 +207,7 @@ def against_best(contests: pd.DataFrame, block: Sequence[Any]) -> Table:
 
 
 def rows_per_day(results: Results) -> dict[str, float]:
-  """{source: rows that an entity scores in a day}; empty where not given.
-
-  Raises:
-    DataError: if there are several rates, and not one for each source.
-  """
+  """{source: rows that an entity scores in a day}; empty where not given."""
   rates = results.meta['flags'].get('rows_per_day')
   if not rates:
     return {}
@@ -352,11 +341,10 @@ def sentence(contest: Any, learner: Any, baseline: Any) -> str:
 def verdicts(
   summary: pd.DataFrame, contests: pd.DataFrame
 ) -> dict[tuple, tuple[str, str]]:
-  """The best learner against the best baseline of each cell, of one metric.
+  """The best learner against the best baseline, of one metric.
 
-  Returns:
-    {(source, contamination, A, K): (verdict, sentence)}, without the cells in
-    which there is no such contest.
+  {(source, contamination, A, K): (verdict, sentence)} of the cells in which
+  there is such a contest.
   """
   entries = {
     (*(getattr(e, key) for key in CELL), e.method): e

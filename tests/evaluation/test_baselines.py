@@ -323,22 +323,25 @@ def test_random_scores_are_uniform():
 
 
 def run(todo, triples, seed=0, workers=1):
-  return jobs.score_jobs(
-    [[(name, {}) for name in some] for some in todo], triples,
-    seed=seed, workers=workers, quiet=True,
-  )  # fmt: skip
+  """{(place, name): scores} of the baselines named for each task."""
+  every = [jobs.job(i, name) for i, some in enumerate(todo) for name in some]
+  found = jobs.score_jobs(
+    every, triples, seed=seed, workers=workers, quiet=True
+  )
+  return {job[:2]: scores for job, scores in found.items()}
 
 
 def test_scores_do_not_depend_on_the_workers():
   names = ['random', 'isolation_forest', 'svm']
   triples = [task(5, i % 2, 4, seed=i, queries=7)[:3] for i in range(4)]
   one, two = (run([names] * 4, triples, 3, workers) for workers in (1, 2))
-  for place, (first, second) in enumerate(zip(one, two, strict=True)):
-    for name, a, b in zip(names, first, second, strict=True):
-      if name in SUPERVISED and place % 2 == 0:
-        assert a is None and b is None
-      else:
-        np.testing.assert_array_equal(a, b)
+  assert (
+    set(one)
+    == set(two)
+    == {(i, n) for i in range(4) for n in names if n not in SUPERVISED or i % 2}
+  )
+  for job, scores in one.items():
+    np.testing.assert_array_equal(scores, two[job])
 
 
 def test_scores_are_seeded_by_seed_place_and_name(monkeypatch):
@@ -347,25 +350,24 @@ def test_scores_are_seeded_by_seed_place_and_name(monkeypatch):
   )
   names = ['random', 'isolation_forest', 'namesake']
   same = [task()[:3]] * 2
-  first, second = run([names] * 2, same)
-  other = run([names], same[:1], seed=1)[0]
-  for place, name in enumerate(names):
-    assert np.any(first[place] != second[place])
-    assert np.any(first[place] != other[place])
-    alone = run([[], [name]], same)[1][0]  # the other jobs do not matter
-    np.testing.assert_array_equal(second[place], alone)
-  assert np.any(first[0] != first[2])
+  found, other = run([names] * 2, same), run([names], same[:1], seed=1)
+  for name in names:
+    assert np.any(found[0, name] != found[1, name])
+    assert np.any(found[0, name] != other[0, name])
+    alone = run([[], [name]], same)  # the other jobs do not matter
+    np.testing.assert_array_equal(found[1, name], alone[1, name])
+  assert np.any(found[0, 'random'] != found[0, 'namesake'])
 
 
 def test_every_task_gets_the_options_of_its_own_jobs():
   triple = task()[:3]
   options = {'neighbours': 2, 'scaling': 'clipped'}
-  todo = [[('knn', {}), ('knn', options)], [('knn', options)], []]
+  usual, other = jobs.job(0, 'knn'), jobs.job(0, 'knn', options)
+  todo = [usual, other, jobs.job(1, 'knn', options)]
   found = jobs.score_jobs(todo, [triple] * 3, seed=0, workers=1, quiet=True)
-  plain, changed = score('knn', *triple), score('knn', *triple, **options)
-  for scores, expected in zip(
-    found, ([plain, changed], [changed], []), strict=True
-  ):
+  assert list(found) == todo
+  for job, scores in found.items():
+    expected = score('knn', *triple, **dict(job.options))
     np.testing.assert_array_equal(scores, expected)
 
 

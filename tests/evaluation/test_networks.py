@@ -94,47 +94,47 @@ def triple(seed, normals=7, anomalies=3, columns=4, queries=5):
   return x, y, query
 
 
-def score(todo, triples, seed=0):
-  return jobs.score_jobs(todo, triples, seed=seed, workers=1, quiet=True)
+def score(name, triples, seed=0, **options):
+  """Scores of all tasks by one network."""
+  todo = [jobs.job(i, name, options) for i in range(len(triples))]
+  found = jobs.score_jobs(todo, triples, seed=seed, workers=1, quiet=True)
+  return [found[job] for job in todo if job in found]
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_networks_find_anomalies_whatever_else_is_scored(name):
-  todo = [[(name, {})]] * 3
   triples = [triple(seed) for seed in range(3)]
   triples[2] = triple(2, normals=12, queries=9)  # padded to another shape
-  found = score(todo, triples)
-  for (values,), (_, _, query) in zip(found, triples, strict=True):
+  found = score(name, triples)
+  for values, (_, _, query) in zip(found, triples, strict=True):
     labels = np.arange(len(query)) % 2
     assert values.shape == (len(query),) and values.dtype == np.float64
     assert values[labels == 1].min() > values[labels == 0].max()
-  alone = score([[], [(name, {})]], triples[:2])
-  np.testing.assert_allclose(alone[1][0], found[1][0], rtol=1e-3, atol=1e-3)
-  other = score(todo[:1], triples[:1], seed=1)
-  assert np.any(other[0][0] != found[0][0])
+  job = jobs.job(1, name)
+  alone = jobs.score_jobs([job], triples[:2], seed=0, workers=1, quiet=True)
+  np.testing.assert_allclose(alone[job], found[1], rtol=1e-3, atol=1e-3)
+  assert np.any(score(name, triples[:1], seed=1)[0] != found[0])
   if baselines.REGISTRY[name].needs_anomalies:
-    assert score(todo[:1], [triple(0, anomalies=0)]) == [[None]]
+    assert score(name, [triple(0, anomalies=0)]) == []
 
 
 def test_scaling_reaches_the_networks():
   x, y, query = triple(0)
   far = x * 4, y, query * 4
   assert np.abs(far[0]).max() > 5
-  ((clipped,),) = score([[('devnet', {'scaling': 'clipped'})]], [far])
+  (clipped,) = score('devnet', [far], scaling='clipped')
   scaled = baselines.scaled(far, 'clipped')
-  ((expected,),) = score([[('devnet', {})]], [scaled])
+  (expected,) = score('devnet', [scaled])
   np.testing.assert_array_equal(clipped, expected)
 
 
 def test_mixed_widths_compile_for_a_few_and_padding_changes_no_ranks():
   """Tasks of 3 to 8 columns share one program; an empty column is masked."""
-  todo = [[('devnet', {})]]
   triples = [triple(seed, columns=3 + seed) for seed in range(6)]
   run = jobs._compiled('devnet', baselines.REGISTRY['devnet'].model, ())
   before = run._cache_size()
-  for (values,), (_, _, query) in zip(
-    score(todo * 6, triples), triples, strict=True
-  ):
+  found = score('devnet', triples)
+  for values, (_, _, query) in zip(found, triples, strict=True):
     labels = np.arange(len(query)) % 2
     assert values[labels == 1].min() > values[labels == 0].max()
   assert run._cache_size() <= before + 1

@@ -237,14 +237,10 @@ def test_a_wrong_flag_is_usage_in_one_line(program, argument, told, tmp_path):
 @pytest.mark.parametrize(
   ('arguments', 'told'),
   [
-    (['--source=cwru'], 'data_dir'),
     (['--source=cwru', '--data_dir=nowhere'], 'nowhere'),
     (['--source=vibration:length=8'], 'length'),
-    (['--source=vibration:machines=1,test_machines=1'], 'too few'),
     ([TINY[0], '--fold=north'], 'north'),
-    ([TINY[0], '--features=wavelet:level=30'], 'level'),
     ([TINY[0], '--features=logspec:bins=5000'], 'bins'),
-    ([TINY[0], '--features=raw+statistics'], 'raw'),
   ],
 )
 def test_training_on_bad_data_leaves_nothing_behind(arguments, told, tmp_path):
@@ -256,35 +252,21 @@ def test_training_on_bad_data_leaves_nothing_behind(arguments, told, tmp_path):
   ('support', 'query', 'told'),
   [
     ('missing.npy', 'good.npy', 'missing.npy'),
-    ('good.npy', 'missing.csv', 'missing.csv'),
-    ('cut.npy', 'good.npy', 'cut.npy'),
-    ('nan.npy', 'good.npy', 'row 1'),
     ('good.npy', 'nan.npy', 'row 1'),
-    ('wide.npy', 'good.npy', '65'),
     ('good.npy', 'wide.npy', '65'),
     ('sick.npz', 'good.npy', 'no normal row'),
-    ('text.doc', 'good.npy', '.csv'),
-    ('empty.npy', 'good.npy', 'no rows'),
-    ('pickle.npy', 'good.npy', 'pickle'),
   ],
 )
 def test_adapting_to_bad_rows_leaves_nothing_behind(
   support, query, told, folder, tmp_path
 ):
   x = support_file('good.npy')
-  pathlib.Path('cut.npy').write_bytes(
-    pathlib.Path('good.npy').read_bytes()[:99]
-  )
   x[1, 5] = np.nan
   np.save('nan.npy', x)
   np.save('wide.npy', np.zeros((3, 65)))
-  np.save('empty.npy', np.zeros((0, 64)))
-  np.save('pickle.npy', np.array([{}], object), allow_pickle=True)
   np.savez('sick.npz', x=np.zeros((2, 64)), y=np.ones(2))
-  pathlib.Path('text.doc').write_text('1')
-  assert told in fail(
-    adapt, 1, f'--run_dir={folder}', f'--support={support}', f'--query={query}'
-  )
+  told_of = f'--support={support}', f'--query={query}'
+  assert told in fail(adapt, 1, f'--run_dir={folder}', *told_of)
   assert not (tmp_path / 'adapted').exists()
 
 

@@ -14,28 +14,16 @@ CHUNK = 2**19  # samples that `load` generates at a time
 
 
 class Options(NamedTuple):
-  """What the windows of a fleet are like.
+  """What the windows of a fleet are like."""
 
-  Attributes:
-    length: samples of a window, at least 64.
-    rate: sampling rate in Hz, at least 200.
-    noise: factor on the noise floor.
-    regimes: factor on how much a machine's two ways of running differ.
-    severity: the worst; each anomaly's is uniform from a quarter of it up.
-    faults: 'all', or names from FAULTS joined by '|'.
-    zscore: centres each window and divides it by its standard deviation.
-    snr_db: then adds white noise, so much below the window's variance; None =
-      no noise.
-  """
-
-  length: int = 1024
-  rate: float = 12000.0
-  noise: float = 1.0
-  regimes: float = 1.0
-  severity: float = 1.0
-  faults: str = 'all'
-  zscore: bool = False
-  snr_db: float | None = None
+  length: int = 1024  # samples of a window, at least 64
+  rate: float = 12000.0  # sampling rate in Hz, at least 200
+  noise: float = 1.0  # factor on the noise floor
+  regimes: float = 1.0  # factor on how much the two ways of running differ
+  severity: float = 1.0  # the worst; uniform from a quarter of it up
+  faults: str = 'all'  # or names from FAULTS joined by '|'
+  zscore: bool = False  # centred and divided by the standard deviation
+  snr_db: float | None = None  # white noise is added, so much below the window
 
 
 def _condition(key, x, zscore, snr_db):
