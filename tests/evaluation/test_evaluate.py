@@ -224,7 +224,7 @@ def test_one_choice_for_all_shots_and_labels(run, monkeypatch):
   assert len(given) == 2 * 3
   for (_, y, *_), (shots, anomalies, _) in given:
     assert shots == 0 and anomalies == y.sum()
-  assert len({len(y) - y.sum() for (_, y, _), _ in given}) == 2  # both shots
+  assert len({len(y) - y.sum() for (_, y, *_), _ in given}) == 2  # both shots
   assert len(found.meta['tuning']) == 4 * 2 + 2
   for name in NAMES:
     chosen = [c for c in found.meta['tuning'] if c['method'] == name]
