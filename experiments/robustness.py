@@ -110,11 +110,11 @@ def measure(run, entities, grid) -> pd.DataFrame:
     )
   }
   todo = {n: [jobs.job(i, n) for i in range(len(cells))] for n in BASELINES}
-  scores = jobs.score_jobs(
+  by_job = jobs.score_jobs(
     [job for some in todo.values() for job in some],
     tasks.scale_tables(cells, tables), seed=0, workers=os.cpu_count() or 1,
   )  # fmt: skip
-  scored |= {name: [scores[job] for job in todo[name]] for name in BASELINES}
+  scored |= {name: [by_job[job] for job in todo[name]] for name in BASELINES}
   rank = lambda scores: stats.rankdata(scores) / len(scores)
   rows = []
   for name, scores in scored.items():

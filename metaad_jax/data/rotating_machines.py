@@ -258,7 +258,7 @@ def _window_draws(key, length):
     'starts': 4 + TONES, 'moments': SHOCKS, 'chances': SHOCKS, 'jitter': length
   }  # fmt: skip
   key, uniform_key = jax.random.split(key)
-  draws = {}
+  draws: dict[str, jax.Array] = {}
   for k, draw, widths in (
     (key, jax.random.normal, normal), (uniform_key, jax.random.uniform, uniform)
   ):  # fmt: skip

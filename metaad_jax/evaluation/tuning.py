@@ -7,7 +7,6 @@ given; a tie goes to what comes first, the default first of all.
 """
 
 from collections.abc import Callable, Sequence
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -130,7 +129,7 @@ def choose(
       elif anomalies:
         deciding[cell, name] = cell, name
   tried = {pair: _scalings(pair[1]) for pair in deciding.values()}
-  score = functools.partial(_aurocs, triples, labels, cells, **how)
+  score = lambda tried: _aurocs(tried, triples, labels, cells, **how)
   areas, more = score(tried), {}
   for pair, options in tried.items():
     best = options[int(np.argmax(areas[pair].mean(0)))]
@@ -150,7 +149,7 @@ def choose(
   return choices
 
 
-def _aurocs(triples, labels, cells, tried, **how):
+def _aurocs(tried, triples, labels, cells, **how):
   """For each cell and name the AUROCs [tasks, options]."""
   places: dict[Cell, list[int]] = {cell: [] for cell in cells}
   for place, cell in enumerate(cells):
