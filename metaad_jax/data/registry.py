@@ -25,23 +25,14 @@ from metaad_jax.data.datasets import (
 )
 
 REGISTRY: dict[str, Source] = {
-  'adbench': adbench.SOURCE,
-  'asd': server_machines.ASD,
-  'cnc_mill': cnc_mill.SOURCE,
-  'creditcard': creditcard.SOURCE,
-  'cwru': cwru.SOURCE,
-  'folder': folder.TABLES,
-  'folder_series': folder.SERIES,
-  'mitbih': mitbih.SOURCE,
-  'nsl_kdd': nsl_kdd.SOURCE,
-  'oddbench': oddbench.SOURCE,
-  'omniglot': omniglot.SOURCE,
-  'sales_fraud': sales_fraud.SOURCE,
-  'skab': skab.SOURCE,
-  'smap_msl': smap_msl.SOURCE,
-  'smd': server_machines.SMD,
-  'vibration': vibration.SOURCE,
-}
+  source.name: source
+  for source in (
+    adbench.SOURCE, server_machines.ASD, cnc_mill.SOURCE, creditcard.SOURCE,
+    cwru.SOURCE, folder.TABLES, folder.SERIES, mitbih.SOURCE, nsl_kdd.SOURCE,
+    oddbench.SOURCE, omniglot.SOURCE, sales_fraud.SOURCE, skab.SOURCE,
+    smap_msl.SOURCE, server_machines.SMD, vibration.SOURCE,
+  )
+}  # fmt: skip
 
 
 def get(spec: str) -> tuple[Source, dict[str, Any]]:
@@ -53,19 +44,11 @@ def get(spec: str) -> tuple[Source, dict[str, Any]]:
 
 
 def load(spec: str, data_dir: str | None = None) -> list[Entity]:
-  """Loads and checks the entities of a source.
+  """Loads the entities of a source, such as `cwru:snr_db=-6`.
 
-  Args:
-    spec: such as `cwru:snr_db=-6`.
-    data_dir: the files of a source lie in `<data_dir>/<name>/`; None for
-      simulators.
-
-  Returns:
-    The entities; see `validate` for what can be relied on.
-
-  Raises:
-    DataError: for an unknown source or option, missing or broken files, and
-      rows that fail `validate`.
+  Its files lie in `<data_dir>/<name>/`; None for simulators. See `validate` for
+  what can be relied on. Raises DataError for an unknown source or option,
+  missing or broken files, and rows that fail `validate`.
   """
   return read(*get(spec), data_dir)
 
