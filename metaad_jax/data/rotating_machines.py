@@ -17,6 +17,8 @@ Signal Processing 25.
 """
 
 import itertools
+import pathlib
+import tomllib
 
 import jax
 import jax.numpy as jnp
@@ -42,76 +44,8 @@ PATTERNS = np.stack(
 ).astype(np.float32)
 
 
-Machine = dict[str, jax.Array]  # by the names of `_MACHINE`
-
-
-def _uniform(low, high, count=0):
-  return low, high, count, False
-
-
-def _log(low, high, count=0):
-  return np.log(low), np.log(high), count, True
-
-
-# What is drawn of a machine, in this order, from where to where and how often;
-# 0 = a scalar. Amplitudes are in m/s^2, frequencies in Hz, phases in radians;
-# `draw_machine` scales some of them. Of what wanders between windows the number
-# is the standard deviation of a logarithm. The second of a machine's two ways
-# of running (loaded and idle, fast and slow; both are normal) differs from the
-# first by logarithms of ratios.
-_MACHINE = {
-  'level': _log(0.3, 5.0),  # of all amplitudes
-  'floor': _log(  # RMS of the white, coloured and structure-borne noise
-    np.array([0.05, 0.1, 0.05]), np.array([0.5, 1.0, 1.0]), 3
-  ),
-  'shaft_level': _log(0.1, 1.0),
-  'shaft_fall': _uniform(0.3, 1.5),  # with this power of the order
-  'shaft': _log(1 / 3, 3.0, len(ORDERS)),  # amplitudes of its harmonics
-  'mode_gain': _log(1 / 3, 3.0, MODES),  # amplitudes of the ringing
-  'shaft_hz': _log(8.0, 60.0),  # mean speed
-  'shaft_phase': _uniform(0.0, 2 * np.pi, len(ORDERS)),
-  'growth': _log(1.2, 5.0),  # what a fault of the shaft adds at severity 1
-  # The bearing.
-  'balls': _uniform(7.0, 17.0),  # number of rolling elements
-  'ball_ratio': _uniform(0.14, 0.3),  # their diameter / that of their circle
-  'contact_angle': _uniform(-0.6, 0.6),
-  'impacts_per_spin': _uniform(1.0, 3.0),  # of a damaged ball
-  'slip': _uniform(0.005, 0.02),  # deviation of the time between impacts / mean
-  'modulation': _uniform(0.5, 1.0),  # depth, with the shaft or the cage
-  'impact': _log(18.0, 72.0),  # amplitude of an impact's ringing at severity 1
-  # The structure, the gear and what is around.
-  'mode_hz': _uniform(1000.0, 5500.0, MODES),  # frequencies of the resonances
-  'damping': _log(0.01, 0.1, MODES),
-  'teeth': _uniform(12.0, 80.0),  # the gear mesh is at teeth times the speed
-  'mesh_level': _log(0.02, 1.0),
-  'mesh': _log(1 / 3, 3.0, MESH_HARMONICS),  # amplitudes
-  'mesh_phase': _uniform(0.0, 2 * np.pi, MESH_HARMONICS),
-  'sidebands': _uniform(0.0, 0.6, 2),  # depth in amplitude and in phase
-  'tone_hz': _log(50.0, 5000.0, TONES),
-  'tones': _log(0.02, 0.7, TONES),  # amplitudes
-  'corner_hz': _log(100.0, 2000.0),  # from here on the coloured noise falls
-  'colour': _uniform(0.5, 3.0),  # with this power of the frequency
-  'shock_rate': _log(1.0, 30.0),  # mean number per second, from outside
-  'shock': _log(5.0, 40.0),  # RMS amplitude of their ringing
-  # How much its windows differ. The load is what mesh, structure-borne noise
-  # and a bearing's impacts are proportional to.
-  'speed_wander': _log(0.002, 0.03),
-  'load_wander': _uniform(0.05, 0.3),
-  'gain_wander': _uniform(0.3, 0.9),  # of the whole signal
-  'floor_wander': _uniform(0.05, 0.3),  # of each part of the noise floor
-  'tilt_wander': _uniform(0.05, 0.4),  # of a power of the frequency
-  'pitch_wander': _log(0.002, 0.2),  # of each tone's frequency
-  'tones_wander': _uniform(0.2, 1.0),  # of each tone's amplitude
-  'lines_wander': _uniform(0.05, 0.25),  # of each shaft harmonic's amplitude
-  # Its second way of running.
-  'duty': _uniform(0.3, 0.7),  # share of the windows
-  'speed_shift': _uniform(-0.6, 0.6),
-  'load_shift': _uniform(-2.0, 2.0),
-  'shaft_shift': _uniform(-2.0, 2.0, len(ORDERS)),
-  'tones_shift': _uniform(-3.0, 3.0, TONES),
-  'floor_shift': _uniform(-2.4, 2.4, 3),
-  'faults': _uniform(0.0, 1.0, 2),  # [2] int32 indices into FAULTS
-}
+Machine = dict[str, jax.Array]  # by the names of rotating_machines.toml
+_TABLE = tomllib.loads(pathlib.Path(__file__).with_suffix('.toml').read_text())
 _DRAWS = 192  # from which the machine takes the first
 
 
@@ -123,26 +57,28 @@ def draw_machine(
   regimes: float = 1.0,
   faults: tuple[str, ...] = FAULTS,
 ) -> Machine:
-  """Draws one machine; the key is consumed.
+  """Draws one machine, see rotating_machines.toml; the key is consumed.
 
   Resonances and tones are kept below half of the `rate`, in Hz. `noise` and
   `regimes` are factors, see `datasets.vibration.Options`; the machine's one or
   two kinds of fault are drawn from `faults`.
   """
   top = 0.45 * rate
-  table = _MACHINE | {
-    'mode_hz': _uniform(min(1000.0, top / 5), min(5500.0, top), MODES),
-    'tone_hz': _log(min(50.0, top / 10), min(5000.0, top), TONES),
-    'faults': _uniform(0.0, len(faults), 2),
-  }
+  most = {'mode_hz': (top / 5, top), 'tone_hz': (top / 10, top)}
   draws = jax.random.uniform(key, (_DRAWS,))
-  m = {}
-  used = 0
-  for name, (low, high, count, log) in table.items():
+  m, used = {}, 0
+  for name, draw in _TABLE.items():
+    low, high = map(np.array, draw.get('log') or draw['uniform'])
+    if name in most:
+      low, high = np.minimum((low, high), most[name])
+    count = draw.get('count', 0)
     own = draws[used : used + count] if count else draws[used]
     used += count or 1
-    value = low + (high - low) * own
-    m[name] = jnp.exp(value) if log else value
+    if 'log' in draw:
+      low, high = np.log(low), np.log(high)
+    m[name] = low + (high - low) * own
+    if 'log' in draw:
+      m[name] = jnp.exp(m[name])
 
   level, floor = m['level'], m['level'] * m['floor']
   strength = jnp.linalg.norm(floor)
@@ -150,7 +86,7 @@ def draw_machine(
   shaft = level * m['shaft_level'] * odd * ORDERS ** -m['shaft_fall']
   mesh = level * m['mesh_level'] * np.arange(1, MESH_HARMONICS + 1) ** -1.0
   kinds = jnp.array([FAULTS.index(fault) for fault in faults])
-  for name in table:
+  for name in _TABLE:
     if name.endswith('_shift'):
       m[name] *= regimes
   return m | {
@@ -166,7 +102,7 @@ def draw_machine(
     'mesh': mesh * m['mesh'],
     'tones': level * m['tones'],
     'shock': strength * m['shock'],
-    'faults': kinds[m['faults'].astype(int)],
+    'faults': kinds[(len(faults) * m['faults']).astype(int)],
   }
 
 
