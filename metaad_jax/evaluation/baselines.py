@@ -11,6 +11,8 @@ This module must not import jax: `jobs` starts processes that import it.
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+import pathlib
+import tomllib
 from typing import Any, NamedTuple
 import warnings
 import zlib
@@ -64,12 +66,6 @@ SCALINGS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-_EVERY = tuple(SCALINGS)
-_FAIR = ('both', 'clipped', 'level')
-_TREE = ('plain', 'level', 'both', 'compressed')
-_ONE = ('plain',)  # the others change no score, or hardly: ranks alone count
-
-
 def standardized(
   normal: np.ndarray, x: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -90,19 +86,15 @@ def standardized(
 class Baseline(NamedTuple):
   """A detector.
 
-  Attributes:
-    detect: (seed, normal [n, F], query [m, F], **options) -> [m], higher =
-      more anomalous; with `needs_anomalies` (seed, support_x, support_y, query,
-      **options). None = the learner of that name, trained on the support.
-    needs_anomalies: supervised: only for supports with rows of either label.
-    scalings: of `SCALINGS`, those that `tuning` tries, the default first.
-    candidates: options that `tuning` tries beside the defaults.
-    model: spec of the network of a learner.
+  `detect` is (seed, normal [n, F], query [m, F], **options) -> [m], higher =
+  more anomalous; with `needs_anomalies` (seed, support_x, support_y, query,
+  **options); None = the learner of that name, trained on the support. The rest
+  is as in baselines.toml.
   """
 
   detect: Callable[..., np.ndarray] | None
   needs_anomalies: bool = False
-  scalings: tuple[str, ...] = _EVERY
+  scalings: Sequence[str] = tuple(SCALINGS)
   candidates: Sequence[dict[str, Any]] = ()
   model: str = ''
 
@@ -349,64 +341,28 @@ def _gradient_boosting(seed, support_x, support_y, query, *, depth=3, rate=0.1):
   return model.fit(support_x, support_y, weights).decision_function(query)
 
 
-def _each(**options: Sequence[Any]) -> list[dict[str, Any]]:
-  """One option at a time."""
-  return [{key: v} for key, values in options.items() for v in values]
-
-
-_NEIGHBOURS = [
-  *_each(neighbours=(2, 3, 10)),
-  *({'neighbours': k, 'largest': True} for k in (2, 3, 5, 10)),
-]
-_KERNELS = [
-  {'nu': nu, 'gamma': gamma}
-  for nu in (0.1, 0.5)
-  for gamma in (0.1, 0.3, 1.0, 3.0)
-  if (nu, gamma) != (0.1, 1.0)
-]
-_DEEP = 'mlp:width=64,depth=1'  # small, because the support is
-_DEVIATION = 'mlp:width=20,depth=1'  # as in the paper
-_SHRINKAGE = _each(shrinkage=('oas', 0.3, 0.6, 0.9))
-_STEPS = _each(adapt_steps=(50, 800))
-_SAD = [*_STEPS, *_each(eta=(0.1, 10.0))]
-_DEVNET = [*_STEPS, *_each(decay=(1e-3, 1e-1))]
-_ISOLATION: list[dict[str, Any]] = [{'share': 0.5}, {'deeper': 3}]
-_SPLITS = _each(columns=(1, 1.0), leaf=(2,))
-_STRENGTH = _each(strength=(0.01, 0.1, 10.0))
-_SVM = _each(strength=(0.1, 10.0), gamma=(0.1, 0.3, 3.0))
-_BOOSTS = [*_each(depth=(1, 2)), {'depth': 2, 'rate': 0.03}]
-_TRIM = _each(trim=(0.1, 0.3))  # for supports that hold unnoticed anomalies
-_RANDOM_FOREST = functools.partial(_forest, ensemble.RandomForestRegressor)
 _EXTRA_TREES = functools.partial(_forest, ensemble.ExtraTreesRegressor)
+_DETECTORS: dict[str, Callable[..., np.ndarray] | None] = {
+  'random': _random, 'distance_to_mean': _distance_to_mean,
+  'mean_distance': _mean_distance, 'nearest_neighbour': _nearest_neighbour,
+  'knn': _knn, 'lof': _lof, 'mahalanobis': _mahalanobis, 'log_sum': _log_sum,
+  'ocsvm': _ocsvm, 'isolation_forest': _isolation_forest, 'ecod': _ecod,
+  'random_forest': functools.partial(_forest, ensemble.RandomForestRegressor),
+  'extra_trees': _EXTRA_TREES, 'trees_and_distances': _trees_and_distances,
+  'logistic_regression': _logistic_regression, 'svm': _svm,
+  'gradient_boosting': _gradient_boosting,
+}  # fmt: skip
 
-REGISTRY: dict[str, Baseline] = {
-  'random': Baseline(_random, scalings=_ONE),
-  'distance_to_mean': Baseline(_distance_to_mean, candidates=_TRIM),
-  'mean_distance': Baseline(_mean_distance, False, _FAIR),
-  'nearest_neighbour': Baseline(_nearest_neighbour, candidates=_TRIM),
-  'knn': Baseline(_knn, candidates=[*_NEIGHBOURS, *_TRIM]),
-  'lof': Baseline(_lof, candidates=_each(neighbours=(3, 10, 20))),
-  'mahalanobis': Baseline(_mahalanobis, candidates=[*_SHRINKAGE, *_TRIM]),
-  'log_sum': Baseline(_log_sum, False, _FAIR, _TRIM),
-  'ocsvm': Baseline(_ocsvm, candidates=[*_KERNELS, *_TRIM]),
-  'isolation_forest': Baseline(
-    _isolation_forest, False, _TREE, [*_ISOLATION, *_TRIM]
-  ),
-  'ecod': Baseline(_ecod, scalings=_ONE),
-  'deep_svdd': Baseline(None, False, _EVERY, _STEPS, _DEEP),
-  'random_forest': Baseline(_RANDOM_FOREST, True, _ONE, _SPLITS),
-  'extra_trees': Baseline(_EXTRA_TREES, True, _TREE, _SPLITS),
-  'trees_and_distances': Baseline(
-    _trees_and_distances, True, _FAIR, _each(weight=(0.1, 1.0))
-  ),
-  'logistic_regression': Baseline(
-    _logistic_regression, True, candidates=_STRENGTH
-  ),
-  'svm': Baseline(_svm, True, candidates=_SVM),
-  'gradient_boosting': Baseline(_gradient_boosting, True, _ONE, _BOOSTS),
-  'deep_sad': Baseline(None, True, _EVERY, _SAD, _DEEP),
-  'devnet': Baseline(None, True, _EVERY, _DEVNET, _DEVIATION),
-}
+
+def _registered():
+  """The baselines of baselines.toml."""
+  text = pathlib.Path(__file__).with_suffix('.toml').read_text('utf-8')
+  for name, told in tomllib.loads(text).items():
+    supervised = told.pop('supervised', False)
+    yield name, Baseline(_DETECTORS.get(name), supervised, **told)
+
+
+REGISTRY: dict[str, Baseline] = dict(_registered())
 
 
 def score_one(
