@@ -62,7 +62,7 @@ def actions(params: Params) -> int:
 def _bands(key, machine, severity):
   """[BANDS] logarithms of the power in bands of equal width."""
   x = rotating_machines.render(
-    key, machine, machine.faults[0], severity, length=_LENGTH, rate=_RATE
+    key, machine, machine['faults'][0], severity, length=_LENGTH, rate=_RATE
   )
   power = jnp.abs(jnp.fft.rfft(x * np.hanning(_LENGTH)))[1:] ** 2
   return jnp.log(power.reshape(BANDS, -1).mean(1) + 1e-9)
