@@ -355,12 +355,8 @@ def test_two_regimes_are_normal_and_one_is_left_with_none():
     shaft_hz=30.0, shaft=jnp.zeros(len(machines.ORDERS)).at[1].set(1.0),
     duty=0.4, speed_shift=np.log(1.5),
   )  # fmt: skip
-  window = lambda key: machines.render(
-    key, machine, 0, 0.0, length=4000, rate=4000.0
-  )
-  waves = jax.jit(jax.vmap(window))(jax.random.split(jax.random.key(0), 200))
-  peaks = np.abs(np.fft.rfft(waves, axis=1)).argmax(1)
+  peaks = np.array([spectrum_of(seed, machine).argmax() for seed in range(120)])
   assert set(peaks) == {30, 45}
-  assert abs(np.mean(peaks == 45) - 0.4) < 0.12
-  alone = machines.draw_machine(jax.random.key(3), regimes=0.0)
+  assert abs(np.mean(peaks == 45) - 0.4) < 0.15
+  alone = jax.jit(machines.draw_machine)(jax.random.key(3), regimes=0.0)
   assert not any(np.any(v) for k, v in alone.items() if k.endswith('_shift'))

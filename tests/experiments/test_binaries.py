@@ -23,12 +23,13 @@ from experiments import (
   study,
   train,
 )
+from metaad_jax.base import Entity, Source
+from metaad_jax.data import registry
 from metaad_jax.evaluation import baselines, results
 
 ROOT = pathlib.Path(__file__).parents[2]
-FLEET = 'vibration:machines=12,test_machines=4,windows=12,queries=12,length=64'
 TINY = [
-  f'--source={FLEET}', '--features=statistics', '--model=mlp:width=6,depth=1',
+  '--source=waves', '--features=statistics', '--model=mlp:width=6,depth=1',
   '--shots=2,4', '--anomalies=0,1', '--queries=4', '--steps=4', '--tasks=2',
   '--validation_tasks=4', '--validate_every=2',
 ]  # fmt: skip
@@ -43,6 +44,26 @@ PROGRAMS = {
 def elsewhere(tmp_path, monkeypatch):
   """Nothing is written where the tests are run."""
   monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def waves():
+  """A source of noise in windows of 64; anomalies are twice as loud."""
+  rng = np.random.default_rng(0)
+  labels = np.repeat([0, 1], 6).astype(np.int32)
+  entities = []
+  for i in range(16):
+    normal, query = rng.normal(size=(2, 12, 64, 1)).astype(np.float32)
+    query *= 1 + labels[:, None, None].astype(np.float32)
+    side = 'train' if i < 12 else 'test'
+    entities.append(Entity(f'e{i}', normal, query, labels, side=side))
+  source = Source(
+    'waves', 'noise', lambda data_dir: entities, ('statistics',), 'none',
+    'none', 'none', channels=('wave',), rate=1.0,
+  )  # fmt: skip
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(registry.REGISTRY, 'waves', source)
+    yield
 
 
 @pytest.fixture(scope='module')
