@@ -137,12 +137,12 @@ def write_creditcard(root, rows=120) -> None:
 
 
 def write_sales(root) -> None:
-  """Two products: unit prices 10 and 20, uninspected; frauds at ten times."""
+  """Unit prices 10 and 20, uninspected; honest at 3 times, frauds at ten."""
   lines = []
   for product, price in (('p2', 10), ('p10', 20)):
     for i in range(1, 31):
       lines.append(['v1', product, i, i * price, 'unkn'])
-      lines.append([f'v{i % 2}', product, 100 + i, (100 + i) * price, 'ok'])
+      lines.append([f'v{i % 2}', product, 100 + i, (100 + i) * price * 3, 'ok'])
     for i in range(1, 5):
       lines.append([f'v{i % 2}', product, i, i * price * 10, 'fraud'])
     lines.append(['v1', product, '', 55, 'ok'])

@@ -413,7 +413,7 @@ def test_the_level_of_a_price_knows_no_verdict(public, tmp_path):
     np.testing.assert_allclose(anomalies(entity)[:, 3], np.log(10), rtol=1e-5)
     honest = normals(entity)[:, 3]
     stated = honest[~np.isnan(honest)]
-    np.testing.assert_allclose(stated, 0, atol=1e-5)
+    np.testing.assert_allclose(stated, np.log(3), rtol=1e-5)
     assert np.isnan(np.r_[entity.normal, entity.query]).any()
   swapped = (public / 'sales_fraud/sales.csv').read_text()
   for old, new in (('fraud', 'x'), ('ok', 'fraud'), (',x', ',ok')):
@@ -431,17 +431,24 @@ def test_the_level_of_a_price_knows_no_verdict(public, tmp_path):
 # --- mitbih, adbench, omniglot -----------------------------------------------
 
 
-def test_beats_are_cut_around_their_peaks_and_split_in_time(public):
-  found = by_name('mitbih:zscore=False,window=96', public)
+@pytest.mark.parametrize('window', [96, 720])
+def test_beats_are_cut_around_their_peaks_and_split_in_time(window, public):
+  found = by_name(f'mitbih:zscore=False,window={window}', public)
   # Beats at 1, 2, ... 419 s; the first is a rhythm change, each 9th a V.
-  early = [s for s in range(2, 300) if s % 9]
-  late = [s for s in range(301, 420)]
+  begin = 360 * np.arange(2, 420) - 3 * window // 8
+  begin = begin[begin + window <= 7 * 60 * 360]
+  unusual = np.arange(2, 2 + len(begin)) % 9 == 0
+  early = (begin + window <= 5 * 60 * 360) & ~unusual
+  late = begin >= 5 * 60 * 360 + window
   for entity in found.values():
-    for beats, seconds in ((entity.normal, early), (entity.query, late)):
-      t = 360 * np.array(seconds)[:, None] - 36 + np.arange(96)
-      expected = t % 1000 / 500 - 1
+    for beats, part in ((entity.normal, early), (entity.query, late)):
+      expected = (begin[part, None] + np.arange(window)) % 1000 / 500 - 1
       np.testing.assert_allclose(beats[:, :, 0], expected, atol=0.006)
-    assert np.array_equal(entity.labels, [s % 9 == 0 for s in late])
+    assert np.array_equal(entity.labels, unusual[late])
+
+
+def test_leads_and_standardized_beats(public):
+  found = by_name('mitbih:zscore=False,window=96', public)
   other = by_name('mitbih:zscore=False,window=96,lead=1', public)['100']
   np.testing.assert_allclose(other.normal, -found['100'].normal, atol=0.011)
   scaled = by_name('mitbih', public)['100'].query
@@ -454,6 +461,7 @@ def test_adbench_takes_equal_rows_once(public):
     both = first(entity.normal) + first(entity.query)
     assert sorted(both) == sorted(set(range(60)) - {5})
     assert np.array_equal(entity.labels, entity.query[:, 0] >= 50)
+    assert len(entity.normal) == 25 and max(first(entity.normal)) < 50
     assert not np.all(np.diff(entity.normal[:, 0]) > 0)  # shuffled
   assert list(by_name('adbench:scenario=medicine', public)) == ['29_Pima']
 

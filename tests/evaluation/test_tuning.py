@@ -58,6 +58,17 @@ def test_the_candidate_that_is_best_is_chosen(
   assert (choice.default == 1) == (not wanted)
 
 
+def test_candidates_are_tried_with_the_best_scaling(monkeypatch):
+  """Anomalies have a large second column, few of them a negative one."""
+  toy(monkeypatch)
+  (x, y, query), _ = task(0, 1)
+  query[:, 1] = np.linspace(-1, 3, 40)
+  labels = (np.abs(query[:, 1]) > 0.8).astype(int)
+  choice = choose([((x, y, query), labels)], [CLEAN])[CLEAN]['toy']
+  assert choice.options == {'scaling': 'clipped', 'power': 2}
+  assert choice.auroc == 1 > choice.default
+
+
 def test_a_tie_goes_to_the_default(monkeypatch):
   toy(monkeypatch)
   (x, y, query), labels = task(0, 1)

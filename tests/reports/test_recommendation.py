@@ -36,6 +36,14 @@ def test_the_best_is_tested_against_each_other_method_of_either_kind():
   assert row[7].text == 'protonet'
 
 
+def test_four_rivals_are_four_tests():
+  """Of seven entities p is 1/64 at best, and four times that is above 5%."""
+  low = levels(maml=0.9, protonet=0.5, knn=0.5, pooled=0.5, trees=0.5)
+  (choice,) = recommendation.choices(make(low, cells=((5, 1),)))
+  assert choice.contest.p == 1 / 64 and choice.contest.p_holm == 1 / 16
+  assert set(choice.alike) == set(low)
+
+
 def test_a_baseline_may_be_the_best_and_cells_with_labels_get_a_sentence():
   results = make(levels(maml=0.6, knn=0.8, trees=0.95))
   found, advice = pick(results)
