@@ -1,5 +1,6 @@
 """The hunt by hand: what a look tells, pays, and costs."""
 
+import fast
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(N, 3))
 LABELS = (np.arange(N) % 4 == 0).astype(float)
 SCORES = RANDOM.normal(size=(N, 2))
-STEP = jax.jit(hunt.step)
+STEP = fast.jit(hunt.step)
 
 
 def column(seen, name):
@@ -115,6 +116,7 @@ def test_nonsense_is_refused(x, scores):
 def test_rules_see_open_rows_only(params):
   state = jax.vmap(lambda i: hunt.start(i, params.tables))(jnp.arange(2))
   for rule in policies.RULES.values():
-    steps = policies.play(jax.random.key(0), params, rule, state, N)
+    play = lambda key, rule=rule: policies.play(key, params, rule, state, N)
+    steps = fast.jit(play)(jax.random.key(0))
     assert_array_equal(np.sort(steps.action[:, 0]), np.arange(N))
     assert_array_equal(steps.found[-1], [3, 3])

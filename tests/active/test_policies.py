@@ -1,5 +1,6 @@
 """Policies: where they start, what a look is worth, and that they learn."""
 
+import fast
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,9 +32,11 @@ def test_a_policy_starts_greedy_and_learns_which_score_tells():
   env, new = tables(8, 32, random), tables(16, 32, random)
   start = policies.init(jax.random.key(0), 2)
   begin = jax.vmap(lambda i: hunt.start(i, new.tables))(jnp.arange(16))
-  hunts = lambda policy: policies.play(
-    jax.random.key(1), new, policy, begin, 6
-  )  # fmt: skip
+
+  def hunts(policy):
+    play = lambda key: policies.play(key, new, policy, begin, 6)
+    return fast.jit(play)(jax.random.key(1))
+
   greedy = hunts(policies.greedy())
   assert_array_equal(greedy.action, hunts(policies.learned(start)).action)
   trained = policies.train(
