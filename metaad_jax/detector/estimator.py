@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, OutlierMixin, is_classifier
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from metaad_jax.base import DataError
-from metaad_jax.detector import encoding, explanations, fitted
+from metaad_jax.detector import encoding, explanations, fitted, queries
 from metaad_jax.detector.encoding import Columns, Encoded
 from metaad_jax.detector.fitted import Fitted, Judgement, load_run
 from metaad_jax.scores import conformal, metrics
@@ -213,6 +213,23 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     if len(np.unique(labels)) < 2:
       raise DataError('y needs both normal rows and anomalies to be scored by')
     return float(metrics.auroc(labels, scores))
+
+  def next_queries(self, X, n: int = 1, policy: str = 'learned') -> np.ndarray:
+    """[n] positions of the rows of X that should be labelled next, best first.
+
+    Look at them, `partial_fit` what they are, and ask again.
+
+    Args:
+      X: all rows among which anomalies are looked for. Those that the detector
+        was told of are found in it, and not asked for again.
+      n: how many.
+      policy: 'learned', meta-learned on hundreds of tables, or a rule of
+        `active.policies.RULES`, such as 'greedy'.
+
+    Raises:
+      DataError: if fewer than n rows of X are unknown.
+    """
+    return queries.choose(self._checked(), self.encode(X).x, n, policy)
 
   def explain(
     self, X, judged: Judgement | None = None
