@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 import scipy.signal
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
@@ -289,9 +290,66 @@ def test_options_reach_the_windows(fleet):
   assert set().union(*kinds) == {'inner', 'looseness'}
 
 
-def test_every_fault_occurs_and_a_machine_has_one_or_two():
+@pytest.fixture(scope='module')
+def many():
   draw = jax.jit(jax.vmap(machines.draw_machine))
-  faults = draw(jax.random.split(jax.random.key(0), 100))['faults']
+  drawn = draw(jax.random.split(jax.random.key(0), 400))
+  return {name: np.asarray(values) for name, values in drawn.items()}
+
+
+def test_machines_are_drawn_from_the_table(many):
+  """In units of what is loud, each number is uniform, or its logarithm is."""
+  level = many['level'][:, None]
+  order, harmonic = machines.ORDERS, np.arange(1, 4)
+  fall = order ** -many['shaft_fall'][:, None] * np.where(order % 1, 0.03, 1)
+  strength = np.linalg.norm(many['floor'], axis=1)[:, None]
+  units = dict.fromkeys(('floor', 'growth', 'tones'), level) | {
+    'shaft': level * many['shaft_level'][:, None] * fall,
+    'mesh': level * many['mesh_level'][:, None] / harmonic,
+    'impact': strength, 'shock': strength,
+  }  # fmt: skip
+  whole = 'balls impacts_per_spin teeth contact_angle mode_gain faults'.split()
+  for name, draw in machines._TABLE.items():
+    values = many[name].reshape(len(level), -1) / units.get(name, 1)
+    low, high = map(np.asarray, draw.get('log') or draw['uniform'])
+    if name in whole:
+      continue
+    if 'log' in draw:
+      values, low, high = map(np.log, (values, low, high))
+    places = (values - low) / (high - low)
+    test = stats.kstest(places.ravel(), 'uniform')
+    assert test.pvalue > 1e-4, name
+  np.testing.assert_allclose(many['mode_gain'].sum(1), 1, rtol=1e-5)
+  assert set(many['impacts_per_spin']) == {1, 2}
+  assert set(many['balls']) == {*range(7, 17)}
+
+
+def test_the_floor_tilts_by_a_power_of_the_frequency(still):
+  machine = changed(still, floor=jnp.array([1.0, 0, 0]))
+  flat, tilted = (
+    np.fft.rfft(long_window(jax.random.key(1), m, 0, 0.0))[1:]
+    for m in (machine, changed(machine, tilt_wander=1.0))
+  )
+  exponents = np.log(np.abs(tilted / flat)) / np.log(
+    0.1 + 10 * np.fft.rfftfreq(LONG)[1:]
+  )
+  away = np.abs(np.fft.rfftfreq(LONG)[1:] - 0.09) > 0.05  # where 1 is raised
+  np.testing.assert_allclose(exponents[away], exponents[-1], rtol=0.01)
+
+
+def test_a_fault_of_no_severity_is_none():
+  drawn = lambda fault: vibration.generate(
+    jax.random.key(0), 1, 2, length=128, severity=0.0, faults=fault
+  )
+  windows = [
+    jax.jit(drawn, static_argnums=0)(fault)[1]
+    for fault in ('outer', 'looseness')
+  ]
+  np.testing.assert_array_equal(*windows)
+
+
+def test_every_fault_occurs_and_a_machine_has_one_or_two(many):
+  faults = many['faults']
   assert set(faults.ravel().tolist()) == set(range(len(machines.FAULTS)))
   alike = np.mean(faults[:, 0] == faults[:, 1])
   assert 0 < alike < 0.4  # of two draws of six a sixth are the same
