@@ -1,5 +1,7 @@
 """How often runs that tell classes apart are right, on tasks of new classes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,8 +44,8 @@ def of_tasks(
   pool = classes.pool(sides.featurize(run, side, None), episode)
 
   @jax.jit
-  @jax.vmap
-  def one(key):
+  @functools.partial(jax.vmap, in_axes=(None, 0))
+  def one(pool, key):
     draw, own = jax.random.split(key)
     task = classes.sampler(pool, episode)(draw)
     adapted = run.learner.adapt(own, run.params, task.support, task.features)
@@ -52,7 +54,7 @@ def of_tasks(
 
   keys = jax.random.split(jax.random.key(seed), -(-tasks // _BATCH) * _BATCH)
   batches = keys.reshape(-1, _BATCH)
-  found = jnp.concatenate([one(batch) for batch in batches])[:tasks]
+  found = jnp.concatenate([one(pool, batch) for batch in batches])[:tasks]
   return np.asarray(found, np.float64)
 
 

@@ -12,7 +12,7 @@ import jax
 from jax.scipy.sparse.linalg import cg
 import optax
 
-from metaad_jax.base import MakeModel, MetaLearner
+from metaad_jax.base import DataError, MakeModel, MetaLearner
 from metaad_jax.learners import fine_tuning, inner_loop, objectives
 
 _SGD = optax.sgd(0.1)
@@ -41,6 +41,8 @@ def imaml(
   Returns:
     The learner.
   """
+  if strength <= 0:
+    raise DataError(f'imaml: strength={strength} must be above 0')
   network = model(outputs)
 
   def support_loss(support, features):

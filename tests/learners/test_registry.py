@@ -268,7 +268,8 @@ def test_aliases_are_the_algorithms_with_other_defaults():
     'magic', 'maml:steps=0', 'maml:steps=1.5', 'maml:adapt_steps=-1',
     'maml:mode=fast', 'maml:rate=x', 'maml:inner=5', 'maml:inner=nowhere',
     'maml:rate=-1', 'protonet:embedding=0', 'protonet:steps=2',
-    'tables:steps=-1', 'tables_maml:steps=0',
+    'tables:steps=-1', 'imaml:strength=0', 'cavia:contexts=0',
+    'meta_svdd:solver_steps=0', 'maml:outputs=2', 'tables_maml:steps=0',
   ],
 )  # fmt: skip
 def test_impossible_options_are_refused(spec):
