@@ -44,6 +44,11 @@ _NUMBER = re.compile(
   r'(?P<close>\))?'
 )
 _HEX = re.compile(r'[-+]?0[xX][0-9a-fA-F]+')
+_NUMERIC = ('integer', 'floating', 'mixed-integer-float', 'decimal', 'boolean')
+_TOLD = (
+  str, datetime.date, datetime.time, datetime.timedelta, pd.Interval, uuid.UUID,
+  numbers_lib.Real, decimal_lib.Decimal,
+)  # fmt: skip
 _SOME, _WORDS = 5, 0.2  # rows, and share of words, that make codes of numbers
 
 
@@ -89,7 +94,7 @@ def key(value: Any) -> str:
   if isinstance(value, bool | np.bool_):
     return str(bool(value)).lower()
   text = ' '.join(str(value).split()).casefold()
-  if re.fullmatch(r'[-+]?\d+(\.\d*)?(e[-+]?\d+)?', text):
+  if len(text) < 17 and re.fullmatch(r'[-+]?\d+(\.\d*)?(e[-+]?\d+)?', text):
     return f'{float(text):.17g}'
   return text
 
@@ -107,8 +112,11 @@ def _parse(cell: str, decimal: str) -> _Number | None:
   digits = match['digits'].rstrip(_SPACES)
   group = f'[{"," if decimal == "." else "."}{_GROUPS}]'
   fraction = re.escape(decimal)
-  grouped = rf'\d{{1,3}}(?P<g>{group})\d{{3}}((?P=g)\d{{3}})*({fraction}\d*)?'
-  if re.fullmatch(grouped, digits):
+  grouped = (
+    rf'[1-9]\d{{0,2}}(?P<g>{group})\d{{3}}((?P=g)\d{{3}})*({fraction}\d*)?'
+  )
+  indian = r'\d\d?(,\d\d)+,\d{3}(\.\d*)?' if decimal == '.' else grouped
+  if re.fullmatch(grouped, digits) or re.fullmatch(indian, digits):
     digits = re.sub(group, '', digits)
   elif not re.fullmatch(rf'\d+({fraction}\d*)?|{fraction}\d+', digits):
     return None
@@ -163,7 +171,7 @@ def numbers(
 
 def decimal_sign(
   columns: Iterable[Sequence[str]], delimiter: str, known: str = ''
-) -> tuple[str, str]:
+) -> tuple[str, dict[int, str]]:
   """The sign before fractions in a table of text: '.' or ','.
 
   A column that reads as numbers with one of the two alone decides. Where all
@@ -177,10 +185,12 @@ def decimal_sign(
     known: the sign in known rows, or ''.
 
   Returns:
-    The sign; a cell that could be read either way if nothing decided, or ''.
+    The sign; if nothing decided, a cell that could be read either way of each
+    column that holds such, by its place.
   """
-  doubtful, likely = '', ''
-  for cells in columns:
+  doubtful: dict[int, str] = {}
+  likely = ''
+  for i, cells in enumerate(columns):
     unique = list(dict.fromkeys(_stated(cells, missing(cells))))[:1000]
     marked = [c for c in unique if ',' in c or '.' in c]
     if not marked:
@@ -190,9 +200,10 @@ def decimal_sign(
     )
     commas = any(',' in cell for cell in marked)
     if point != comma and (commas or comma):
-      return ('.' if point else ','), ''
+      return ('.' if point else ','), {}
     if point and comma:
-      doubtful = doubtful or marked[0]
+      if commas or delimiter in (';', '\t'):
+        doubtful[i] = marked[0]
       short = any(re.fullmatch(r'[-+]?\d{1,3}', cell) for cell in unique)
       if short and delimiter != ',' and not likely:
         likely = '.' if commas else ','
@@ -200,8 +211,9 @@ def decimal_sign(
       known = known or '.'
   sign = known or likely
   if sign or not doubtful:
-    return sign or '.', ''
-  sign = ',' if ',' in doubtful and delimiter != ',' else '.'
+    return sign or '.', {}
+  commas = any(',' in cell for cell in doubtful.values())
+  sign = ',' if commas and delimiter != ',' else '.'
   return sign, doubtful
 
 
@@ -370,24 +382,36 @@ def from_values(
     DataError: if it holds anything but numbers, times and text.
   """
   series = column if isinstance(column, pd.Series) else _series(name, column)
-  wanted = _wanted(like)
-  lost = series.isna().to_numpy(bool)
-  kind = series.dtype.kind if isinstance(series.dtype, np.dtype) else ''
   if isinstance(series.dtype, pd.PeriodDtype):
     series = series.dt.to_timestamp()
-  if wanted != 'category':
-    if pd.api.types.is_datetime64_any_dtype(series):
-      return Typed(pd.Series(times_lib.seconds(series)), 'time', 'dates')
-    if kind == 'm':
-      seconds = series.dt.total_seconds().to_numpy(np.float64)
-      return Typed(pd.Series(seconds), 'number', 'durations, in seconds')
-    if pd.api.types.is_numeric_dtype(series) and kind != 'c':
-      values = series.to_numpy(np.float64, na_value=np.nan)
-      lost = np.isnan(values)
-      return Typed(pd.Series(values), 'empty' if lost.all() else 'number', '')
+  lost, told = series.isna().to_numpy(bool), pd.api.types.infer_dtype(series)
   fixed = isinstance(series.dtype, pd.CategoricalDtype)
+  if not fixed and _wanted(like) != 'category':
+    try:
+      if told in _NUMERIC or lost.all():
+        values = pd.Series(series.to_numpy(np.float64, na_value=np.nan))
+        return Typed(values, 'empty' if values.isna().all() else 'number', '')
+      if told in ('datetime64', 'datetime', 'date'):
+        dates = pd.to_datetime(series, utc=True)
+        return Typed(pd.Series(times_lib.seconds(dates)), 'time', 'dates')
+      if told in ('timedelta64', 'timedelta'):
+        spans = pd.to_timedelta(series).dt.total_seconds()
+        return Typed(
+          spans.astype(np.float64), 'number', 'durations, in seconds'
+        )
+    except (OverflowError, ValueError) as error:
+      raise DataError(f'column {name!r}: {error}') from error
   values = series.astype(object).tolist()
-  return _objects(name, values, lost, like, fixed)
+  for value in _stated(values, lost):
+    if not isinstance(value, _TOLD):
+      raise DataError(
+        f'column {name!r} holds a {type(value).__name__}: give numbers or text'
+      )
+  cells = ['' if gone else str(v) for v, gone in zip(values, lost, strict=True)]
+  if fixed:
+    return Typed(categories(cells, lost), 'category', '')
+  sign, _ = decimal_sign([list(map(str.strip, cells))], ',')
+  return typed(name, cells, like=like, decimal=sign, codes=True)
 
 
 def _series(name, column):
@@ -396,7 +420,8 @@ def _series(name, column):
   if type(column).__module__.startswith('pyarrow'):  # pyarrow
     return column.to_pandas()
   if isinstance(column, np.ma.MaskedArray):
-    column = np.ma.filled(column.astype(object), None)
+    mask, column = np.ma.getmaskarray(column), column.data.astype(object)
+    column[mask] = None
   elif hasattr(column, 'to_numpy'):
     column = column.to_numpy()
   if not isinstance(column, np.ndarray):
@@ -406,39 +431,3 @@ def _series(name, column):
   if column.ndim != 1:
     raise DataError(f'column {name!r} holds {column.shape[1:]} per row')
   return pd.Series(column)
-
-
-_REAL = (numbers_lib.Real, decimal_lib.Decimal)
-_TOLD = (str, datetime.date, datetime.time, pd.Interval, uuid.UUID, *_REAL)
-
-
-def _objects(name, values, lost, like, fixed):
-  """Types a column of Python objects."""
-  stated = _stated(values, lost)
-  all_of = lambda kind: (
-    bool(stated) and all(isinstance(v, kind) for v in stated)
-  )
-  for value in stated:
-    if not isinstance(value, (*_TOLD, datetime.timedelta)):
-      raise DataError(
-        f'column {name!r} holds a {type(value).__name__}: give numbers or text'
-      )
-  if not fixed and _wanted(like) != 'category':
-    floats = np.full(len(values), np.nan)
-    try:
-      if all_of(_REAL) or not stated:
-        floats[~lost] = [float(value) for value in stated]
-        return Typed(pd.Series(floats), 'number' if stated else 'empty', '')
-      if all_of(datetime.timedelta):
-        floats[~lost] = [pd.Timedelta(v).total_seconds() for v in stated]
-        return Typed(pd.Series(floats), 'number', 'durations, in seconds')
-      if all_of(datetime.date):
-        dates = pd.to_datetime(pd.Series(values), utc=True)
-        return Typed(pd.Series(times_lib.seconds(dates)), 'time', 'dates')
-    except (OverflowError, ValueError) as error:
-      raise DataError(f'column {name!r}: {error}') from error
-  cells = ['' if gone else str(v) for v, gone in zip(values, lost, strict=True)]
-  if fixed:
-    return Typed(categories(cells, lost), 'category', '')
-  sign, _ = decimal_sign([list(map(str.strip, cells))], ',')
-  return typed(name, cells, like=like, decimal=sign, codes=True)

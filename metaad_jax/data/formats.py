@@ -88,10 +88,15 @@ def _json(text):
     records = json.loads(text)
   except json.JSONDecodeError:
     records = [json.loads(line) for line in text.split('\n') if line.strip()]
-  if isinstance(records, dict) and not all(
-    isinstance(value, list) for value in records.values()
-  ):
-    records = [records]
+  if isinstance(records, dict):
+    parts = list(records.values())
+    rows = {tuple(part) for part in parts if isinstance(part, dict)}
+    if {*records} >= {'columns', 'data'}:  # as pandas splits a frame
+      records = pd.DataFrame(records['data'], columns=records['columns'])
+    elif len(rows) == 1 < len(parts):
+      records = pd.DataFrame(records).reset_index(drop=True)
+    elif not all(isinstance(part, list) for part in parts):
+      records = [records]
   if isinstance(records, list):
     if not records or not all(isinstance(r, dict) for r in records):
       raise DataError('it holds no objects such as {"temp": 20.5}')

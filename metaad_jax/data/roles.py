@@ -28,6 +28,7 @@ _RANGES = {
   'minute': (0, 60), 'second': (0, 60), 'weekday': (0, 7), 'week': (0, 53),
   'quarter': (1, 4), 'yearday': (0, 366),
 }  # fmt: skip
+_CODES = (-999, -9999, -99999, 9999, 99999, 999999, -32768, -999.9, -999.99)
 _UUID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,}')
 
 
@@ -133,12 +134,15 @@ def _role(name, typed):
   if typed.kind not in ('number', 'time') or len(values) < 3:
     return 'feature', ''
   x = values.to_numpy(np.float64)
-  if not np.isfinite(x).all() or (x == x[0]).all():
+  if not np.isfinite(x).all():
     return 'feature', ''
   whole = bool((x == np.round(x)).all())
   if whole and (found := _calendar(x, plain)):
     return 'time', found
-  return _role_of_numbers(x, values.index.to_numpy(), whole, named)
+  if (x == x[0]).all():
+    return 'feature', ''
+  role, why = _role_of_numbers(x, values.index.to_numpy(), whole, named)
+  return 'time' if role == 'id' and typed.kind == 'time' else role, why
 
 
 def _role_of_words(values, named):
@@ -190,10 +194,13 @@ def _role_of_numbers(x, places, whole, named):
       return 'time', 'holds times since 1970'
     if rising and named['timing']:
       return 'time', 'only rises or falls, as time does'
-  if whole and named['identifying'] and distinct > count / 2:
-    return 'id', 'is called an id and is another number in most rows'
+  if whole and (
+    (named['identifying'] and distinct > count / 2)
+    or (named['certain'] and distinct >= _LEAST)
+  ):
+    return 'id', 'is called an id and holds whole numbers'
   if count < _SURE:
-    return 'feature', ''
+    return 'feature', _code_of_missing(x)
   if whole and distinct == count and np.ptp(x) == count - 1:
     return 'id', 'holds the numbers of rows, in another order'
   if rising and distinct > count / 2:
@@ -205,7 +212,16 @@ def _role_of_numbers(x, places, whole, named):
       'only rises or falls, so that new rows may lie outside of what is known; '
       'if it counts, --ignore it'
     )
-  return 'feature', ''
+  return 'feature', _code_of_missing(x)
+
+
+def _code_of_missing(x):
+  """A remark on values such as -9999 that lie far from all others."""
+  for code in _CODES:
+    rest = x[x != code]
+    if len(rest) < len(x) and len(rest) and abs(code) > 9 * abs(rest).max():
+      return f'holds {code}: if that means missing, leave those cells empty'
+  return ''
 
 
 def notes(
@@ -296,7 +312,10 @@ def _likely(name, typed):
   if not levels or not few:
     return 0
   if name.strip().lower() in LABELS:
-    return 3
+    other = plain == 'y' and not words and not levels <= {'0', '1', '-1'}
+    return 1 if other else 3
+  if _are_labels(levels) and not levels & _CLEAR and _says_normal(parts):
+    return 1
   if _are_labels(levels) and (
     parts & (_WORDS['labelled'] | _WORDS['exactly']) or levels & _CLEAR
   ):
@@ -304,6 +323,11 @@ def _likely(name, typed):
   if plain in _WORDS['labelled'] | _WORDS['exactly']:
     return 1
   return int(words and bool(parts & _WORDS['labelled']))
+
+
+def _says_normal(parts):
+  denied = parts & {'not', 'non', 'no'} and parts & _WORDS['labelled']
+  return bool(parts & _WORDS['good'] or denied)
 
 
 def _is_whole(level):
@@ -316,11 +340,28 @@ def _are_labels(levels):
   return levels <= _NORMAL | _ANOMALY and len(levels) <= 2
 
 
+def echoes(
+  table: Mapping[str, cells.Typed], names: Sequence[str], labels: np.ndarray
+) -> list[str]:
+  """Names of columns of two values that say the same as labels [n]."""
+  known = labels >= 0
+  found = []
+  for name in names:
+    codes = pd.factorize(table[name].values)[0][known]
+    same = [
+      np.array_equal(codes, y) for y in (labels[known], 1 - labels[known])
+    ]
+    if any(same) and min((codes == 0).sum(), (codes == 1).sum()) >= _LEAST:
+      found.append(name)
+  return found
+
+
 def check_name(name: str, values: Any, anomaly_label: str) -> None:
   """Refuses labels such as `is_normal` = 1, which mean the contrary of ours."""
-  if not name or anomaly_label or not _parts(name)[0] & _WORDS['good']:
+  if not name or anomaly_label or not _says_normal(_parts(name)[0]):
     return
-  if _are_labels({cells.key(value) for value in values.dropna().unique()}):
+  levels = {cells.key(value) for value in values.dropna().unique()}
+  if _are_labels(levels) and not levels & _CLEAR:
     raise DataError(
       f'column {name!r} says what is normal: name the value of an anomaly with '
       '--anomaly_label, such as --anomaly_label=0'
@@ -338,8 +379,8 @@ def labels(
     anomaly_label: the word of an anomaly; every other word is normal then.
 
   Returns:
-    [n] int64, 1 = anomaly, 0 = normal, -1 = unlabelled (-1 or missing); None
-    if there are none.
+    [n] int64, 1 = anomaly, 0 = normal, -1 = unlabelled (missing); None if
+    there are none.
 
   Raises:
     DataError: if they are anything else, or words that nobody explained.
@@ -348,7 +389,7 @@ def labels(
     return None
   wrong = DataError(
     f'labels must be one for each of the {count} rows, 0 = normal, 1 = '
-    'anomaly, -1 or missing = unlabelled; if that column holds no labels, say '
+    'anomaly, missing = unlabelled; if that column holds no labels, say '
     '--label=none'
   )
   if not isinstance(values, pd.Series):
@@ -362,19 +403,19 @@ def labels(
   levels = set(keys.dropna())
   if anomaly_label:
     bad = {cells.key(word) for word in anomaly_label.split('|')}
-    if not bad <= levels and not levels <= _NORMAL:
+    if not bad & levels and len(levels) > 1:
       raise DataError(
         f'no label is {anomaly_label!r}; there are '
         f'{", ".join(sorted(levels)[:5])}'
       )
-  elif levels <= {'-1', '0', '1'}:
-    if levels == {'-1', '1'}:
-      raise DataError(
-        'labels are 1 and -1 and never 0, and may mean either: write 0 = '
-        'normal, 1 = anomaly, and leave the cells of unlabelled rows empty'
-      )
+  elif levels <= {'0', '1'}:
     bad = {'1'}
-    keys = keys.mask(keys == '-1')
+  elif levels <= {'-1', '0', '1'}:
+    raise DataError(
+      'labels are 1 and -1, and -1 may mean an anomaly or a row that nobody '
+      'checked: say --anomaly_label=-1, or write 0 = normal, 1 = anomaly and '
+      'leave the cells of unchecked rows empty'
+    )
   elif levels <= _NORMAL | _ANOMALY:
     bad = levels & _ANOMALY
   elif cells.kind_of(values) == 'category':

@@ -19,6 +19,7 @@ PACKED = ('.gz', '.zip', '.xz', '.bz2')
 _DELIMITERS = {
   ',': 'commas', ';': 'semicolons', '\t': 'tabs', '|': 'bars', ' ': 'blanks'
 }  # fmt: skip
+_RULE = re.compile(r'[\s|+:;,=-]*[-=]{3}[\s|+:;,=-]*')  # as |---|---|
 _COMMENT = ('#', '%', '//')
 _UNUSED = re.compile(b'[\x81\x8d\x8f\x90\x9d]')  # bytes that cp1252 lacks
 _SNIFFED = 200  # lines that decide on the delimiter
@@ -151,6 +152,8 @@ def parse(text: str, notes: list[str], decimal: str = '') -> Text:
   Raises:
     DataError: if the rows differ in width, or no row is left.
   """
+  if re.match(r'\s*(<[!?a-zA-Z]|\{\s*"|\[\s*[\[{])', text):
+    raise DataError('it is no table but JSON, HTML or XML: save it as .csv')
   lines, comment, forced = _lines(text, notes)
   if not lines:
     raise DataError('it is empty' if not text.strip() else 'it holds no rows')
@@ -160,7 +163,7 @@ def parse(text: str, notes: list[str], decimal: str = '') -> Text:
   )
   if forced:
     dialect = dialect._replace(delimiter=forced)
-  at, rows = _split_all([line for _, line in lines], dialect)
+  at, rows = _split_all([line for _, line in lines], dialect, whole=True)
   if dialect.delimiter != ',' and _usual_width(rows) > 1:
     notes.append(f'cells are parted by {_DELIMITERS[dialect.delimiter]}')
   return table(
@@ -211,8 +214,11 @@ def table(
   )
   if decimal == ',':
     notes.append('a comma is the decimal sign')
-  if doubtful:
-    notes.append(f'{doubtful!r} is read with {decimal!r} as the decimal sign')
+  for i, cell in doubtful.items():
+    notes.append(
+      f'column {names[i]!r}: {cell!r} is read with {decimal!r} as the decimal '
+      'sign, and could mean thousands'
+    )
   dialect = dialect._replace(decimal=decimal)
   return Text(tuple(names), rows, places, dialect, notes)
 
@@ -224,7 +230,9 @@ def _usual_width(rows):
 def _lines(text, notes):
   """[(number, line)] without blanks and comments; last comment; sep=."""
   numbered = [
-    (i, line) for i, line in enumerate(text.split('\n'), 1) if line.strip()
+    (i, line)
+    for i, line in enumerate(text.split('\n'), 1)
+    if line.strip() and not _RULE.fullmatch(line)
   ]
   forced = ''
   if numbered and (found := re.fullmatch(r'"?sep=(.)"?\s*', numbered[0][1])):
@@ -240,7 +248,7 @@ def _lines(text, notes):
   return numbered, comment, forced
 
 
-def _split_all(lines, dialect):
+def _split_all(lines, dialect, whole=False):
   """Places and cells of rows; a quoted cell may go over several lines."""
   if not any(dialect.quote in line for line in lines):
     return range(len(lines)), [split(line, dialect) for line in lines]
@@ -253,12 +261,10 @@ def _split_all(lines, dialect):
   places, rows = [], []
   for row in reader:
     at = min(reader.line_num, len(lines)) - 1
-    swallowed = [part for cell in row for part in cell.split('\n')[1:-1]]
-    if row and (
-      row[-1].endswith('\n')
-      or any(x.count(dialect.delimiter) >= len(row) - 1 > 0 for x in swallowed)
-    ):
-      raise csv.Error(f'a quote is never closed before {lines[at][:40]!r}')
+    inside = [part for cell in row for part in cell.split('\n')[1:-1]]
+    lost = any(x.count(dialect.delimiter) >= len(row) - 1 > 0 for x in inside)
+    if whole and row and (lost or row[-1].endswith('\n')):
+      raise DataError(f'a quote is never closed before {lines[at][:40]!r}')
     places.append(at)
     rows.append([cell.strip() for cell in row])
   return places, rows

@@ -13,6 +13,10 @@ _CLOCK = re.compile(
   r'(?:(\d+) days?,? )?(\d{1,4}):(\d\d)(?::(\d\d(?:[.,]\d+)?))?( ?[AaPp][Mm])?'
 )
 _PERIOD = re.compile(r'(\d{4})[- ]?(?:Q([1-4])|W(\d\d?))')
+_SPAN = re.compile(  # as 3d 04h, PT3H5M
+  r'P(?=.*\d)[\dDT.HMS]+|'
+  r'(?:\d+(?:\.\d+)? ?(?:d|h|hr|hours?|m|min|s|sec|ms) ?){2,}'
+)
 _ZONE = re.compile(r' ?\(?(UTC|GMT|Z)\)?$')
 _DATES = (
   '%Y-%m-%d', '%Y/%m/%d', '%Y.%m.%d', '%d.%m.%Y', '%d.%m.%y', '%m/%d/%Y',
@@ -38,6 +42,10 @@ def read(
     how they were read; None if any cell is no time.
   """
   stated = [c for c, gone in zip(cells, lost, strict=True) if not gone]
+  if stated and all(map(_SPAN.fullmatch, stated)):
+    spans = np.full(len(cells), np.nan)
+    spans[~lost] = pd.to_timedelta(pd.Series(stated)).dt.total_seconds()
+    return spans, 'durations, in seconds'
   if not stated or not all(map(_DATE_LIKE.fullmatch, stated[:100])):
     return None
   stated = [_ZONE.sub('', cell) for cell in stated]

@@ -195,14 +195,23 @@ def _samples(content, options):
     label = next((c.name for c in report if c.role == 'label'), '')
     labels = table[label].values if label else None
     roles_lib.check_name(label, labels, options.anomaly_label)
+  count = len(next(iter(table.values())).values) if table else 0
+  labels = roles_lib.labels(labels, count, options.anomaly_label)
   of = lambda *kinds: [c.name for c in report if c.role in kinds]
+  if labels is not None and not reported:
+    free = [name for name in of('feature') if name not in given.features]
+    echoes = roles_lib.echoes(table, free, labels)
+    report = tuple(
+      c._replace(role='ignored', why='says the same as the labels')
+      if c.name in echoes else c
+      for c in report
+    )  # fmt: skip
   rows = pd.DataFrame({name: table[name].values for name in of('feature')})
   keys = {name: pd.Series(content.data[name]) for name in of('id', 'time')}
   if not rows.columns.size:
     raise DataError(f'it holds no column to score: {", ".join(table)}')
   if not len(rows):
     raise DataError('it holds no rows')
-  labels = roles_lib.labels(labels, len(rows), options.anomaly_label)
   samples = Samples(
     rows, labels, content.rate, tuple(table), next(iter(of('label')), ''),
     pd.DataFrame({**content.row_names, **keys}), report,

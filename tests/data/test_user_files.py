@@ -5,8 +5,6 @@ import lzma
 import random
 import zipfile
 
-import hypothesis
-from hypothesis import strategies as st
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -15,7 +13,7 @@ import pytest
 import scipy.io.wavfile
 
 from metaad_jax.base import DataError
-from metaad_jax.data import cells, roles, text_files, user_files
+from metaad_jax.data import cells, text_files, user_files
 
 X = np.random.default_rng(0).normal([20, 1.5, 3e3], [2, 0.1, 20], (40, 3))
 X = X.round([[3, 4, 1]][0][0])
@@ -133,80 +131,6 @@ def test_a_followed_line_is_read_as_a_line_of_the_file(tmp_path):
     user_files.row({'temp': '1', 'where': 'x', 'on': 'yes'}, samples.rows, ',')
 
 
-# --- cells -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-  ('texts', 'values'),
-  [
-    (['1,234.5', '3,000'], [1234.5, 3000]),
-    (['1 234.5', '2', '1\u202f000'], [1234.5, 2, 1000]),
-    (["1'234'567", '2'], [1234567, 2]),
-    (['30.0%', '2%'], [30, 2]),
-    (['$3,000.00', '-$2'], [3000, -2]),
-    (['300 EUR', '-2 EUR'], [300, -2]),
-    (['64.67 °C', '-3°C'], [64.67, -3]),
-    (['(3000.0)', '5'], [-3000, 5]),
-    (['5-', '−6', '+7'], [-5, -6, 7]),
-    (['0xbb8', '0x10'], [3000, 16]),
-    (['1e3', '.5', '2.'], [1000, 0.5, 2]),
-    (['<0.5', '2', '>= 9'], [0.5, 2, 9]),
-    (['', 'NA', '?', '-', '**', 'n/a', '<NA>', '#DIV/0!', '7'], [7]),
-    (['12:30', '1:00:05.5'], [45000, 3605.5]),
-    (['2 days 00:00:01', '0 days 01:00:00'], [172801, 3600]),
-    (['2024-01-01', '2024-01-02T12:00:00Z'], [1704067200, 1704196800]),
-    (['2024-01-01 00:00:00+02:00', ''], [1704060000]),
-    (['01.02.2024', '02.02.2024'], [1706745600, 1706832000]),
-    (['1/2/2024', '2/2/2024'], [1704153600, 1706832000]),
-    (['1/2/2024', '13/2/2024'], [1706745600, 1707782400]),
-    (['30/1/2024 8:00 PM', '1/2/2024 8:00 AM'], [1706644800, 1706774400]),
-  ],
-)
-def test_a_column_of_numbers_or_times(texts, values):
-  sign, _ = cells.decimal_sign([texts], ',')
-  column = cells.typed('x', texts, decimal=sign).values
-  assert column.dtype == np.float64
-  assert column.dropna().tolist() == values
-
-
-@pytest.mark.parametrize(
-  'texts',
-  [
-    ['3A', '12B', '7F'], ['10-20', '30-40'], ['192.168.1.20', '10.0.0.1'],
-    ['1.2.3', '1.2.4'], ['+', '-', '-'], ['pump', 'fan'],
-  ],
-)  # fmt: skip
-def test_a_column_of_words(texts):
-  column = cells.typed('x', texts).values
-  assert cells.kind_of(column) == 'category' and column.tolist() == texts
-
-
-@pytest.mark.parametrize(
-  ('texts', 'why'),
-  [
-    (['1', '2', 'x'], "line 9: column 'c' holds 'x'"),
-    (['20.5', '1.5 kg'], 'mixes units'),
-    (['3 kg', '300 g'], 'mixes units'),
-    (['5', '2024-01-01'], '2024-01-01'),
-  ],
-)
-def test_mixed_columns_are_refused(texts, why):
-  with pytest.raises(DataError, match=why):
-    cells.typed('c', texts, places=[7, 8, 9])
-
-
-def test_spellings_of_one_category():
-  alike = [['1', 1, 1.0, ' 1', '1.0'], ['yes', 'Yes ', 'YES'], [True, 'true']]
-  for group in alike:
-    assert len({cells.key(value) for value in group}) == 1
-  keys = [cells.key(group[0]) for group in alike]
-  assert len({*keys, cells.key('10'), cells.key('no')}) == 5
-  column = cells.typed('x', ['Yes', 'no', 'yes ', 'NO', '?']).values
-  assert column.tolist()[:4] == ['Yes', 'no', 'Yes', 'no']
-  assert cells.codes(column)[:4].tolist() == [0, 1, 0, 1]
-  assert np.isnan(cells.codes(column)[4])
-
-
 def test_known_rows_say_what_kind_a_column_has(tmp_path):
   like = read(tmp_path, 'a,b,c\n1,x,\n2,y,\n').rows
   rows = read(tmp_path, 'c,b,a\nE42,1,3\nE43,2,4\n', like=like).rows
@@ -216,23 +140,13 @@ def test_known_rows_say_what_kind_a_column_has(tmp_path):
   assert "line 2: column 'a'" in told
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
-@hypothesis.given(
-  st.lists(
-    st.floats(-1e6, 1e6, allow_nan=False).map(lambda v: round(v, 3)),
-    min_size=2, max_size=8,
-  ),
-  st.sampled_from(['.', ',']),
-  st.sampled_from(['', ' ', "'", '\u00a0', 'other']),
-)  # fmt: skip
-def test_numbers_come_back_whatever_the_country(values, decimal, group):
-  group = group.replace('other', '.' if decimal == ',' else ',')
-  texts = [
-    f'{v:,.3f}'.translate({44: group, 46: decimal}) for v in [*values, 1e4]
-  ]
-  hypothesis.assume(group or all(abs(v) < 1000 for v in values))
-  read = cells.numbers(texts, np.zeros(len(texts), bool), decimal)
-  np.testing.assert_array_equal(read[0], [*values, 1e4])
+def test_ids_and_times_read_as_they_stand_in_the_file(tmp_path):
+  lines = [f'{7 + i};2026-01-01 00:00:{i:02d};{i * i % 7},5' for i in range(20)]
+  path = tmp_path / 'log.csv'
+  path.write_text('\n'.join(['id;t;a', *lines]))
+  keys = user_files.read(str(path)).keys
+  assert list(keys.id.astype(str)) == [str(7 + i) for i in range(20)]
+  assert str(keys.t[3]) == '2026-01-01 00:00:03'
 
 
 # --- frames and other files --------------------------------------------------
@@ -333,104 +247,6 @@ def test_windows_of_a_table_and_their_labels(tmp_path):
   assert samples.labels.tolist() == [0, 1, -1, 0]
 
 
-# --- labels ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-  ('bad', 'good'),
-  [
-    ('anomaly', 'normal'), ('Attack', 'Normal'), ('fault', 'ok'),
-    ('abnormal', 'normal'), ('broken', 'healthy'), ('defect', 'good'),
-    ('malicious', 'benign'), ('yes', 'no'), ('True', 'False'), (1, 0),
-  ],
-)  # fmt: skip
-def test_labels_cannot_be_turned_round(bad, good, tmp_path):
-  marks = [bad if i in (3, 17) else good for i in range(40)]
-  for name in ('label', 'Class', 'is_anomaly'):
-    samples = read(tmp_path, FRAME.assign(**{name: marks}).to_csv(index=False))
-    assert np.flatnonzero(samples.labels).tolist() == [3, 17]
-    assert samples.label == name and list(samples.rows) == list(FRAME)
-
-
-def test_what_is_called_normal_or_ok_does_not_mark_anomalies(tmp_path):
-  for name, bad, good in (('is_normal', 0, 1), ('OK', 'no', 'yes')):
-    marks = [bad if i in (3, 17) else good for i in range(40)]
-    text = FRAME.assign(**{name: marks}).to_csv(index=False)
-    assert 'says what is normal' in refusal(tmp_path, text, label=name)
-    samples = read(tmp_path, text, label=name, anomaly_label=str(bad))
-    assert np.flatnonzero(samples.labels).tolist() == [3, 17]
-
-
-def test_words_without_a_meaning_need_one(tmp_path):
-  text = FRAME.assign(label=['F', 'N'] * 20).to_csv(index=False)
-  assert '--anomaly_label' in refusal(tmp_path, text)
-  labels = read(tmp_path, text, anomaly_label='F').labels
-  assert labels.tolist() == [1, 0] * 20
-  text = text.replace(',F', ',1').replace(',N', ',-1')
-  assert '1 and -1' in refusal(tmp_path, text)
-  text = FRAME.assign(y=[0, 1, 2, 3] * 10).to_csv(index=False)
-  assert 'labels must be' in refusal(tmp_path, text)
-  assert list(read(tmp_path, text, label='none').rows) == [*FRAME, 'y']
-  text = FRAME.assign(target=X[:, 0]).to_csv(index=False)
-  known = read(tmp_path, text).rows
-  assert 'target' in known  # no labels by its values
-  text = FRAME.assign(target=[0, 1] * 20).to_csv(index=False)
-  assert read(tmp_path, text).label == 'target'
-  assert 'target' in read(tmp_path, text, like=known).rows
-
-
-def test_unlabelled_rows(tmp_path):
-  marks = ['0', '1', '-1', ''] * 10
-  text = FRAME.assign(y=marks, fault=0).to_csv(index=False)
-  samples = read(tmp_path, text)
-  assert samples.labels.tolist() == [0, 1, -1, -1] * 10
-  assert list(samples.rows) == list(FRAME)  # nor is the other one a feature
-  with pytest.raises(DataError, match='one for each of the 3 rows'):
-    roles.labels(np.zeros(2), 3)
-
-
-# --- roles -------------------------------------------------------------------
-
-WHEN = pd.date_range('2024-03-01', periods=40, freq='min')
-ASIDE = {
-  'id': np.arange(40),
-  'id that starts high': np.arange(40) + 12_000_000,
-  'elapsed': np.arange(40) * 0.1,
-  'epoch in s': WHEN.as_unit('s').astype('int64') + np.arange(40) ** 2,
-  'epoch in ns': WHEN.as_unit('ns').astype('int64'),
-  'date': WHEN,
-  'serial': [f'SN-{i:04}' for i in range(40)],
-  'order id': np.random.default_rng(0).permutation(4000)[:40],
-}
-
-
-@pytest.mark.parametrize('name', ASIDE)
-def test_columns_that_count_or_tell_the_time_are_set_aside(name, tmp_path):
-  text = FRAME.assign(**{name: ASIDE[name]}).to_csv(index=False)
-  samples = read(tmp_path, text)
-  assert list(samples.rows) == list(FRAME) and list(samples.keys) == [name]
-  assert any(repr(name) in note for note in samples.notes)
-  roles_of = {c.name: c.role for c in samples.columns}
-  assert roles_of.pop(name) in ('id', 'time')
-  assert set(roles_of.values()) == {'feature'}
-  assert name in read(tmp_path, text, features=(name,)).rows
-
-
-def test_sensors_are_not_set_aside(tmp_path):
-  sensors = {
-    'drift': np.cumsum(np.random.default_rng(0).random(40)),
-    'constant': np.ones(40),
-    'whole': np.random.default_rng(0).permutation(60)[:40],
-    'site': ['north', 'south'] * 20,
-    'gaps': [None, *X[1:, 0]],
-  }
-  samples = read(tmp_path, FRAME.assign(**sensors).to_csv(index=False))
-  assert list(samples.rows) == [*FRAME, *sensors]
-  assert {c.name: c.missing for c in samples.columns}['gaps'] == 1 / 40
-  samples = read(tmp_path, FRAME.assign(a=0).to_csv(), ignore=('a', 'press'))
-  assert list(samples.rows) == ['temp', 'rpm']
-
-
 # --- what is refused ---------------------------------------------------------
 
 
@@ -507,12 +323,3 @@ def test_damage_is_refused_or_harmless(suffix, tmp_path):
       assert len(user_files.read(str(path), window=window).rows)
     except DataError as error:
       assert '\n' not in str(error)
-
-
-def test_ids_and_times_read_as_they_stand_in_the_file(tmp_path):
-  lines = [f'{7 + i};2026-01-01 00:00:{i:02d};{i * i % 7},5' for i in range(20)]
-  path = tmp_path / 'log.csv'
-  path.write_text('\n'.join(['id;t;a', *lines]))
-  keys = user_files.read(str(path)).keys
-  assert list(keys.id.astype(str)) == [str(7 + i) for i in range(20)]
-  assert str(keys.t[3]) == '2026-01-01 00:00:03'
