@@ -15,6 +15,7 @@ import os
 import pathlib
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,24 +38,26 @@ def tables(root: pathlib.Path, count: int):
   for path in paths[:: max(1, len(paths) // count)][:count]:
     held = np.load(path, allow_pickle=False)
     rng = np.random.default_rng(len(held['x']))
-    columns = {}
+    columns: dict[str, pd.Series] = {}
+    column: Any
     for name, kind, x in zip(
       held['columns'], held['kinds'], held['x'][:ROWS].T, strict=True
     ):
       name = ' '.join(str(name).split()) or 'x'
       lost = np.isnan(x)
+      cells_of = list(zip(x, lost, strict=True))
       if lost.all() or name in columns:
         continue
       if kind == 1:
         words = rng.permutation(WORDS)
         words = [*words, *(f'level {i}' for i in range(int(np.nanmax(x))))]
-        column = [None if n else words[int(v)] for v, n in zip(x, lost)]
+        column = [None if n else words[int(v)] for v, n in cells_of]
       elif kind == 2:
-        column = [None if n else bool(v) for v, n in zip(x, lost)]
+        column = [None if n else bool(v) for v, n in cells_of]
       elif kind == 3:
         column = pd.to_datetime(pd.Series(x.astype(float)), unit='D')
       else:
-        column = [np.nan if n else float(str(v)) for v, n in zip(x, lost)]
+        column = [np.nan if n else float(str(v)) for v, n in cells_of]
       columns[name] = pd.Series(column)
     if len(columns) > 1:
       yield path.stem, pd.DataFrame(columns)
@@ -151,8 +154,9 @@ def right(column: pd.Series, typed: pd.Series) -> bool:
 
 def sweep(root: pathlib.Path, count: int) -> None:
   """The first part."""
-  seen = collections.Counter()
-  aside, wrong = collections.Counter(), []
+  seen: collections.Counter = collections.Counter()
+  aside: collections.Counter = collections.Counter()
+  wrong: list[tuple] = []
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'a.csv')
     for turn, (name, frame) in enumerate(tables(root, count)):
@@ -254,10 +258,11 @@ def files(root: pathlib.Path, count: int) -> None:
     query = np.concatenate([normal[20:170], bad])
     is_bad = np.arange(len(query)) >= len(normal[20:170])
     names = [f's{i}' for i in range(normal.shape[1])]
-    judged = []
+    judged: list[tuple] = []
     with tempfile.TemporaryDirectory() as folder:
       for plain in (True, False):
-        samples = None
+        known: Any = None
+        samples: Any = None
         parts = ((normal[:20], np.zeros(20, bool), 0), (query, is_bad, 20))
         for x, y, first in parts:
           frame = pd.DataFrame(x, columns=names)

@@ -304,8 +304,8 @@ def _mixed(name, cells, lost, wanted, places):
   whole = all(cells[i].isdigit() for i in np.flatnonzero(numeric))
   units = {_parse(cells[i], '.') for i in np.flatnonzero(numeric)}
   many = len({found.unit for found in units if found}) > 3
-  some = stated.sum() >= _SOME and wrong.sum() >= _WORDS * stated.sum()
-  if not wanted and (many or (whole and some)):
+  share = wrong.sum() / stated.sum() if stated.sum() >= _SOME else 0.0
+  if not wanted and (many or share >= (_WORDS if whole else 0.5)):
     return 'numbers among its words count as words'
   i = int(np.flatnonzero(wrong if wrong.any() else stated)[0])
   where = '' if places is None else f'line {places[i]}: '
