@@ -49,7 +49,7 @@ def tables(root: pathlib.Path, count: int):
       if lost.all() or name in columns:
         continue
       if kind == 1:
-        words = rng.permutation(WORDS)
+        words = rng.permutation(WORDS).tolist()
         words = [*words, *(f'level {i}' for i in range(int(np.nanmax(x))))]
         column = [None if n else words[int(v)] for v, n in cells_of]
       elif kind == 2:
