@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import functools
+import json
 from typing import Any, NamedTuple
 import zlib
 
@@ -20,14 +21,19 @@ class Job(NamedTuple):
 
   task: int  # its place among the tasks
   name: str  # of `baselines.REGISTRY`
-  options: tuple[tuple[str, Any], ...]  # sorted; of `baselines.score`
+  text: str  # its options as JSON, in which 1 and 1.0 are not the same
+
+  @property
+  def options(self) -> dict[str, Any]:
+    """Of `baselines.score`."""
+    return json.loads(self.text)
 
 
 Scores = dict[Job, np.ndarray]
 
 
 def job(task: int, name: str, options: Mapping[str, Any] | None = None) -> Job:
-  return Job(task, name, tuple(sorted((options or {}).items())))
+  return Job(task, name, json.dumps(options or {}, sort_keys=True))
 
 
 def score_jobs(
@@ -64,7 +70,7 @@ def score_jobs(
   )
   done = run(
     joblib.delayed(baselines.score_one)(
-      [(one.name, dict(one.options)) for one in members],
+      [(one.name, one.options) for one in members],
       triples[task], seed, task,
     )
     for task, members in by_task.items()
@@ -81,7 +87,7 @@ def _train(members, triples, seed, quiet) -> Scores:
   Where the tasks differ in width, rows are padded to a ladder of widths, and
   the network is initialised for those.
   """
-  name, options = members[0].name, dict(members[0].options)
+  name, options = members[0].name, members[0].options
   scaling = options.pop('scaling', baselines.REGISTRY[name].scalings[0])
   model = baselines.REGISTRY[name].model
   score = _compiled(name, model, tuple(options.items()))

@@ -364,11 +364,17 @@ def test_every_task_gets_the_options_of_its_own_jobs():
   options = {'neighbours': 2, 'scaling': 'clipped'}
   usual, other = jobs.job(0, 'knn'), jobs.job(0, 'knn', options)
   todo = [usual, other, jobs.job(1, 'knn', options)]
+  # One column at each split, or all of them: 1 is not 1.0.
+  splits = [{'columns': columns, 'scaling': 'plain'} for columns in (1, 1.0)]
+  trees = [jobs.job(2, 'extra_trees', some) for some in splits]
   found = jobs.score_jobs(todo, [triple] * 3, seed=0, workers=1, quiet=True)
   assert list(found) == todo
   for job, scores in found.items():
-    expected = score('knn', *triple, **dict(job.options))
+    expected = score('knn', *triple, **job.options)
     np.testing.assert_array_equal(scores, expected)
+  found = jobs.score_jobs(trees, [triple] * 3, seed=0, workers=1, quiet=True)
+  assert list(found) == trees
+  assert np.any(found[trees[0]] != found[trees[1]])
 
 
 def test_an_unknown_baseline_is_refused():

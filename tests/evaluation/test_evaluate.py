@@ -247,9 +247,9 @@ def test_what_is_chosen_is_what_is_used(run, monkeypatch):
 
   monkeypatch.setattr(jobs, 'score_jobs', score_jobs)
   tuned = run_all([run], GRID, NAMES, tune=5)
-  for (_, name, options), shots in used:
-    tuned_there = name == 'knn' and shots == 4
-    assert dict(options) == (always.options if tuned_there else {})
+  for job, shots in used:
+    tuned_there = job.name == 'knn' and shots == 4
+    assert job.options == (always.options if tuned_there else {})
   same = plain.table['method'] != 'knn'
   assert plain.table[same].equals(tuned.table[same])
 
