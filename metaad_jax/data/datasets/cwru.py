@@ -72,12 +72,7 @@ def load(
     load: '0', or 'all': also faults under 1 to 3 HP, beside normals of 0 HP.
     seed: of the noise.
   """
-  specs.allow(str(load) in ('0', 'all'), 'cwru', "'0', 'all'", load=load)
-  specs.allow(
-    window >= 8 and stride >= 1 and copies >= 1 and np.isfinite(snr_db),
-    'cwru', 'window >= 8, stride and copies >= 1, a finite snr_db',
-    window=window, stride=stride, copies=copies, snr_db=snr_db,
-  )  # fmt: skip
+  _check(window, stride, copies, snr_db, load)
   root = public_files.folder(data_dir, 'cwru')
   gap = max(window, _GAP)
   snr_db, copies = (np.inf, 1) if clean else (snr_db, copies)
@@ -107,6 +102,15 @@ def load(
         name + ('/train' if training else ''), pool, query, kinds,
         group=fault, fold=_FOLDS[place], side=side,
       )  # fmt: skip
+
+
+def _check(window, stride, copies, snr_db, load):
+  specs.allow(str(load) in ('0', 'all'), 'cwru', "'0', 'all'", load=load)
+  specs.allow(
+    window >= 8 and stride >= 1 and copies >= 1 and np.isfinite(snr_db),
+    'cwru', 'window >= 8, stride and copies >= 1, a finite snr_db',
+    window=window, stride=stride, copies=copies, snr_db=snr_db,
+  )  # fmt: skip
 
 
 def _halves(recording, gap):
