@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metaad_jax.detector import adaptation, encoding
+from metaad_jax.detector import adaptation, encoding, sanity
 
 
 def scorer(run, x, y):
@@ -10,7 +10,7 @@ def scorer(run, x, y):
   columns = encoding.Columns(np.shape(x)[1:])
   feature = encoding.feature(run, columns, None, None)
   seen = lambda rows: encoding.apply(
-    feature, encoding.AS_IS, np.asarray(rows, np.float64)
+    feature, sanity.AS_IS, np.asarray(rows, np.float64)
   )
   adapted = adaptation.adapt(run, seen(x), y)
   return lambda rows: adaptation.score(run, adapted, seen(rows))

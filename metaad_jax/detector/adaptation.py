@@ -13,6 +13,7 @@ import numpy as np
 from metaad_jax import base, devices
 from metaad_jax.base import DataError
 from metaad_jax.data import episodes
+from metaad_jax.detector import sanity
 from metaad_jax.training import runs
 
 _SINGLY, _PARTS = 8, 4  # up to 8 normals are left out singly, more in 4 parts
@@ -93,7 +94,8 @@ def adapt(run: runs.Run, x: np.ndarray, y: np.ndarray) -> Adapted:
       takes tables.
     y: [n] 1 = anomaly, 0 = normal; at least one normal.
   """
-  rows, features = _padded(run, x, y)
+  order = np.argsort(sanity.order_keys(x))
+  rows, features = _padded(run, x[order], y[order])
   state = _compiled(run.learner)[0](_key(), run.params, rows, features)
   return Adapted(jax.block_until_ready(state), x.shape[-1], rows.x.size)
 
@@ -124,9 +126,9 @@ def score(run: runs.Run, adapted: Adapted, x: np.ndarray) -> np.ndarray:
   return _finite(np.concatenate(done).astype(np.float64), 'row {}')
 
 
-def _split(normal):
-  """The normals dealt out at random, one by one or in parts."""
-  order = np.random.default_rng(0).permutation(normal)
+def _split(x, normal):
+  """The normals dealt out at random, one by one or in parts; see `without`."""
+  order = normal[np.argsort(sanity.order_keys(x[normal]))]
   number = _PARTS if len(normal) > _SINGLY else len(normal)
   return np.array_split(order, number)
 
@@ -144,7 +146,7 @@ def without(
   if len(normal) < 2:
     return [(adapt(run, x, y), normal)]
   parts = []
-  for members in _split(normal):
+  for members in _split(x, normal):
     rest = np.setdiff1d(np.arange(len(y)), members)
     parts.append((adapt(run, x[rest], y[rest]), members))
   return parts
@@ -156,9 +158,10 @@ def support_scores(run: runs.Run, x: np.ndarray, y: np.ndarray) -> np.ndarray:
   Up to eight normals are left out one by one, more in four parts. A single
   normal cannot be scored without itself: then k is 0. Arguments as of `adapt`.
   """
-  normal = np.flatnonzero(np.asarray(y) != 1)
-  if len(normal) < 2:
+  given, order = np.asarray(y) != 1, np.argsort(sanity.order_keys(x))
+  if given.sum() < 2:
     return np.zeros(0)
+  x, y, normal = x[order], y[order], np.flatnonzero(given[order])
   rows, features = _padded(run, x, y)
   number = _SINGLY if len(normal) <= _SINGLY else _PARTS
   room = episodes.padded_size(-(-len(normal) // number), 1)
@@ -167,12 +170,12 @@ def support_scores(run: runs.Run, x: np.ndarray, y: np.ndarray) -> np.ndarray:
   size = size if rest <= size else len(rows.y)
   kept = np.full((number, size), -1, np.int32)
   out = np.full((number, room), -1, np.int32)
-  for i, members in enumerate(_split(normal)):
+  for i, members in enumerate(_split(x, normal)):
     others = np.setdiff1d(np.arange(len(y)), members)
     kept[i, : len(others)] = others
     out[i, : len(members)] = members
   cross_fit = _compiled(run.learner)[2]
   parts = cross_fit(_key(), run.params, rows, features, (kept, out))
-  scores = np.zeros(len(rows.y))
-  scores[out[out >= 0]] = np.asarray(parts)[out >= 0]
-  return _finite(scores, 'a support row')[normal]
+  scores = np.zeros(len(y))
+  scores[order[out[out >= 0]]] = np.asarray(parts)[out >= 0]
+  return _finite(scores, 'a support row')[given]

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import functools
 import numbers
 from typing import Any, NamedTuple, Self
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -16,11 +15,8 @@ import pandas as pd
 from metaad_jax import features
 from metaad_jax.base import DataError
 from metaad_jax.data import cells, episodes
+from metaad_jax.detector import sanity
 from metaad_jax.training import runs
-
-_LARGE = 1e15  # float32 holds more, but not the squares of more
-_LIMIT = 1e18  # what is farther out is moved here
-_ROUNDING = 1e-13  # of the size: what varies by less is constant, as 0.1 + 0.2
 
 
 class Columns(NamedTuple):
@@ -32,6 +28,11 @@ class Columns(NamedTuple):
   shape: tuple[int, ...]  # of a row: (d,), or (length, channels) of a window
   names: tuple[str, ...] = ()  # of a frame's columns
   levels: Mapping[str, Sequence[str]] = {}
+
+  @property
+  def words(self) -> np.ndarray:
+    """Numbers of the columns of codes."""
+    return np.flatnonzero([name in self.levels for name in self.names])
 
 
 class Encoded(NamedTuple):
@@ -195,41 +196,6 @@ def labels(y: Any, n: int) -> np.ndarray:
   return (values == (-1 if -1 in known else 1)).astype(np.int64)
 
 
-class Scaling(NamedTuple):
-  """x becomes (x - centre) * unit, both [d] float64, before it is float32."""
-
-  centre: np.ndarray
-  unit: np.ndarray
-
-
-AS_IS = Scaling(np.zeros(1), np.ones(1))
-
-
-def scaling(x: np.ndarray) -> Scaling:
-  """Shifts or scales the columns that float32 cannot hold.
-
-  A table learner looks at differences and ratios, so a power of two changes
-  nothing; a column that varies by less than 1e-4 of its size, such as a time
-  of day in seconds since 1970, is shifted by its median, but not if all that
-  varies is the rounding of float64. `x` holds the support rows [n, d].
-  """
-  with warnings.catch_warnings(), np.errstate(all='ignore'):
-    warnings.simplefilter('ignore', RuntimeWarning)  # columns all missing
-    low, high = (np.nan_to_num(f(x, 0)) for f in (np.nanmin, np.nanmax))
-    span, centre = high / 2 - low / 2, np.zeros(x.shape[1])
-    size = np.maximum(np.abs(low), np.abs(high))
-    narrow = (span > _ROUNDING * size) & (span < 1e-4 * size)
-    if narrow.any():  # a median takes longer than all the rest
-      median = np.nanmedian(x[:, narrow], 0)
-      far = span[narrow] < 1e-4 * np.abs(median)
-      centre[narrow] = np.where(far, median, 0.0)
-      size = np.nan_to_num(np.nanmax(np.abs(x - centre), 0))
-  odd = (size > _LARGE) | ((size < 1 / _LARGE) & (size > 0))
-  exponent = np.frexp(np.where(odd, size, 0.0))[1]
-  unit = np.exp2(np.clip(-exponent, -1000, 1000).astype(np.float64))
-  return Scaling(centre, unit)
-
-
 _made = functools.lru_cache(maxsize=64)(features.make)
 
 
@@ -250,12 +216,10 @@ def feature(
 
 
 def apply(
-  feature: features.Feature | None, scaling: Scaling, rows: np.ndarray
+  feature: features.Feature | None, reading: sanity.Reading, rows: np.ndarray
 ) -> np.ndarray:
   """Rows [n, ...] float64 as they came -> [n, ...] float32 for the learner."""
-  with np.errstate(over='ignore'):
-    rows = (rows - scaling.centre) * scaling.unit
-  rows = np.clip(rows, -_LIMIT, _LIMIT).astype(np.float32)
+  rows = reading(rows)
   if feature is None or not len(rows):
     return rows
-  return np.clip(episodes.transform_rows(feature.apply, rows), -_LIMIT, _LIMIT)
+  return np.clip(episodes.transform_rows(feature.apply, rows), -1e18, 1e18)

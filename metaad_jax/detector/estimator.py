@@ -10,6 +10,7 @@ world, and are meant as there: higher = more abnormal, 1 = outlier.
 
 import sys
 from typing import Any, Self
+import warnings
 
 import numpy as np
 from scipy.special import expit
@@ -17,10 +18,16 @@ from sklearn.base import BaseEstimator, OutlierMixin, is_classifier
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from metaad_jax.base import DataError
-from metaad_jax.detector import encoding, explanations, fitted, queries
+from metaad_jax.detector import (
+  encoding,
+  explanations,
+  fitted,
+  queries,
+  sanity,
+)
 from metaad_jax.detector.encoding import Columns, Encoded
 from metaad_jax.detector.fitted import Fitted, Judgement, load_run
-from metaad_jax.scores import conformal, metrics
+from metaad_jax.scores import conformal, metrics, reach
 
 _ANOMALIES = 64  # labelled ones that a support holds at most
 _UNCALIBRATED = 50  # normals that a support holds, where nobody measured
@@ -113,7 +120,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       raise DataError(
         'y marks every row as an anomaly: give at least one normal row'
       )
-    draw = np.random.default_rng(0).permutation(len(labels))
+    draw = np.argsort(sanity.row_keys(rows.x, rows.columns.words))
     support = np.zeros(len(labels), bool)
     room = self._room()
     rest = max(0, room - int((labels == 0).sum()))
@@ -196,9 +203,16 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
   def discoveries(self, X, rate: float = 0.1) -> np.ndarray:
     """[n] bool: a batch's outliers, at most a share `rate` of them false.
 
-    See `conformal.benjamini_hochberg`.
+    See `conformal.benjamini_hochberg`. Where none is found, a warning says if
+    that is for want of normal rows: no p-value could be small enough.
     """
-    return conformal.benjamini_hochberg(self.p_values(X), rate)
+    p, known = self.p_values(X), self._fitted
+    found = conformal.benjamini_hochberg(p, rate)
+    if not found.any():
+      about = known.calibration, known.evidence
+      if advice := reach.batch_advice(*about, len(p), rate):
+        warnings.warn(advice, stacklevel=2)
+    return found
 
   def score(self, X, y) -> float:
     """AUROC of anomalies against normals; y as in `fit`.

@@ -19,12 +19,13 @@ import numpy as np
 
 from metaad_jax import storage
 from metaad_jax.base import DataError
+from metaad_jax.detector import sanity
 
 SIZES = (8, 64, 1024)  # rows that are scored at once
 PLATFORMS = ('cpu', 'cuda')
-_FORMAT = 1
-_TABLES = 'scaling/centre', 'scaling/unit', 'ladder/scores', 'ladder/p'
-_LARGEST = 1e18
+_FORMAT = 2
+_TABLES = 'ladder/scores', 'ladder/p', 'bars'
+_GUARD = tuple(field.name for field in dataclasses.fields(sanity.Guard))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Exported:
   meta: dict[str, Any]  # anything else that JSON can hold
   _state: list[np.ndarray]
   _tables: list[np.ndarray]
+  _reading: sanity.Reading
+  _guard: sanity.Guard
   _functions: dict[int, Callable]
 
   def score_samples(self, x: np.ndarray) -> np.ndarray:
@@ -57,13 +60,11 @@ class Exported:
       )
     if np.isinf(x).any() or (np.isnan(x).any() and not self.missing):
       raise DataError('x holds infinity, or NaN where a value must be: mend it')
-    centre, unit = self._tables[:2]
-    with np.errstate(over='ignore'):
-      x = np.clip((x - centre) * unit, -_LARGEST, _LARGEST).astype(np.float32)
+    seen = self._reading(x)
     chunk = next((n for n in SIZES if len(x) <= n), SIZES[-1])
     done = [np.zeros(0)]
     for start in range(0, len(x), chunk):
-      part = x[start : start + chunk]
+      part = seen[start : start + chunk]
       padded = np.zeros((chunk, *self.shape), np.float32)
       padded[: len(part)] = part
       part_scores = self._functions[chunk](self._state, padded)
@@ -72,7 +73,7 @@ class Exported:
     if not np.isfinite(scores).all():
       row = np.flatnonzero(~np.isfinite(scores))[0]
       raise DataError(f'row {row} has no finite score: look at its values')
-    return -scores
+    return -self._guard(x, scores, lambda: self._tables[2])
 
   def predict(self, x: np.ndarray) -> np.ndarray:
     """[n] int: 1 = normal, -1 = outlier; see `score_samples`."""
@@ -80,7 +81,7 @@ class Exported:
 
   def p_values(self, x: np.ndarray) -> np.ndarray:
     """[n] p-values, rounded up to those of the table in the file."""
-    scores, p = self._tables[2:]
+    scores, p = self._tables[:2]
     place = np.searchsorted(scores, -self.score_samples(x), side='right')
     return np.append(1.0, p)[place]
 
@@ -90,20 +91,23 @@ def save(
   score: Callable[[Any, jax.Array], jax.Array],
   state: Any,
   content: dict[str, Any],
-  scaling: tuple[np.ndarray, np.ndarray],
+  held: tuple[sanity.Reading, sanity.Guard, np.ndarray],
   ladder: tuple[np.ndarray, np.ndarray],
 ) -> None:
   """Writes what `load` reads.
 
   `score` is jittable, (state, [n, *shape] float32) -> [n], higher = more
   abnormal, n one of `SIZES`; `content` are the public attributes of `Exported`
-  as JSON holds them; with `scaling` x becomes (x - centre) * unit, in float64;
-  `ladder` are increasing scores [g], and the p-value [g] of each.
+  as JSON holds them; `held` are how rows are read, what holds their scores, and
+  its bars; `ladder` are increasing scores [g], and the p-value [g] of each.
   """
   leaves, tree = jax.tree.flatten(state)
   flat = lambda leaves, x: score(jax.tree.unflatten(tree, leaves), x)
   like = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves]
-  arrays = dict(zip(_TABLES, (*scaling, *ladder), strict=True))
+  reading, guard, bars = held
+  arrays = dict(zip(_TABLES, (*ladder, bars), strict=True))
+  arrays |= {f'reading/{n}': part for n, part in reading._asdict().items()}
+  arrays |= {f'guard/{n}': getattr(guard, n) for n in _GUARD}
   arrays |= {f'state/{i}': np.asarray(leaf) for i, leaf in enumerate(leaves)}
   make = jax_export.export(jax.jit(flat), platforms=PLATFORMS)
   for size in SIZES:
@@ -142,6 +146,8 @@ def load(path: str) -> Exported:
       dict(content['meta']),
       [arrays[f'state/{i}'] for i in range(content['leaves'])],
       [arrays[name] for name in _TABLES],
+      sanity.Reading(*(arrays[f'reading/{n}'] for n in sanity.Reading._fields)),
+      sanity.Guard(*(arrays[f'guard/{n}'] for n in _GUARD)),
       functions,
     )
   except Exception as error:  # jax and flatbuffers do not say what they raise

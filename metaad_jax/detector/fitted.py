@@ -5,6 +5,7 @@ import functools
 import numbers
 import os
 from typing import Any, NamedTuple
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,15 @@ import numpy as np
 from metaad_jax import devices, features, storage
 from metaad_jax.base import DataError
 from metaad_jax.data import episodes
-from metaad_jax.detector import adaptation, encoding, explanations, exported
+from metaad_jax.detector import (
+  adaptation,
+  encoding,
+  explanations,
+  exported,
+  sanity,
+)
 from metaad_jax.detector.encoding import Columns, Encoded
-from metaad_jax.scores import conformal
+from metaad_jax.scores import conformal, reach
 from metaad_jax.training import runs
 
 
@@ -117,10 +124,26 @@ class Fitted:
     return self.support & (self.y != 1)
 
   @functools.cached_property
-  def scaling(self) -> encoding.Scaling:
+  def guard(self) -> sanity.Guard:
+    return sanity.guard(self.x, self.y, self.columns.words)
+
+  @functools.cached_property
+  def bars(self) -> np.ndarray:
+    """[3] scores that the guard goes by, see `sanity.Guard.__call__`."""
+    if self.run.calibration is not None:
+      rate = self.options.false_alarm_rate
+      return reach.bars(self.calibration, self.evidence, rate)
+    known = self.scores[self.y != 1]
+    return np.quantile(known, (0.1, 0.5, 1))
+
+  @functools.cached_property
+  def reading(self) -> sanity.Reading:
     if self.run.setup.any_width and self.x.ndim == 2:
-      return encoding.scaling(self.x[self.support])
-    return encoding.AS_IS
+      words, x = self.columns.words, self.x
+      ranks = sanity.ranks(x[self.y != 1], words)
+      return sanity.reading(x[self.support], self.guard, words, ranks)
+    low, high = self.guard.limits
+    return sanity.AS_IS._replace(low=low, high=high)
 
   @functools.cached_property
   def adapted(self) -> adaptation.Adapted:
@@ -129,7 +152,7 @@ class Fitted:
 
   def features(self, x: np.ndarray) -> np.ndarray:
     """Rows [n, ...] float64 -> what the learner sees, float32."""
-    return encoding.apply(self.feature, self.scaling, x)
+    return encoding.apply(self.feature, self.reading, x)
 
   def score_features(self, features: np.ndarray) -> np.ndarray:
     """[n] float64 of what the learner sees, higher = more abnormal."""
@@ -137,7 +160,8 @@ class Fitted:
 
   def score(self, x: np.ndarray) -> np.ndarray:
     """Rows [n, ...] float64 -> [n] float64, higher = more abnormal."""
-    return self.score_features(self.features(x))
+    scores = self.score_features(self.features(x))
+    return self.guard(x, scores, lambda: self.bars)
 
   @functools.cached_property
   def scores(self) -> np.ndarray:
@@ -180,7 +204,33 @@ class Fitted:
     if self.run.calibration is None:
       return np.nan
     rate = self.options.false_alarm_rate
-    return conformal.threshold(self.run.calibration, self.evidence, rate)
+    threshold = conformal.threshold(self.run.calibration, self.evidence, rate)
+    self._warn(threshold)
+    return threshold
+
+  def _warn(self, threshold):
+    """If not even rows that are odd in every column are above the threshold."""
+    row = self.x[self.normal][0]
+    out = 1e3 * np.maximum(np.abs(row), 1)
+    low, high = self.guard.limits
+    odd = np.array(
+      [
+        np.where(np.isfinite(low), low, row - out),
+        np.where(np.isfinite(high), high, row + out),
+      ]
+    )
+    most = self.score_features(self.features(odd)).max()
+    if most > threshold:
+      return
+    rate, evidence = self.options.false_alarm_rate, self.evidence
+    more = reach.enough(self.calibration, evidence, most, rate)
+    p = conformal.p_values(self.calibration, evidence, np.array([most]))[0]
+    warnings.warn(
+      f'a false-alarm rate of {rate:g} cannot be reached with {evidence.shots} '
+      'normal rows: only absurd values will be called outliers; give '
+      f'at least {more} of them, or a rate of {p:.2g}',
+      stacklevel=2,
+    )
 
   def judge(self, x: np.ndarray) -> Judgement:
     """Scores rows [n, ...], and decides by them."""
@@ -204,10 +254,12 @@ class Fitted:
   ) -> list[explanations.Explanation]:
     """Why each row scores what it scores."""
     each = zip(rows.x, judged.scores, judged.p_values, strict=True)
-    return [
+    told = [
       explanations.explain(self, row, score, p, rows.words(i))
       for i, (row, score, p) in enumerate(each)
     ]
+    normal = lambda e: e.score <= self.threshold  # a copy of a known row may be
+    return [e._replace(change=None) if normal(e) else e for e in told]
 
   def save(self, path: str) -> None:
     """Writes a model file; see `MetaAnomalyDetector.save`."""
@@ -278,7 +330,8 @@ class Fitted:
     }
     ladder = conformal.ladder(self.calibration, self.evidence)
     state = self.adapted.state
-    exported.save(path, score, state, content, self.scaling, ladder)
+    held = self.reading, self.guard, self.bars
+    exported.save(path, score, state, content, held, ladder)
 
 
 def adapt(

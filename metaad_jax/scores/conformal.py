@@ -373,15 +373,24 @@ def check(calibration: Calibration, evidence: Evidence, rate: float) -> None:
 
   Of the evidence's scores only the number of own ones counts.
   """
-  if _least(calibration, evidence) > rate:
+  if least_p(calibration, evidence) > rate:
     raise DataError(
       f'a false-alarm rate of {rate:g} cannot be promised from '
       f'{calibration.entities} calibration entities: ask for at least '
-      f'{smallest_rate(calibration):.2g}'
+      f'{smallest_rate(calibration):.2g}{or_more(calibration, evidence, rate)}'
     )
 
 
-def _least(calibration, evidence):
+def or_more(calibration: Calibration, evidence: Evidence, rate: float) -> str:
+  """How many normals beside the support would do; the end of a sentence."""
+  for number in np.unique(np.geomspace(1, 1e5, 120).astype(int)):
+    own = np.zeros(number)
+    if least_p(calibration, evidence._replace(own=own)) <= rate:
+      return f', or give about {number} normal rows more than the support takes'
+  return ''
+
+
+def least_p(calibration: Calibration, evidence: Evidence) -> float:
   """The p-value of a score above all others."""
   own = np.zeros(len(evidence.own))
   evidence = evidence._replace(support=np.zeros(0), own=own)
@@ -395,7 +404,7 @@ def ladder(
 
   A score between two has at most the p-value of the lower one.
   """
-  least = _least(calibration, evidence)
+  least = least_p(calibration, evidence)
   low, high = (
     threshold(calibration, evidence, rate) for rate in (0.99, least * 1.001)
   )

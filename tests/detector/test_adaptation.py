@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
 from metaad_jax.base import Rows
-from metaad_jax.detector import adaptation, encoding
+from metaad_jax.detector import adaptation
 from metaad_jax.training import runs
 
 
@@ -50,25 +50,3 @@ def test_support_scores_are_of_rows_left_out(run):
     for adapted, who in parts:
       hand = adaptation.score(run, adapted, many[who])
       assert_allclose(scores[who], hand, atol=1e-5)
-
-
-def test_what_float32_cannot_hold_is_shifted_and_scaled():
-  """A time of day in 1970's seconds, 1e25, nothing, and ordinary columns."""
-  x = np.array([[1.0, 3.0, np.nan], [2.0, np.nan, np.nan], [4.0, 5.0, np.nan]])
-  first = x[:, 0]
-  large = np.column_stack([x, 1.7e9 + first, 1e25 * first, -1e-20 * first])
-  scaling = encoding.scaling(large)
-  assert_array_equal(scaling.centre, [0, 0, 0, 1.7e9 + 2, 0, 0])
-  assert_array_equal(scaling.unit[:4], 1)
-  seen = encoding.apply(None, scaling, large)
-  assert seen.dtype == np.float32
-  assert_array_equal(seen[:, :3], x.astype('f4'))
-  assert_array_equal(seen[:, 3], [-1, 0, 2])
-  for column, sign in ((4, 1), (5, -1)):
-    assert np.log2(scaling.unit[column]) % 1 == 0  # a power of two is exact
-    ratio = sign * seen[:, column] / np.abs(seen[:, column]).max()
-    assert_allclose(ratio, first / 4, rtol=1e-6)
-    assert 0.5 <= np.abs(seen[:, column]).max() <= 1
-  noise = np.array([[0.3, 1e6], [0.1 + 0.2, 1e6 - 1e-9], [0.3, 1e6]])
-  scaling = encoding.scaling(noise)
-  assert (np.ptp(encoding.apply(None, scaling, noise), axis=0) == 0).all()

@@ -19,6 +19,7 @@ from pyod.utils import data as pyod_data
 from pyod.utils import utility as pyod_utility
 import pytest
 from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import check_estimator
 
 from metaad_jax import storage
@@ -137,8 +138,9 @@ def test_labels_and_more_normals_are_taken_in(run_dir, rows):
   assert few.score_samples(bad[2:3])[0] != before
   whole = MetaAnomalyDetector(run_dir).fit(normal[:150])
   assert whole.support_.sum() == 20
-  own = whole.decision_scores_[~whole.support_]
-  assert_array_equal(own, -whole.score_samples(normal[:150][~whole.support_]))
+  own, known = whole.decision_scores_[~whole.support_], whole._fitted
+  held_out = known.features(normal[:150][~whole.support_])
+  assert_allclose(own, known.score_features(held_out), rtol=1e-5)
   scores = -whole.score_samples(normal[150:])
   within = (1 + (own >= scores[:, None]).sum(1)) / 131
   assert np.abs(whole.p_values(normal[150:]) - within).max() < 0.15
@@ -191,6 +193,7 @@ def test_a_support_holds_at_most_64_anomalies(run_dir, rows):
 
 
 def test_pyod_convention(run_dir, rows, capsys):
+  """Every public method of the installed BaseDetector."""
   normal, bad = rows
   x = np.concatenate([normal[:18], bad[:2]])
   detector = PyODAdapter(run_dir).fit(x)
@@ -200,27 +203,51 @@ def test_pyod_convention(run_dir, rows, capsys):
   new = np.concatenate([normal[20:60], bad[20:60]])
   scores = detector.decision_function(new)
   assert_array_equal(scores, -detector.detector_.score_samples(new))
-  assert_array_equal(
-    detector.predict(new), detector.detector_.predict(new) == -1
-  )
+  labels = detector.predict(new)
+  assert_array_equal(labels, detector.detector_.predict(new) == -1)
   for name in ('decision_scores_', 'threshold_', 'labels_'):
     assert_array_equal(
       getattr(detector, name), getattr(detector.detector_, name)
     )
-  for method in ('linear', 'unify'):  # and all else that PyOD's have
-    shares = detector.predict_proba(new, method=method)
+  for method in ('linear', 'unify'):
+    shares, sure = detector.predict_proba(new, method, return_confidence=True)
     assert_allclose(shares.sum(1), 1)
     assert shares[40:, 1].mean() > shares[:40, 1].mean()
-  labels, confidence = detector.predict(new, return_confidence=True)
-  assert labels.shape == confidence.shape
-  assert set(detector.predict_with_rejection(new)) <= {-2, 0, 1}
+    assert_array_equal(sure, detector.predict_confidence(new))
+  assert ((sure >= 0) & (sure <= 1)).all()
+  assert_array_equal(
+    detector.predict(new, return_confidence=True), (labels, sure)
+  )
+  kept, stats = detector.predict_with_rejection(
+    new, T=2, c_r=0.1, return_stats=True
+  )
+  assert set(kept) <= {-2, 0, 1} and len(stats) == 3
+  assert_array_equal(kept[kept >= 0], labels[kept >= 0])
+  assert_allclose(stats, detector.compute_rejection_stats(T=2, c_r=0.1))
   pyod_data.evaluate_print('ours', np.repeat([0, 1], 40), scores)
   assert 'ROC:' in capsys.readouterr().out
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', FutureWarning)  # of PyOD
+    assert_array_equal(clone(detector).fit_predict(x), detector.labels_)
+    truth = np.repeat([0, 1], [18, 2])
+    found = detector.fit_predict_score(x, truth, 'roc_auc_score')
+  assert found == roc_auc_score(truth, detector.decision_scores_)
+  changed = detector.set_params(contamination=0.3, false_alarm_rate=0.2)
+  assert changed.get_params()['contamination'] == 0.3
+  assert_array_equal(changed.predict(new), labels)  # until it is fitted again
+  assert changed.fit(x).predict(new).sum() >= labels.sum()
+
+
+def test_pyod_with_labels(run_dir, rows):
+  normal, bad = rows
+  x = np.concatenate([normal[:18], bad[:2]])
   labelled = PyODAdapter(run_dir).fit(x, np.r_[np.zeros(18), np.ones(2)])
   clean = clone(PyODAdapter(run_dir, contamination=0)).fit(x)
   for other, anomalies in ((labelled, 2), (clean, 0)):
     evidence = other.detector_._fitted.evidence
     assert not evidence.unlabelled and evidence.anomalies == anomalies
+  both = PyODAdapter(run_dir).fit(normal[:9], unlabelled=x)
+  assert both.detector_._fitted.evidence.unlabelled
   with pytest.raises(DataError, match='contamination'):
     PyODAdapter(run_dir, contamination=2).fit(x)
 
@@ -274,6 +301,17 @@ def test_frames_with_categories(run_dir):
     with pytest.raises(DataError, match="'heat' held numbers"):
       detector.predict(words)
   assert_array_equal(found[0], found[1])
+
+
+def test_what_is_masked_is_missing(run_dir, rows):
+  x = rows[0][:20]
+  detector = MetaAnomalyDetector(run_dir).fit(x)
+  masked = np.ma.masked_less(rows[0][20:30], rows[0][20:30].min(0) + 1e-9)
+  holes = masked.filled(np.nan)
+  assert np.isnan(holes).any()
+  assert_array_equal(
+    detector.score_samples(masked), detector.score_samples(holes)
+  )
 
 
 def test_dates_in_frames_keep_their_seconds(run_dir):
