@@ -30,7 +30,7 @@ class Reading(NamedTuple):
   """How rows are read: six of [d], or of [1] for all columns, and words.
 
   x becomes (x - centre) * unit, but stays within `low` and `high`, and at
-  `constant` where it is within `noise` of it; differences beyond shrink by it.
+  `constant` where it is within `noise` of it.
   Codes of words first become ranks, see `ranks`.
   """
 
@@ -47,7 +47,8 @@ class Reading(NamedTuple):
     """Rows [n, ..., d] float64 -> float32 for the learner."""
     x = ranked(x, self.words, self.ranks)
     with np.errstate(over='ignore', invalid='ignore'):
-      x = x - np.clip(x - self.constant, -self.noise, self.noise)
+      same = np.abs(x - self.constant) <= self.noise
+      x = np.where(same, self.constant, x)
       x = (np.clip(x, self.low, self.high) - self.centre) * self.unit
     return np.clip(x, -_LIMIT, _LIMIT).astype(np.float32)
 

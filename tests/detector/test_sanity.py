@@ -194,7 +194,7 @@ def test_what_cannot_be_reached_is_said_with_what_can():
 def test_one_row_is_too_little_for_five_percent():
   x = np.random.default_rng(1).normal(size=(30, 3))
   with pytest.warns(UserWarning, match='at least [0-9]+ of them') as warned:
-    _ = MetaAnomalyDetector().fit(x[:1]).threshold_
+    _ = MetaAnomalyDetector().fit(x[:1, :1]).threshold_
   assert len(warned) == 1
   with warnings.catch_warnings():
     warnings.simplefilter('error')
@@ -207,7 +207,7 @@ def test_what_float32_cannot_hold_is_shifted_and_scaled():
   first, none = x[:, 0], np.zeros(0, int)
   large = np.column_stack([x, 1.7e9 + first, 1e25 * first, -1e-20 * first])
   read = lambda x: sanity.reading(
-    x, sanity.guard(x, np.zeros(3), none), none, np.zeros((0, 1))
+    x, sanity.guard(x, np.zeros(len(x)), none), none, np.zeros((0, 1))
   )
   reading = read(large)
   assert_array_equal(reading.centre, [0, 0, 0, 1.7e9 + 2, 0, 0])
@@ -221,5 +221,7 @@ def test_what_float32_cannot_hold_is_shifted_and_scaled():
     ratio = sign * seen[:, column] / np.abs(seen[:, column]).max()
     assert_allclose(ratio, first / 4, rtol=1e-6)
     assert 0.5 <= np.abs(seen[:, column]).max() <= 1
+  one = read(np.array([[5.0, 7.0]]))
+  assert_array_equal(one(np.array([[0.0, 7.5]])), [[0.0, 7.5]])
   noise = np.array([[0.3, 1e6], [0.1 + 0.2, 1e6 - 1e-9], [0.3, 1e6]])
   assert (np.ptp(read(noise)(noise), axis=0) == 0).all()
