@@ -33,6 +33,8 @@ _HELP = {
   'anomalies': 'numbers of labelled support anomalies; each task draws one',
   'contamination': 'shares of the support normals that are unlabelled '
   'anomalies; each task draws one',
+  'unverified': 'numbers of support rows that nobody has checked, which '
+  'contamination is then a share of; each task draws one',
   'queries': 'normal, and as many anomalous, query rows',
   'way': 'entities as classes: so many for each task, with so many shots and '
   'queries of each; 1 = one class against all others; 0 = anomalies',
@@ -53,7 +55,8 @@ _HELP = {
   'keep': 'best = what did best in validation, last = the last meta-parameters',
   'validation_tasks': 'tasks of each validation',
   'validate_every': 'meta-steps between validations, with a checkpoint each',
-  'start': 'a run on the same network whose meta-parameters to start from',
+  'start': 'a run whose meta-parameters to start from, on the same network or '
+  'a smaller one of the same names',
 }
 
 

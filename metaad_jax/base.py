@@ -29,7 +29,8 @@ class Rows(NamedTuple):
 
   Attributes:
     x: [N, F] features, or [N, L, C] raw windows; float32.
-    y: [N] float32; 1 = anomaly, 0 = normal.
+    y: [N] float32; 1 = anomaly, 0 = normal; in a support 0.5 = nobody has
+      checked it.
     mask: [N] float32; 1 = a real row.
   """
 
@@ -45,11 +46,14 @@ class Task(NamedTuple):
     support: the few rows to adapt on.
     query: the rows to score.
     features: [F] (or [C] for windows) float32; 1 = a real column, 0 = padding.
+    hidden: [N] float32, for losses alone: 1 = an anomaly among the unverified
+      rows of the support.
   """
 
   support: Rows
   query: Rows
   features: jax.Array
+  hidden: jax.Array | None = None
 
   def rows(self) -> Rows:
     """All rows of the task, those of the support first."""
@@ -96,6 +100,8 @@ class Model(NamedTuple):
       read, unscaled, with NaN where a value is missing.
     together: a row's outputs depend on the rows beside it, padding included, as
       where a batch is normalised: for episodes without padding.
+    suspects: context -> [rounds, K] log-odds that each row of the support is an
+      anomaly, the last being the best; None = cannot tell.
   """
 
   init: Callable[[jax.Array, Task], Params]
@@ -105,6 +111,7 @@ class Model(NamedTuple):
   apply: Callable[[Params, Any, jax.Array], jax.Array]
   any_width: bool = False
   together: bool = False
+  suspects: Callable[[Any], jax.Array] | None = None
 
 
 # (outputs) -> the model with so many.

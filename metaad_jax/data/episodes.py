@@ -21,10 +21,12 @@ class Episode(NamedTuple):
   Attributes:
     shots: numbers of support normals; each task draws one of them.
     anomalies: numbers of labelled support anomalies; each task draws one.
-    contamination: shares of the support normals that are unlabelled anomalies;
-      each task draws one.
+    contamination: shares of unlabelled anomalies among the support's unverified
+      rows, or where an episode has none, among its normals; each task draws
+      one.
     query_normals: normal rows of the query.
     query_anomalies: anomalous rows of the query.
+    unverified: numbers of rows that nobody has checked; each task draws one.
   """
 
   shots: tuple[int, ...] = (5, 10)
@@ -32,6 +34,12 @@ class Episode(NamedTuple):
   contamination: tuple[float, ...] = (0.0,)
   query_normals: int = 20
   query_anomalies: int = 20
+  unverified: tuple[int, ...] = (0,)
+
+  @property
+  def normals(self) -> int:
+    """Slots of the support for verified and unverified rows."""
+    return max(self.shots) + max(self.unverified)
 
 
 class Pools(NamedTuple):
@@ -164,67 +172,74 @@ def assemble(
   Args:
     key: draws the number of shots, of anomalies, and the contamination.
     episode: see `Episode`.
-    normal: rows [max(shots), ...] and which of them are real.
+    normal: rows [episode.normals, ...] and which of them are real.
     query: rows [query_normals, ...] and which are real.
     anomaly: rows [query_anomalies + max(anomalies) + contaminants, ...] and
       which are real; the query is served first.
     features: [F].
 
   Returns:
-    The task; its support holds the normals first, then the anomalies.
+    The task; its support holds the normals first, then the unverified rows,
+    then the anomalies.
   """
-  keys = jax.random.split(key, 4)
+  keys = [*jax.random.split(key, 4), jax.random.fold_in(key, 4)]
   pick = lambda k, options: jax.random.choice(k, jnp.asarray(options))
   shots = pick(keys[0], episode.shots)
   anomalies = pick(keys[1], episode.anomalies)
+  unverified = pick(keys[4], episode.unverified)
   most_shots, most_anomalies = max(episode.shots), max(episode.anomalies)
+  most_unverified = max(episode.unverified)
+  unverified = jnp.where(shots + unverified > 0, unverified, most_unverified)
   queries = episode.query_anomalies
   slots = slice(queries, queries + most_anomalies)
   labelled, labelled_real = (part[slots] for part in anomaly)
   spare, spare_real = (part[queries + most_anomalies :] for part in anomaly)
 
-  x_normal = normal[0]
+  places = jnp.arange(episode.normals)
+  dirty, first = (unverified, most_shots) if most_unverified else (shots, 0)
+  x_normal, bad = normal[0], jnp.zeros(len(places), bool)
   if len(spare):
     share = pick(keys[2], episode.contamination)
-    wanted = jnp.floor(share * shots + jax.random.uniform(keys[3]))
-    x_normal = _contaminated(x_normal, spare, spare_real, wanted)
-  labels = np.repeat([0.0, 1.0], [most_shots, most_anomalies])
-  chosen_shots = normal[1] * (jnp.arange(most_shots) < shots)
+    wanted = jnp.floor(share * dirty + jax.random.uniform(keys[3]))
+    which = jnp.clip(places - first, 0, len(spare) - 1)
+    bad = (places >= first) & (places - first < jnp.minimum(wanted, len(spare)))
+    bad &= spare_real[which] > 0
+    bad_rows = bad.reshape((-1,) + (1,) * (x_normal.ndim - 1))
+    x_normal = jnp.where(bad_rows, spare[which], x_normal)
+  labels = np.repeat(
+    [0.0, 0.5, 1.0], [most_shots, most_unverified, most_anomalies]
+  )
+  late = places - most_shots
+  used = jnp.where(late < 0, places < shots, late < unverified)
   chosen = labelled_real * (jnp.arange(most_anomalies) < anomalies)
   support = Rows(
     jnp.concatenate([x_normal, labelled]),
     jnp.asarray(labels, jnp.float32),
-    jnp.concatenate([chosen_shots, chosen]),
+    jnp.concatenate([used * jnp.where(bad, 1, normal[1]), chosen]),
   )
   scored = Rows(
     jnp.concatenate([query[0], anomaly[0][:queries]]),
     jnp.concatenate([jnp.zeros(episode.query_normals), jnp.ones(queries)]),
     jnp.concatenate([query[1], anomaly[1][:queries]]),
   )
-  return Task(support, scored, features)
-
-
-def _contaminated(normal, spare, spare_real, wanted):
-  """The normals, the first `wanted` of them replaced by real spare rows."""
-  more = len(normal) - len(spare)
-  bad = (jnp.arange(len(normal)) < jnp.minimum(wanted, len(spare))) & (
-    jnp.pad(spare_real, (0, more)) > 0
-  )
-  spare = jnp.pad(spare, [(0, more)] + [(0, 0)] * (spare.ndim - 1))
-  return jnp.where(bad.reshape((-1,) + (1,) * (spare.ndim - 1)), spare, normal)
+  hidden = None
+  if most_unverified:
+    hidden = jnp.pad(bad.astype(jnp.float32), (0, most_anomalies))
+  return Task(support, scored, features, hidden)
 
 
 def contaminants(episode: Episode) -> int:
   """The most contaminating rows a support can hold."""
   share = max(episode.contamination)
-  return int(np.ceil(share * max(episode.shots))) if share > 0 else 0
+  dirty = max(episode.unverified) or max(episode.shots)
+  return int(np.ceil(share * dirty)) if share > 0 else 0
 
 
 def _wanted(episode):
   """How many rows of each pool a task draws."""
   labelled = max(episode.anomalies) + contaminants(episode)
   abnormal = episode.query_anomalies + labelled
-  return max(episode.shots), episode.query_normals, abnormal
+  return episode.normals, episode.query_normals, abnormal
 
 
 def from_pools(pools: Pools, episode: Episode) -> Sampler:

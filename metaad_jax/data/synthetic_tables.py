@@ -22,18 +22,16 @@ _BENT = 0.7
 _BLANKED = 0.15
 _FOREIGN = 0.15
 _MISSING = 0.1
+_CLUSTERED = 0.4
 
 
 def sampler(
   pools: episodes.Pools, episode: episodes.Episode
 ) -> episodes.Sampler:
   """Augmented tasks of at most 16 columns, from tables of the training side."""
-  normals = max(episode.shots) + episode.query_normals
-  anomalies = (
-    episode.query_anomalies
-    + max(episode.anomalies)
-    + episodes.contaminants(episode)
-  )
+  normals = episode.normals + episode.query_normals
+  contaminants = episodes.contaminants(episode)
+  anomalies = episode.query_anomalies + max(episode.anomalies) + contaminants
   widest = pools.features.shape[1]
   wanted = min(COLUMNS, widest)
 
@@ -52,7 +50,11 @@ def sampler(
     rows = _blank(keys[5], rows, real[:normals])
     rows = _bend(keys[6], rows, real & (jnp.arange(len(rows)) < normals))
     rows = _miss(jax.random.fold_in(keys[6], 1), rows)
-    shots = max(episode.shots)
+    if contaminants:
+      rows, real = _cluster(
+        jax.random.fold_in(keys[6], 2), rows, real, contaminants
+      )
+    shots = episode.normals
     part = lambda some: (rows[some], real[some].astype(rows.dtype))
     return episodes.assemble(
       keys[7],
@@ -216,4 +218,22 @@ def _miss(key, rows):
   share = jnp.where(jax.random.bernoulli(some, _MISSING), 0.15, 0)
   return jnp.where(
     jax.random.bernoulli(which, share, rows.shape), jnp.nan, rows
+  )
+
+
+def _cluster(key, rows, real, contaminants):
+  """Sorts the last rows, which contaminate: those near one of them come first.
+
+  In some tasks, that is; in the others they stay as they were drawn.
+  """
+  some = jax.random.bernoulli(key, _CLUSTERED)
+  before, last = rows[:-contaminants], rows[-contaminants:]
+  there = jnp.nan_to_num(last)
+  spread = jnp.nanstd(jnp.where(real[:, None], rows, jnp.nan), 0)
+  gap = jnp.abs(there - there[0]) / jnp.maximum(jnp.nan_to_num(spread), 1e-30)
+  far = jnp.where(real[-contaminants:], jnp.minimum(gap, 3).sum(1), jnp.inf)
+  order = jnp.where(some, jnp.argsort(far), jnp.arange(contaminants))
+  return (
+    jnp.concatenate([before, last[order]]),
+    jnp.concatenate([real[:-contaminants], real[-contaminants:][order]]),
   )

@@ -218,8 +218,12 @@ def tables(*, width: int = 32, blocks: int = 2, heads: int = 4):
 def as_model(network: Tables) -> base.Model:
   """The model of `Tables`: its context is the reading and its summary."""
 
+  def read(support, features):
+    normal = support._replace(y=jnp.floor(support.y))  # if nobody checked, too
+    return tf.fit(normal, features)
+
   def init(key, task):
-    support = tf.fit(task.support, task.features)
+    support = read(task.support, task.features)
     return network.init(key, support, task.support.x)
 
   def summarise(params, reading):
@@ -236,4 +240,4 @@ def as_model(network: Tables) -> base.Model:
     rows = tf.describe(reading, x)
     return network.apply(params, summary, rows, method='score')
 
-  return base.Model(init, tf.fit, summarise, support, apply, any_width=True)
+  return base.Model(init, read, summarise, support, apply, any_width=True)

@@ -14,6 +14,7 @@ import subprocess
 from typing import Any
 
 import jax
+import numpy as np
 
 from metaad_jax import __version__, storage
 from metaad_jax.base import DataError, Params
@@ -144,6 +145,32 @@ def unflatten(arrays: dict[str, Any], like: Params, path: str) -> Params:
       )
   leaves = jax.device_put([arrays[name] for name in wanted])
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def grown(arrays: dict[str, Any], params: Params) -> Params:
+  """Parameters of a larger network that starts as a smaller one.
+
+  Args:
+    arrays: of the smaller one, see `flatten`: they go to the leaves of their
+      names, into the corner of zeros where these are larger.
+    params: fresh ones; leaves without a namesake stay.
+
+  Raises:
+    DataError: if a leaf is smaller than its namesake.
+  """
+  leaves = flatten(params)
+  for name, leaf in leaves.items():
+    if name in arrays:
+      old = np.asarray(arrays[name])
+      sizes = list(zip(np.shape(leaf), old.shape, strict=False))
+      if old.ndim != leaf.ndim or any(new < size for new, size in sizes):
+        raise DataError(
+          f'{name} has shape {np.shape(leaf)}, the run to start from '
+          f'{old.shape}: start from a smaller network'
+        )
+      leaves[name] = np.pad(old, [(0, new - size) for new, size in sizes])
+  filled = jax.device_put(list(leaves.values()))
+  return jax.tree.unflatten(jax.tree.structure(params), filled)
 
 
 def nested(arrays: dict[str, Any]) -> Params:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaad_jax import devices, storage
+from metaad_jax import devices, specs, storage
 from metaad_jax.base import DataError, Entity, MetaLearner, Params
 from metaad_jax.data import (
   audits,
@@ -243,7 +243,12 @@ def _start(setup, data):
     return None, sorted(seen)
   started = restore(setup.config.start)
   audits.unseen(data.raw['test'], started.seen)
-  params = _taken_over(started, _shapes(setup))
+  if specs.parse(started.setup.model)[0] == specs.parse(setup.model)[0]:
+    params = _taken_over(started, _shapes(setup))
+  else:
+    key = jax.random.fold_in(jax.random.key(setup.config.seed), 0)
+    fresh = jax.jit(setup.learner.init)(key, setup.example())
+    params = records.grown(records.flatten(started.params), fresh)
   return params, sorted(seen | started.seen)
 
 

@@ -37,6 +37,7 @@ class Config:
   shots: tuple[int, ...] = (5, 10)
   anomalies: tuple[int, ...] = (0, 2)
   contamination: tuple[float, ...] = (0.0,)
+  unverified: tuple[int, ...] = (0,)
   queries: int = 20
   way: int = 0
   context: bool = False
@@ -268,8 +269,9 @@ def _episode(config, source, any_width):
   if not config.way:
     queries = config.queries, config.queries
     return episodes.Episode(
-      config.shots, config.anomalies, config.contamination, *queries
-    )
+      config.shots, config.anomalies, config.contamination, *queries,
+      config.unverified,
+    )  # fmt: skip
   if any_width or config.stream or config.context or len(config.shots) > 1:
     raise DataError(
       f'way={config.way}: classes take rows of one width and one number of '
@@ -312,10 +314,12 @@ def _check_widths(config, source, chosen, model, any_width):
 
 def _check_values(config):
   positive = 'it must be at least 1'
-  shares = config.contamination
+  shares, unverified = config.contamination, config.unverified
   for name, good, remedy in (
-    ('shots', config.shots and min(config.shots) >= 1,
+    ('shots', config.shots and min(config.shots) >= (not any(unverified)),
      'every number of support normals must be at least 1'),
+    ('unverified', unverified and min(unverified) >= 0,
+     'numbers of unverified rows start at 0'),
     ('anomalies', config.anomalies and min(config.anomalies) >= 0,
      'numbers of labelled anomalies start at 0'),
     ('contamination', shares and all(0 <= share <= 0.5 for share in shares),

@@ -315,3 +315,29 @@ def test_a_simulator_gives_a_new_machine_to_every_task():
   dirty = (batch.support.x[..., 0] < 0) * (batch.support.y == 0)
   shots = batch.support.mask * (1 - batch.support.y)
   assert 0.15 < (dirty * shots).sum() / shots.sum() < 0.35
+
+
+def test_unverified_rows_hide_anomalies():
+  """Verified rows are clean; who is bad among the others is told to losses."""
+  one = entity('a', normals=40, goods=10, bads=20)
+  pools = episodes.pool([one])
+  wanted = Episode((0, 3), (0, 2), (0.0, 0.5), 4, 4, unverified=(0, 8))
+  sample = jax.jit(episodes.from_pools(pools, wanted))
+  seen = set()
+  for seed in range(40):
+    task = jax.tree.map(np.asarray, sample(jax.random.key(seed)))
+    x, y, mask = task.support
+    used = mask > 0
+    bad = x[:, 1] == 2
+    np.testing.assert_array_equal(y, np.repeat([0, 0.5, 1], [3, 8, 2]))
+    np.testing.assert_array_equal(
+      bad[:11] & used[:11], (task.hidden * mask)[:11]
+    )
+    assert not (bad & used)[:3].any() and bad[11:][used[11:]].all()
+    assert not task.hidden[11:].any() and used[:11].any()
+    rows = x[used].tolist() + task.query.x[task.query.mask > 0].tolist()
+    assert len(rows) == len({tuple(row) for row in rows})
+    share = task.hidden[3:11].sum() * used[3]
+    seen.add((used[:3].sum(), used[3:11].sum(), share))
+  assert {(k, u) for k, u, _ in seen} == {(0, 8), (3, 0), (3, 8)}
+  assert {share for *_, share in seen} == {0, 4}

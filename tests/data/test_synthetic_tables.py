@@ -174,3 +174,16 @@ def test_what_is_blanked_comes_from_rows_that_are_there(monkeypatch):
     np.testing.assert_array_equal(made[:5], rows[:5])
     given |= set(made[5:].ravel())
   assert given == {0.0, 2.0, 99.0}
+
+
+def test_clustered_contamination_is_near_its_first(monkeypatch):
+  monkeypatch.setattr(synthetic_tables, '_CLUSTERED', 1.0)
+  rng = np.random.default_rng(0)
+  rows = jnp.asarray(rng.normal(size=(30, 2)), 'f4')
+  real = jnp.arange(30) != 25
+  made, there = synthetic_tables._cluster(jax.random.key(0), rows, real, 10)
+  np.testing.assert_array_equal(made[:20], rows[:20])
+  assert there.sum() == 29 and not there[-1]
+  spread = np.asarray(rows)[np.asarray(real)].std(0)
+  gaps = np.minimum(np.abs(made[20:] - made[20]) / spread, 3).sum(1)
+  assert (np.diff(gaps[:-1]) >= 0).all()
