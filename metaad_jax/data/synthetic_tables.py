@@ -23,6 +23,7 @@ _BLANKED = 0.15
 _FOREIGN = 0.15
 _MISSING = 0.1
 _CLUSTERED = 0.4
+_REPEATED = 0.1
 
 
 def sampler(
@@ -56,7 +57,7 @@ def sampler(
       )
     shots = episode.normals
     part = lambda some: (rows[some], real[some].astype(rows.dtype))
-    return episodes.assemble(
+    task = episodes.assemble(
       keys[7],
       episode,
       part(slice(0, shots)),
@@ -64,6 +65,9 @@ def sampler(
       part(slice(normals, None)),
       columns.astype(rows.dtype),
     )
+    if any(episode.unverified):
+      task = _repeat(jax.random.fold_in(keys[6], 3), task)
+    return task
 
   return sample
 
@@ -237,3 +241,18 @@ def _cluster(key, rows, real, contaminants):
     jnp.concatenate([before, last[order]]),
     jnp.concatenate([real[:-contaminants], real[-contaminants:][order]]),
   )
+
+
+def _repeat(key, task):
+  """Some normal rows of the query are verified ones once more, but for noise."""
+  which, who, noise = jax.random.split(key, 3)
+  support, query = task.support, task.query
+  verified = (support.mask > 0) & (support.y == 0)
+  count = jnp.maximum(verified.sum(), 1)
+  place = jax.random.randint(who, query.y.shape, 0, count)
+  rows = support.x[jnp.argsort(~verified)[place]]
+  rows *= 1 + 1e-3 * jax.random.normal(noise, rows.shape)
+  some = jax.random.bernoulli(which, _REPEATED, query.y.shape)
+  some &= (query.y == 0) & verified.any()
+  x = jnp.where(some[:, None], rows, query.x)
+  return task._replace(query=query._replace(x=x))

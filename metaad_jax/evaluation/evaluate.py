@@ -220,7 +220,8 @@ def _score_learners(group: Group, plan: Plan) -> list[dict[str, Any]]:
       )
     scores = tasks.score_cells(
       run.learner, run.params, group.cells, cache[key],
-      any_width=any_width, seed=plan.grid.seed, label=name, quiet=plan.quiet,
+      any_width=any_width, unverified=run.setup.suspicious,
+      seed=plan.grid.seed, label=name, quiet=plan.quiet,
     )  # fmt: skip
     kind = 'baseline' if run.setup.name in learners.BASELINES else 'learner'
     rows += _rows(group, name, kind, range(len(scores)), scores)

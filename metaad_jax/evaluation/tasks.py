@@ -222,6 +222,7 @@ def score_cells(
   entities: Sequence[Entity],
   *,
   any_width: bool = False,
+  unverified: bool = False,
   seed: int = 0,
   label: str = '',
   quiet: bool = False,
@@ -230,7 +231,8 @@ def score_cells(
 
   The entities are featurized; with `any_width` they may differ in their
   columns, and a small table is not padded to the widest of all. The seed is for
-  learners that draw; `label` and `quiet` are of the progress bar.
+  learners that draw; `label` and `quiet` are of the progress bar. `unverified`
+  tells the learner that nobody has checked the normals of contaminated supports.
   """
   score = jax.jit(functools.partial(loop.scores_of, learner))
   root = jax.random.key(seed)
@@ -244,12 +246,19 @@ def score_cells(
     n, m = cell.size
     return size(n), min(size(m, 64), query), size(width)
 
+  def rows(place: int) -> Triple:
+    cell = cells[place]
+    x, y, asked = rows_of(cell, entities[cell.entity])
+    if unverified and cell.contamination:
+      y = np.where(y == 0, np.float32(0.5), y)
+    return x, y, asked
+
   return score_in_batches(
     lambda places, batch: score(
       jax.random.fold_in(root, places[0]), params, batch
     ),
     [shape(cell) for cell in cells],
-    lambda place: rows_of(cells[place], entities[cells[place].entity]),
+    rows,
     elements=_ELEMENTS if any_width else math.inf,
     label=label,
     quiet=quiet,

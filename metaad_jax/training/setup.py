@@ -86,6 +86,7 @@ class Setup(NamedTuple):
     name: of the learner.
     model: spec of the model, the default one where the configuration has none.
     any_width: the model takes rows of any width.
+    suspicious: it tells verified rows of a support from unverified ones.
     algorithm: the learner of rows that are scaled already.
     episode: what the tasks are made of: an `episodes.Episode`, or one of
       `classes` where entities are these.
@@ -102,6 +103,7 @@ class Setup(NamedTuple):
   name: str
   model: str
   any_width: bool
+  suspicious: bool
   algorithm: MetaLearner
   episode: Any
   optimizer: optax.GradientTransformation
@@ -241,7 +243,8 @@ def resolve(config: Config | Setup, **overrides: Any) -> Setup:
     config = dataclasses.replace(config, steps=1, tasks=1, validation_tasks=1)
   model = config.model or _default_model(name, source, chosen)
   make_model = models.make(model)
-  any_width, together = make_model(1).any_width, make_model(1).together
+  network = make_model(1)
+  any_width, together = network.any_width, network.together
   _check_widths(config, source, chosen, model, any_width)
   if together and not config.way:
     raise DataError(
@@ -253,8 +256,9 @@ def resolve(config: Config | Setup, **overrides: Any) -> Setup:
   )
   episode = _episode(config, source, any_width)
   return Setup(
-    config, source, source_options, chosen, name, model, any_width, algorithm,
-    episode, _outer(config), Layout(), _AS_READ, algorithm,
+    config, source, source_options, chosen, name, model, any_width,
+    network.suspects is not None, algorithm, episode, _outer(config), Layout(),
+    _AS_READ, algorithm,
   )  # fmt: skip
 
 
