@@ -244,7 +244,7 @@ def _cluster(key, rows, real, contaminants):
 
 
 def _repeat(key, task):
-  """Some normal rows of the query are verified ones once more, but for noise."""
+  """Some normal rows of the query are verified ones again, but for noise."""
   which, who, noise = jax.random.split(key, 3)
   support, query = task.support, task.query
   verified = (support.mask > 0) & (support.y == 0)
