@@ -232,7 +232,7 @@ def score_cells(
   The entities are featurized; with `any_width` they may differ in their
   columns, and a small table is not padded to the widest of all. The seed is for
   learners that draw; `label` and `quiet` are of the progress bar. `unverified`
-  tells the learner that nobody has checked the normals of contaminated supports.
+  tells the learner that nobody has checked the normals of dirty supports.
   """
   score = jax.jit(functools.partial(loop.scores_of, learner))
   root = jax.random.key(seed)
