@@ -5,11 +5,8 @@ A binary defines its flags, a `main()` without arguments, and ends with
     if __name__ == '__main__':
       cli.run(main)
 
-It exits with 0 for success, 1 for bad data or a missing file, 2 for a wrong
-command line, 130 when interrupted, 143 when terminated, each failure with one
-line on stderr. What else main raises is a bug and keeps its traceback. `--help`
-prints the binary's docstring and its own flags; `--flagfile=...` reads flags
-from a file.
+How it exits is said in `metaad_jax.command.endings`. `--help` prints the
+binary's docstring and its own flags; `--flagfile=...` reads flags from a file.
 
 Within main, a wrong flag value is a `UsageError`, or a DataError raised inside
 `with usage():`. Programs whose flags have the same names can be imported side
@@ -27,12 +24,10 @@ from typing import Any, NoReturn
 from absl import flags, logging
 
 from metaad_jax import devices, storage
-from metaad_jax.base import DataError, Terminated
+from metaad_jax.base import DataError
+from metaad_jax.command import endings
+from metaad_jax.command.endings import UsageError
 from metaad_jax.training import plugins
-
-
-class UsageError(ValueError):
-  """A wrong command line, in one line: what is wrong and what is right."""
 
 
 @contextlib.contextmanager
@@ -79,13 +74,16 @@ def run(
   """
   argv = list(sys.argv if argv is None else argv)
   _define_plugin(flag_values)
-  try:
+  with endings.told():
     if {'--help', '-help', '-h'} & set(argv[1:]):
-      print(help_text(main, flag_values))
+      print(help_text(main, flag_values), flush=True)
       sys.exit(0)
     for name in flag_values:
       flag_values[name].unparse()
-    extra = flag_values(argv)[1:]
+    try:
+      extra = flag_values(argv)[1:]
+    except flags.Error as error:
+      raise UsageError(str(error)) from error
     if extra:
       raise UsageError(f'unexpected argument {extra[0]!r}: flags start with --')
     logging.use_absl_handler()
@@ -104,14 +102,7 @@ def run(
     code = main()
     sys.stdout.flush()
     sys.exit(code)
-  except (UsageError, flags.Error) as error:
-    _fail(f'{error} (--help shows the flags)', 2)
-  except (DataError, OSError) as error:
-    _fail(error, 1)
-  except KeyboardInterrupt:
-    _fail('interrupted', 130)
-  except Terminated as error:
-    _fail(error, 143)
+  raise AssertionError('what is told ends the program')
 
 
 def _define_plugin(to):
@@ -150,11 +141,6 @@ def _describe(flag):
   return textwrap.fill(
     f'--{name}  {text}', 80, initial_indent='  ', subsequent_indent='      '
   )
-
-
-def _fail(message: object, code: int) -> NoReturn:
-  print('error:', ' '.join(str(message).split()), file=sys.stderr)
-  sys.exit(code)
 
 
 def command() -> str:

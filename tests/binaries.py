@@ -23,10 +23,11 @@ def succeed(program, *arguments):
   return out
 
 
-def fail(program, code, *arguments):
-  """The one line on stderr; nothing on stdout."""
+def fail(program, code, *arguments, printed=''):
+  """The one line on stderr; on stdout nothing, or lines that start so."""
   got, out, err = call(program, *arguments)
-  assert (got, out) == (code, ''), (out, err)
+  assert got == code, (out, err)
+  assert all(printed and line.startswith(printed) for line in out.splitlines())
   assert err.startswith('error: ') and err.count('\n') == 1, err
   assert len(err) < 600
   return err

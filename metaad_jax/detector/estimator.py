@@ -252,15 +252,15 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     rows = self.encode(X)
     return self._fitted.explain(rows, judged or self._fitted.judge(rows.x))
 
-  def save(self, path: str) -> None:
+  def save(self, path: str, about: dict[str, Any] | None = None) -> None:
     """Writes the detector, its run and its rows into one model file (.npz).
 
-    The file holds arrays and JSON, no code.
+    The file holds arrays and JSON, no code; `about` joins its meta data.
 
     Raises:
       DataError: if it cannot be written.
     """
-    self._checked().save(_model_file(path))
+    self._checked().save(_model_file(path), about)
 
   @classmethod
   def load(cls, path: str) -> Self:

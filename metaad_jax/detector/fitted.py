@@ -261,7 +261,7 @@ class Fitted:
     normal = lambda e: e.score <= self.threshold  # a copy of a known row may be
     return [e._replace(change=None) if normal(e) else e for e in told]
 
-  def save(self, path: str) -> None:
+  def save(self, path: str, about: dict[str, Any] | None = None) -> None:
     """Writes a model file; see `MetaAnomalyDetector.save`."""
     arrays, meta = runs.pack(self.run)
     for name in ('x', 'y', 'support'):
@@ -273,7 +273,7 @@ class Fitted:
       'categories': {k: list(v) for k, v in self.columns.levels.items()},
       'n_features_in': self.x.shape[1],
     }
-    storage.save(path, arrays, meta)
+    storage.save(path, arrays, meta | (about or {}))
 
   @staticmethod
   def load(path: str) -> 'Fitted':

@@ -1,10 +1,11 @@
 """A user's files judged: adapted to one, the other scored, with reasons.
 
-`adapt` makes a judge of the known rows, `judge` scores a file, `files` writes
-the findings for spreadsheets and for programs.
+`adapt` makes a judge of the known rows, `save` and `load` keep it in a model
+file, `judge` scores a file, `files` writes the findings for spreadsheets and
+for programs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import json
 import os
 import shutil
@@ -15,13 +16,30 @@ import pandas as pd
 
 from metaad_jax import storage
 from metaad_jax.base import DataError
-from metaad_jax.data import cells
+from metaad_jax.data import cells, text_files
+from metaad_jax.data.roles import Column
 from metaad_jax.data.user_files import Samples
 from metaad_jax.detector import encoding, estimator, explanations
 from metaad_jax.detector import reasons as reasons_lib
 from metaad_jax.scores import metrics
 
 _AT_LEAST, _AT_MOST = 5, 50  # rows that get reasons: the alarms, and others
+_FORMULA = ('=', '+', '-', '@', '\t', '\r')
+
+
+class Reading(NamedTuple):
+  """How the files of an entity are read; see `user_files.read`."""
+
+  label: str = ''
+  anomaly_label: str = ''
+  ignore: Sequence[str] = ()
+  features: Sequence[str] = ()
+  time: str = ''
+  id: str = ''
+  window: int = 0
+
+
+AS_FOUND = Reading()
 
 
 class Judge(NamedTuple):
@@ -31,6 +49,7 @@ class Judge(NamedTuple):
   support: Samples  # of a table, the columns that are looked at
   labels: np.ndarray  # [K] 0 = normal, 1 = anomaly, -1 = unlabelled
   detector: estimator.MetaAnomalyDetector
+  reading: Reading = AS_FOUND
 
   @property
   def columns(self) -> tuple[str, ...]:
@@ -100,6 +119,7 @@ def adapt(
   *,
   rate: float,
   columns: Sequence[str] | None = None,
+  reading: Reading = AS_FOUND,
 ) -> Judge:
   """Adapts a run to the rows of a file.
 
@@ -109,6 +129,7 @@ def adapt(
     support: what it holds; without labels all rows are normal.
     rate: the share of normal rows that may be called abnormal.
     columns: to look at; all if None.
+    reading: of the file.
 
   Raises:
     DataError: for rows that make no sense, in one line.
@@ -132,7 +153,80 @@ def adapt(
     detector.fit(checked, y, unlabelled=rest)
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
-  return Judge(path, support, labels, detector)
+  return Judge(path, support, labels, detector, reading)
+
+
+def save(by: Judge, path: str) -> None:
+  """Writes a model file that `load` and `MetaAnomalyDetector.load` read.
+
+  Raises:
+    DataError: if it cannot be written.
+  """
+  support = by.support
+  about = {
+    'name': os.path.basename(by.path),
+    'header': support.header,
+    'dialect': support.dialect,
+    'columns': support.columns,
+    'labels': by.labels.tolist(),
+    'reading': by.reading._asdict(),
+  }
+  by.detector.save(path, {'file': about})
+
+
+def load(path: str) -> Judge:
+  """Reads a model file: of `save`, or of `MetaAnomalyDetector.save`.
+
+  Raises:
+    DataError: if it makes no sense.
+  """
+  detector = estimator.MetaAnomalyDetector.load(path)
+  fitted, names = detector._fitted, detector._fitted.columns.names
+  try:
+    about = storage.load(path)[1].get('file', {})
+    dialect = about.get('dialect')
+    labels = np.array(about.get('labels', fitted.y), np.int64)
+    order = _order(labels)
+    if not np.array_equal(labels[order], fitted.y):
+      raise ValueError('the labels are not those of the detector')
+    rows = _frame(fitted) if fitted.x.ndim == 2 else fitted.x
+    support = Samples(
+      _take(rows, np.argsort(order)),
+      labels,
+      fitted.options.rate,
+      tuple(map(str, about.get('header', names))),
+      columns=tuple(Column(*column) for column in about.get('columns', ())),
+      dialect=dialect and text_files.Dialect(*map(str, dialect)),
+    )
+    read = about.get('reading', {})
+    kinds: dict[str, Callable[[Any], Any]] = {
+      'ignore': _names, 'features': _names, 'window': int,
+    }  # fmt: skip
+    reading = Reading(
+      **{name: kinds.get(name, str)(value) for name, value in read.items()}
+    )
+    name = str(about.get('name', os.path.basename(path)))
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise DataError(
+      f'{path} does not say how its files are read ({error!r}): fit it anew'
+    ) from error
+  return Judge(name, support, labels, detector, reading)
+
+
+def _names(names):
+  return tuple(map(str, names))
+
+
+def _frame(fitted):
+  """The rows of a table as they were read."""
+  frame = pd.DataFrame(
+    fitted.x, columns=pd.Index(fitted.names[: fitted.x.shape[1]])
+  )
+  for name, levels in fitted.columns.levels.items():
+    codes = frame[name].fillna(-1).astype(int)
+    codes = codes.where(codes < len(levels), -1)
+    frame[name] = pd.Categorical.from_codes(codes, list(levels))
+  return frame
 
 
 def _order(labels):
@@ -209,8 +303,19 @@ def _listed(names, most=5):
   return ', '.join(map(repr, names[:most])) + more
 
 
-def judge(by: Judge, path: str, query: Samples) -> Judged:
+def judge(
+  by: Judge,
+  path: str,
+  query: Samples,
+  explained: Sequence[int] | int = _AT_MOST,
+) -> Judged:
   """Scores what a file holds, and says why its most abnormal rows are so.
+
+  Args:
+    by: the judge.
+    path: of the file, for messages.
+    query: what it holds.
+    explained: rows that get reasons, by number; or of how many at most.
 
   Raises:
     DataError: for rows that make no sense, in one line.
@@ -219,13 +324,21 @@ def judge(by: Judge, path: str, query: Samples) -> Judged:
     rows = by.encode(query.rows, path)
     judgement = by.detector.judge(rows)
     order = np.argsort(-judgement.scores, kind='stable')
-    count = np.clip(judgement.outliers.sum(), _AT_LEAST, _AT_MOST)
-    worst = order[:count]
+    if isinstance(explained, int):
+      count = np.clip(judgement.outliers.sum(), _AT_LEAST, explained)
+      worst = order[:count]
+    elif max(explained) < len(order):
+      worst = np.array(explained)
+    else:
+      raise DataError(
+        f'there is no row {max(explained)}: the last is '
+        f'{len(order) - 1}, the first 0'
+      )
     why = by.explain(rows.take(worst), judgement.take(worst))
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
-  explained = dict(zip(map(int, worst), why, strict=True))
-  return Judged(by, path, query, *judgement, explained)
+  reasons = dict(zip(map(int, worst), why, strict=True))
+  return Judged(by, path, query, *judgement, reasons)
 
 
 def reasons(explanation: explanations.Explanation) -> list[dict[str, Any]]:
@@ -273,10 +386,17 @@ def summary(judged: Judged) -> str:
   )
 
 
+def keys(judged: Judged) -> pd.DataFrame:
+  """[n] the ids and times of the judged rows; of a window, its first row's."""
+  found = judged.query.keys
+  return found if len(found) == len(judged.scores) else pd.DataFrame()
+
+
 def _csv(judged: Judged) -> str:
-  """A line for each row: ids and times, score, rank, p-value, reasons."""
+  """A line for each row in the file's order: ids, times, score, reasons."""
   count, promised = len(judged.scores), judged.judge.threshold is not None
   why = {row: reasons_lib.reasons(e) for row, e in judged.explanations.items()}
+  window = judged.judge.reading.window
   frame = pd.DataFrame({
     'row': np.arange(count),
     'score': [f'{score:.6g}' for score in judged.scores],
@@ -287,11 +407,21 @@ def _csv(judged: Judged) -> str:
       '; '.join(r.text for r in why.get(row, ())) for row in range(count)
     ],
   })  # fmt: skip
-  keys = judged.query.keys
-  if len(keys) == count:
-    for name in keys.columns.difference(frame.columns, sort=False):
-      frame[name] = keys[name]
+  for name, column in reversed(list(keys(judged).items())):
+    name = f'{name} of the file' if name in frame else name
+    frame.insert(1, name, column.to_numpy())
+  if window:
+    frame.insert(1, 'last_sample', (frame['row'] + 1) * window - 1)
+    frame.insert(1, 'first_sample', frame['row'] * window)
+  frame = frame.map(_harmless).rename(columns=_harmless)
   return frame.to_csv(index=False, lineterminator='\n')
+
+
+def _harmless(cell):
+  """A cell that no spreadsheet takes for a formula: numbers, or text."""
+  if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+    return cell
+  return cell if cells.is_number(cell) else f"'{cell}"
 
 
 def _json(judged: Judged) -> dict[str, Any]:
@@ -306,6 +436,10 @@ def _json(judged: Judged) -> dict[str, Any]:
     if (why := judged.explanations.get(i)) is not None:
       row |= {'reasons': reasons(why), 'text': reasons_lib.text(why)}
     rows.append(row)
+  columns = {
+    'support': [c._asdict() for c in by.support.columns],
+    'query': [c._asdict() for c in judged.query.columns],
+  }
   kinds = {'normal': 0, 'anomalies': 1, 'unlabelled': -1}
   counts = {name: int((by.labels == k).sum()) for name, k in kinds.items()}
   file = {'file': os.path.basename(by.path), 'columns': list(by.columns)}
@@ -316,6 +450,7 @@ def _json(judged: Judged) -> dict[str, Any]:
     'query': os.path.basename(judged.path),
     'false_alarm_rate': by.rate,
     'threshold': by.threshold,
+    'columns': columns,
     'rows': rows,
   }
 
@@ -326,7 +461,7 @@ def files(judged: Judged) -> dict[str, bytes]:
   return {'scores.csv': _csv(judged).encode(), 'scores.json': content.encode()}
 
 
-def save(folder: str, files: dict[str, bytes]) -> list[str]:
+def save_files(folder: str, files: dict[str, bytes]) -> list[str]:
   """Writes files by name into a folder, made if need be; returns their paths.
 
   Each is whole or not at all; a new folder goes with a failure, a DataError.

@@ -1,35 +1,29 @@
-"""Pages: the report of an evaluation, a page of docs/results, judged rows.
+"""Pages: the report of an evaluation, a page of docs/results.
 
 The sections of an evaluation are made once (`sections`) and rendered by the
 templates beside this file, as HTML and as Markdown.
 """
 
-import base64
 import collections
 from collections.abc import Sequence
 import datetime
-import hashlib
 import json
 import os
 import pathlib
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jinja2
-import markupsafe
 import pandas as pd
 
 from metaad_jax import base, storage
-from metaad_jax.detector import judge, reasons
 from metaad_jax.evaluation import results as results_lib
 from metaad_jax.evaluation import tuning
 from metaad_jax.evaluation.results import Results
-from metaad_jax.reports import figures, recommendation, tables
+from metaad_jax.reports import figures, recommendation, rendering, tables
 from metaad_jax.reports.tables import Table
 from metaad_jax.scores import comparisons
 
 _NAMED = 40  # entities whose names are listed
-_EXPLAINED = 10  # judged rows with their reasons
 
 _PROTOCOL = (
   'K normal rows and A labelled anomalies are the support, the same for all '
@@ -253,38 +247,6 @@ def sections(
 # ---- Rendering ----
 
 
-def _environment() -> jinja2.Environment:
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('metaad_jax.reports'),
-    autoescape=jinja2.select_autoescape(['html.j2'], default_for_string=False),
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters |= {
-    'md': lambda text: tables.escape(tables.clean(text, 10**6)),
-    'md_table': tables.markdown,
-    'clean': lambda text: tables.clean(text, 10**6),
-    'data_uri': _data_uri,
-  }
-  return environment
-
-
-def _html(template: str, **context: Any) -> bytes:
-  """A page that needs no other file; only the script of `base` may run."""
-  environment = _environment()
-  script = environment.get_template('sort.js').render()
-  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-  page = environment.get_template(template).render(
-    script=markupsafe.Markup(script), digest=digest, **context
-  )
-  return page.encode()
-
-
-def _data_uri(png: bytes) -> str:
-  return f'data:image/png;base64,{base64.b64encode(png).decode()}'
-
-
 def _slug(name: str) -> str:
   return re.sub(r'[^A-Za-z0-9.=_-]+', '-', name).strip('-.')[:80]
 
@@ -302,10 +264,10 @@ def write(results: Results, folder: str | os.PathLike[str]) -> list[str]:
   found = statistics(table)
   pictures = figures.of_evaluation(table, found.summary, found.rankings)
   images = [
-    (picture, _data_uri(figures.png(picture.figure, transparent=True)))
+    (picture, rendering.data_uri(figures.png(picture.figure, transparent=True)))
     for picture in pictures
   ]
-  page = _html(
+  page = rendering.html(
     'report.html.j2',
     sections=sections(results, found, images),
     settings={
@@ -371,8 +333,8 @@ def write_markdown(
   command = storage.portable(
     f'python -m experiments.page --results={data} --output={path}'
   )
-  template = _environment().get_template('results.md.j2')
-  page = template.render(
+  page = rendering.markdown(
+    'results.md.j2',
     title=f'Results: {path.stem}',
     intro=top,
     sections=sections(results, found, images, command, ('auroc', 'ap')),
@@ -394,40 +356,3 @@ def _intro(path: pathlib.Path, intro: str | os.PathLike[str] | None) -> str:
     raise base.DataError(
       f'{top}: cannot be read ({error}): give a text in Markdown'
     ) from None
-
-
-# ---- Judged rows ----
-
-
-def judged(found: judge.Judged, image: bytes) -> bytes:
-  """The page of judged rows, with the picture of `scores_png`, as HTML."""
-  alarms = found.outliers.any() and found.judge.threshold is not None
-  rows = [row for row in map(int, found.order()) if row in found.explanations]
-  labels = found.judge.labels
-  return _html(
-    'judged.html.j2',
-    found=found,
-    names=[os.path.basename(path) for path in (found.path, found.judge.path)],
-    summary=judge.summary(found).splitlines(),
-    counts={
-      name: int((labels == value).sum())
-      for name, value in (('normal', 0), ('anomalous', 1), ('unlabelled', -1))
-    },
-    image=image,
-    rows=[
-      (
-        row,
-        judge.decision(found.outliers[row]),
-        found.explanations[row],
-        reasons.text(found.explanations[row]),
-        reasons.reasons(found.explanations[row], 5),
-      )
-      for row in rows[: _EXPLAINED if alarms else 3]
-    ],
-  )
-
-
-def scores_png(found: judge.Judged) -> bytes:
-  """The scores of known and judged rows with the threshold, as a PNG file."""
-  by = found.judge
-  return figures.adapted_png(by.known, by.labels, found.scores, by.threshold)

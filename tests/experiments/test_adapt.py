@@ -188,19 +188,48 @@ def test_bad_tables_are_refused(support, query, message, run_dir, tmp_path):
   pathlib.Path('s.csv').write_text(support)
   pathlib.Path('q.csv').write_text(query)
   assert message in fail(
-    adapt, 1, f'--run_dir={run_dir}', '--support=s.csv', '--query=q.csv'
-  )
+    adapt, 1, f'--run_dir={run_dir}', '--support=s.csv', '--query=q.csv',
+    printed=('s.csv: ', 'q.csv: '),
+  )  # fmt: skip
   assert not (tmp_path / 'adapted').exists()
+
+
+def test_a_model_file_judges_as_the_files_it_was_made_from(run_dir, tmp_path):
+  known, new, _ = numbers()
+  known[7] += 30
+  marks = ['0'] * 20
+  marks[7], marks[3] = '1', ''
+  words = ['open', 'shut'] * 10
+  write_csv('s.csv', known, extra={'=cmd': words, 'broken': marks})
+  write_csv('q.csv', new, extra={
+    'when': [f'2026-01-{1 + i:02d}' for i in range(30)],
+    '=cmd': [words[1], *words[:19], *words[:10]],
+  })  # fmt: skip
+  files_judged(run_dir, '--label=broken')
+  first = pathlib.Path('adapted/scores.csv').read_text()
+  reading = judging.Reading(label='broken')
+  support = user_files.read('s.csv', label='broken')
+  by = judging.adapt(run_dir, 's.csv', support, rate=0.05, reading=reading)
+  judging.save(by, 'pump.npz')
+  os.remove('s.csv')
+  again = judging.load('pump.npz')
+  assert again.support.header == support.header and again.reading == reading
+  query = user_files.read('q.csv', like=again.support.rows)
+  written = judging.files(judging.judge(again, 'q.csv', query))
+  assert written['scores.csv'].decode() == first
+  table = pandas.read_csv('adapted/scores.csv')
+  assert list(table.when) == [f'2026-01-{1 + i:02d}' for i in range(30)]
+  assert not table.reasons.fillna('').str.startswith(('=', '+', '-', '@')).any()
 
 
 def test_half_written_results_are_taken_away(tmp_path):
   os.mkdir('old')
   os.mkdir('old/b.png')  # in the way of a file
   with pytest.raises(DataError):
-    judging.save('old', {'a.csv': b'1', 'b.png': b'2'})
+    judging.save_files('old', {'a.csv': b'1', 'b.png': b'2'})
   assert (tmp_path / 'old').exists()
   with pytest.raises(DataError):
-    judging.save('new', {'a.csv': b'1', 'a.csv/b.png': b'2'})
+    judging.save_files('new', {'a.csv': b'1', 'a.csv/b.png': b'2'})
   assert not (tmp_path / 'new').exists()
 
 
@@ -300,7 +329,8 @@ def test_standard_input_is_judged_to_its_end(run_dir, monkeypatch):
     code, out, err = call(adapt, f'--run_dir={run_dir}', *arguments)
   *rows, last = map(json.loads, out.splitlines())
   assert code == 0 and len(rows) == last['summary']['rows'] == 7
-  assert err.startswith('line 1 skipped') and err.count('\n') == 1
+  assert err.startswith('s.csv: 20 rows') and err.count('\n') == 2
+  assert '\nline 1 skipped' in err
 
 
 FOLLOW = """
@@ -351,4 +381,4 @@ def test_a_file_that_others_append_to_is_followed_until_a_signal(
 def test_wrong_flags_are_refused(run_dir, code, message, options):
   write_csv('s.csv', numbers()[0])
   run = [f'--run_dir={run_dir}', '--support=s.csv']
-  assert message in fail(adapt, code, *run, *options)
+  assert message in fail(adapt, code, *run, *options, printed='s.csv: ')

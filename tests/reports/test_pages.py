@@ -8,15 +8,12 @@ import json
 import re
 import shutil
 import subprocess
-import types
 
 from made_up import make
-import numpy as np
 import pandas as pd
 import pytest
 
 from metaad_jax import base
-from metaad_jax.detector import judge
 from metaad_jax.evaluation import results as results_lib
 from metaad_jax.evaluation.results import Results
 from metaad_jax.reports import pages, tables
@@ -148,30 +145,6 @@ def test_what_cannot_be_a_page_is_refused(results, tmp_path):
     pages.write_markdown(
       results, tmp_path / 'rig.md', intro=tmp_path / 'none.md'
     )
-
-
-@pytest.mark.parametrize('threshold', [2.0, None])
-def test_judged_rows_are_shown_and_their_names_are_text(threshold, monkeypatch):
-  reason = types.SimpleNamespace(column=ATTACK, share=0.5)
-  monkeypatch.setattr(pages.reasons, 'text', lambda e: ATTACK)
-  monkeypatch.setattr(pages.reasons, 'reasons', lambda e, most: [reason])
-  monkeypatch.setattr(judge, 'summary', lambda found: ATTACK)
-  why = types.SimpleNamespace(score=3.25, threshold=2.0)
-  by = types.SimpleNamespace(
-    labels=np.array([0, 0, 1]), threshold=threshold, known=np.arange(3.0),
-    columns=(ATTACK,), path='known.csv', run_dir='shipped', rate=0.05,
-  )  # fmt: skip
-  scores = np.array([1.0, 3.25, 0.5])
-  found = judge.Judged(
-    judge=by, path=ATTACK, query=None, scores=scores, p_values=np.ones(3),
-    outliers=scores > 2, explanations={1: why},
-  )  # fmt: skip
-  text = pages.judged(found, pages.scores_png(found)).decode()
-  assert text.count('<script') == 1
-  assert 'row 1' in text and '3.25' in text
-  assert '2 normal, 1 anomalous' in text
-  assert ('1 of 3 rows are abnormal' in text) == (threshold is not None)
-  assert ('not calibrated' in text) == (threshold is None)
 
 
 @pytest.mark.slow

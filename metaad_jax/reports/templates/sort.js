@@ -7,7 +7,10 @@ for (const head of document.querySelectorAll('thead th')) {
     head.setAttribute('aria-sort', down ? 'descending' : 'ascending');
     const text = row => row.children[head.cellIndex].textContent.trim();
     const compare = (a, b) => {
-      const [x, y] = [text(a), text(b)], [m, n] = [x, y].map(
+      const [x, y] = [text(a), text(b)];
+      if (head.classList.contains('words'))
+        return (down ? -1 : 1) * x.localeCompare(y, undefined, {numeric: true});
+      const [m, n] = [x, y].map(
         t => parseFloat(t.replace(/^< /, '').replace(/,(?=\d{3})/g, '')));
       if (isNaN(m) !== isNaN(n)) return isNaN(m) ? 1 : -1;
       const order = isNaN(m) ? x.localeCompare(y) : m - n;
@@ -20,4 +23,18 @@ for (const head of document.querySelectorAll('thead th')) {
   };
   head.addEventListener('click', sort);
   head.addEventListener('keydown', e => { if (e.key === 'Enter') sort(); });
+}
+for (const input of document.querySelectorAll('input[data-table]')) {
+  const [body] = document.getElementById(input.dataset.table).tBodies;
+  input.addEventListener('input', () => {
+    const words = input.value.toLowerCase().split(/\s+/);
+    let shown = 0;
+    for (const row of body.rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every(word => text.includes(word));
+      shown += !row.hidden;
+    }
+    input.closest('p').querySelector('output').value =
+      `${shown} of ${body.rows.length} rows`;
+  });
 }

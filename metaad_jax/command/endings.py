@@ -1,0 +1,54 @@
+"""How a program ends: with an exit code, and one line for what went wrong.
+
+0 is success, 1 bad data or a missing file, 2 a wrong command line, 3 alarms
+where that was asked for, 130 interrupted, 141 nobody reads any more, 143
+terminated. What else is raised is a bug and keeps its traceback.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from metaad_jax.base import DataError, Terminated
+
+ALARMS = 3
+NOBODY_READS = 128 + signal.SIGPIPE
+
+
+class UsageError(ValueError):
+  """A wrong command line, in one line: what is wrong and what is right."""
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+  """Ends the program where what is inside fails in a way that it may."""
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, 'reconfigure'):  # a terminal that knows ASCII alone
+      stream.reconfigure(errors='backslashreplace')
+  try:
+    yield
+  except UsageError as error:
+    fail(f'{error} (--help shows the flags)', 2)
+  except BrokenPipeError:
+    nobody_reads()
+    sys.exit(NOBODY_READS)
+  except (DataError, OSError) as error:
+    fail(error, 1)
+  except KeyboardInterrupt:
+    fail('interrupted', 130)
+  except Terminated as error:
+    fail(error, 143)
+
+
+def nobody_reads() -> None:
+  """Lets what is still to be printed go nowhere, and not fail."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def fail(message: object, code: int) -> NoReturn:
+  """Ends with a code and one line on standard error."""
+  print('error:', ' '.join(str(message).split()), file=sys.stderr)
+  sys.exit(code)

@@ -1,0 +1,197 @@
+"""The console command `metaad`: its commands, their arguments and help."""
+
+import argparse
+from collections.abc import Sequence
+import csv
+import importlib
+import sys
+from typing import Any, NoReturn
+
+import metaad_jax
+from metaad_jax.command import endings
+
+_ABOUT = """Finds what is abnormal in a table, from a few normal rows.
+
+  metaad sample pump                            a real example to play with
+  metaad detect pump/normal.csv pump/new.csv    judged; found/report.html
+  metaad fit pump/normal.csv --output=pump.npz  the same in two steps
+  metaad score pump.npz pump/new.csv
+"""
+_READING = (
+  'label', 'anomaly_label', 'features', 'ignore', 'time', 'id', 'window',
+)  # fmt: skip
+_ADAPTING = ('false_alarm_rate', *_READING, 'run_dir', 'dry_run')
+_AGAIN = ('label', 'anomaly_label', 'time', 'id')  # of another file
+# Name -> what it does, an example, its arguments.
+_COMMANDS = {
+  'detect': (
+    'judge the rows of one file by the known rows of another',
+    'metaad detect normal.csv new.csv --false_alarm_rate=0.02 --id=serial',
+    ('normal', 'new', 'output=found', 'exit_code', *_ADAPTING),
+  ),
+  'fit': (
+    'adapt to the known rows of a file; keep the detector in a model file',
+    'metaad fit normal.csv --output=pump.npz --ignore=operator',
+    ('normal', 'output=detector.npz', *_ADAPTING),
+  ),
+  'score': (
+    'judge the rows of a file by a model file',
+    'metaad score pump.npz new.csv --output=today --exit_code || mail ops',
+    ('model', 'new', 'output=found', 'exit_code', *_AGAIN),
+  ),
+  'explain': (
+    'say in words why rows of a file score what they score',
+    'metaad explain pump.npz new.csv --rows=17,230',
+    ('model', 'new', 'rows', *_AGAIN),
+  ),
+  'follow': (
+    'judge rows as they arrive, a line of JSON each',
+    'tail -F log.csv | metaad follow pump.npz -',
+    ('model', 'log', 'max_rows', 'exit_code'),
+  ),
+  'export': (
+    'write a model file as compiled functions, which need jax alone',
+    'metaad export pump.npz --output=compiled.npz',
+    ('model', 'output=compiled.npz'),
+  ),
+  'sample': (
+    'write a real example: known rows, and rows to judge',
+    'metaad sample pump',
+    ('folder',),
+  ),
+  'doctor': (
+    'check the installation, and say what is missing',
+    'metaad doctor',
+    (),
+  ),
+}  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+  """Refuses in one line."""
+
+  def error(self, message: str) -> NoReturn:
+    raise endings.UsageError(f'{self.prog}: {message}')
+
+
+def _listed(text):
+  """Names between commas; quotes around a name that holds one."""
+  return tuple(filter(None, next(csv.reader([text]), [])))
+
+
+def _rate(text):
+  if not 0 < float(text) < 1:
+    raise argparse.ArgumentTypeError(f'{text}: choose one between 0 and 1')
+  return float(text)
+
+
+def _count(text):
+  if not 0 <= int(text) < 1 << 31:
+    raise argparse.ArgumentTypeError(f'{text}: choose 0 or more')
+  return int(text)
+
+
+def _counts(text):
+  return tuple(map(_count, text.split(',')))
+
+
+def _column(text):
+  return {'default': '', 'metavar': 'COLUMN', 'help': text}
+
+
+def _columns(text):
+  more = {'type': _listed, 'default': (), 'metavar': 'COLUMNS'}
+  return {**more, 'help': f'{text}; names between commas'}
+
+
+# Those of `add_argument`; a command with an argument 'output' has a default.
+_FILES = {
+  'normal': 'file of known rows: all normal, or with a column of labels',
+  'new': 'file of rows to judge',
+  'model': 'what metaad fit wrote',
+  'log': 'file that grows, or - for standard input',
+}
+_FLAGS: dict[str, dict[str, Any]] = {
+  'false_alarm_rate': {
+    'type': _rate, 'default': 0.05, 'metavar': 'SHARE',
+    'help': 'of normal rows that may be called abnormal (default: 0.05)',
+  },
+  'label': _column(
+    'of labels, 1 = anomaly; found by its name; none = there is none'
+  ),
+  'anomaly_label': {
+    'default': '', 'metavar': 'WORD',
+    'help': 'that marks an anomaly in the column of labels',
+  },
+  'features': _columns('to look at though they look like ids; * = all'),
+  'ignore': _columns('to leave out'),
+  'time': _column('of times: not looked at, in the output'),
+  'id': _column('of names of rows: not looked at, in the output'),
+  'window': {
+    'type': _count, 'default': 0, 'metavar': 'SAMPLES',
+    'help': 'cut a recording into windows of so many samples',
+  },
+  'run_dir': {
+    'default': 'shipped', 'metavar': 'RUN',
+    'help': "a trained run's folder or file (default: the package's own)",
+  },
+  'dry_run': {
+    'action': 'store_true', 'help': 'say how the columns are read, and stop'
+  },
+  'exit_code': {
+    'action': 'store_true',
+    'help': f'end with {endings.ALARMS} if a row is abnormal',
+  },
+  'rows': {
+    'type': _counts, 'default': (), 'metavar': 'NUMBERS',
+    'help': 'of the rows, from 0 (default: the five most abnormal)',
+  },
+  'max_rows': {
+    'type': _count, 'default': 0, 'metavar': 'N', 'help': 'end after so many'
+  },
+}  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+  """Of the command line."""
+  options: dict[str, Any] = {
+    'formatter_class': argparse.RawDescriptionHelpFormatter,
+    'allow_abbrev': False,
+  }
+  whole = _Parser('metaad', description=_ABOUT, **options)
+  version = metaad_jax.__version__
+  whole.add_argument('--version', action='version', version=version)
+  commands = whole.add_subparsers(
+    metavar='COMMAND', dest='command', required=True
+  )
+  for command, (text, example, names) in _COMMANDS.items():
+    about = f'{text[0].upper()}{text[1:]}:\n\n  {example}'
+    made = commands.add_parser(command, help=text, description=about, **options)
+    for name in names:
+      name, _, default = name.partition('=')
+      if name in _FILES:
+        made.add_argument(name, help=_FILES[name])
+      elif name == 'folder':
+        made.add_argument(name, nargs='?', default='sample', help='to write')
+      elif default:
+        help_text = f'what to write (default: {default})'
+        made.add_argument('--output', default=default, help=help_text)
+      else:
+        made.add_argument(f'--{name}', **_FLAGS[name])
+  return whole
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+  """Runs a command, and exits as `endings` says."""
+  with endings.told():
+    args = vars(parser().parse_args(argv))
+    # Late: --help need not wait for jax.
+    commands = importlib.import_module('metaad_jax.command.commands')
+    code = getattr(commands, args.pop('command'))(**args)
+    sys.stdout.flush()
+    sys.exit(code)
+  raise AssertionError('what is told ends the program')
+
+
+if __name__ == '__main__':
+  main()
