@@ -82,11 +82,10 @@ def page(found: judge.Judged) -> bytes:
       name: int((labels == value).sum())
       for name, value in (('normal', 0), ('anomalous', 1), ('unlabelled', -1))
     },
-    columns=dict(
-      zip(
-        names, (found.query.columns, found.judge.support.columns), strict=True
-      )
-    ),
+    read=[
+      (names[0], found.query.columns),
+      (names[1], found.judge.support.columns),
+    ],
   )
 
 

