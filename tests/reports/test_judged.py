@@ -20,7 +20,7 @@ CHROMIUM = shutil.which('chromium') or shutil.which('google-chrome')
 
 def made_up(monkeypatch, n=40, threshold=2.0):
   """Every second row is abnormal; all of them but the last have reasons."""
-  scores = np.where(np.arange(n) % 2, 3.25, 0.5) - np.arange(n) / 1000
+  scores = np.where(np.arange(n) % 2, 3.25, 0.5) - np.arange(n) / 1e5
   reason = types.SimpleNamespace(column=ATTACK, share=0.5, text=ATTACK)
   monkeypatch.setattr(judged.reasons, 'text', lambda e: ATTACK)
   monkeypatch.setattr(judged.reasons, 'reasons', lambda e, most: [reason])
