@@ -50,10 +50,12 @@ def read(
 def check_names(reading: Reading, *samples: Samples) -> None:
   """Refuses names of columns that no file has."""
   header = {name: None for s in samples for name in s.header}
-  named = {'ignore': reading.ignore, 'features': reading.features}
-  for flag in ('label', 'time', 'id'):
-    names = getattr(reading, flag)
-    named[flag] = () if names == 'none' else tuple(filter(None, names.split(',')))
+  parted = lambda names: tuple(filter(None, names.split(',')))
+  named = {
+    'ignore': reading.ignore, 'features': reading.features,
+    'label': () if reading.label in ('', 'none') else (reading.label,),
+    'time': parted(reading.time), 'id': parted(reading.id),
+  }  # fmt: skip
   for flag, names in named.items():
     for name in names:
       if header and name not in header and name != '*':
