@@ -238,17 +238,21 @@ def draw(results: pd.DataFrame) -> bytes:
   """Mean anomalies found against looks, a panel for each set."""
   sources = list(results.source.unique())
   with figures.style():
-    figure = Figure(figsize=(4.5 * len(sources), 3.6), layout='constrained')
-    axes = figure.subplots(1, len(sources), squeeze=False)[0]
-    for axis, source in zip(axes, sources, strict=True):
+    columns = min(3, len(sources))
+    lines = -(-len(sources) // columns)
+    size = 4.5 * columns, 3.6 * lines
+    figure = Figure(figsize=size, layout='constrained')
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis, source in zip(axes, sources, strict=False):
       part = results[results.source == source]
       for name, of_policy in part.groupby('policy'):
-        curve = of_policy.groupby('looks').found.mean()
+        each = of_policy.pivot(index='looks', columns='table', values='found')
+        curve = each.ffill().mean(axis=1)  # a table may have fewer rows
         wide = 2.5 if name in HEADLINE else 1.0
         axis.plot(curve.index, curve, label=name, linewidth=wide)
       axis.set(title=source, xlabel='rows looked at', ylabel='anomalies found')
-    axes[-1].legend(fontsize='small')
-    return figures.png(figure)
+    axes[0].legend(fontsize='small')
+    return figures.small_png(figure)
 
 
 def speed() -> None:

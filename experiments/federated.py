@@ -162,12 +162,15 @@ def judge(learner, params, tasks, each=False) -> pd.DataFrame:
       scores = learner.score(adapted, task.query.x)
       query = task.query
       quality = metrics.masked_auroc(scores, query.y, query.mask)
+      good = jnp.isfinite(scores).all()  # else the parameters diverged
       own = scores[:OWN]
       rank = int(np.ceil((1 - FALSE_ALARMS) * (OWN + 1))) - 1
       limit = jnp.sort(jnp.where(query.mask[:OWN] > 0, own, jnp.inf))[rank]
       rest = (1 - query.y[OWN:]) * query.mask[OWN:]
       false = (rest * (scores[OWN:] > limit)).sum() / rest.sum()
-      return quality, jnp.where(query.mask[:OWN].all(), false, jnp.nan)
+      promised = good & query.mask[:OWN].all()
+      missing = lambda known, x: jnp.where(known, x, jnp.nan)
+      return missing(good, quality), missing(promised, false)
 
     return jax.lax.map(one, (params, tasks), batch_size=32)
 
@@ -246,7 +249,7 @@ def compare() -> pd.DataFrame:
     asked = min(FLAGS.asked, count)
     table = table.assign(
       learner=name, method=method, seconds=seconds, epsilon=spent,
-      bytes_per_round=2 * size * asked if spent == spent else 0,
+      bytes_per_round=0 if np.isnan(spent) else 2 * size * asked,
     )  # fmt: skip
     tables.append(table)
     quality, false = table.auroc.mean(), table.false_alarms.mean()
@@ -338,10 +341,15 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
   for (name, method), part in results.groupby(
     ['learner', 'method'], sort=False
   ):
-    mean, low, high = comparisons.bootstrap(part.auroc.to_numpy())
-    lines.append((name, method, len(part), mean, low, high,
-                  part.false_alarms.mean()))  # fmt: skip
-  columns = 'learner method sites auroc low high false_alarms'
+    good = part.auroc.dropna().to_numpy()
+    interval = comparisons.bootstrap(good) if len(good) else (np.nan,) * 3
+    lost = len(part) - len(good)
+    low, high = interval[1], min(interval[2], 1.0)
+    promised = part.false_alarms.mean()
+    lines.append(
+      (name, method, len(part), lost, interval[0], low, high, promised)
+    )
+  columns = 'learner method sites diverged auroc low high false_alarms'
   return pd.DataFrame(lines, columns=columns.split())
 
 
