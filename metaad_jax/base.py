@@ -6,6 +6,7 @@ below never sees it, `jax.vmap` adds it.
 
 from collections.abc import Callable, Iterable
 import dataclasses
+import signal
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,11 @@ class DataError(ValueError):
 
 
 class Terminated(Exception):
-  """SIGTERM came, and what had to be saved is; in one line."""
+  """A signal came, and what had to be saved is; in one line."""
+
+  def __init__(self, message: str, number: int = signal.SIGTERM):
+    super().__init__(message)
+    self.number = number
 
 
 class Rows(NamedTuple):

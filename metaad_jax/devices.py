@@ -4,20 +4,26 @@ Learners are written for one task and see nothing of this. What is fastest on
 which backend is listed in `TUNING`, and nowhere else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import ctypes
 import functools
 import os
-from typing import Any, NamedTuple
+import signal
+import sys
+from typing import Any, NamedTuple, NoReturn
 
 import jax
+from jax._src import xla_bridge
 from jax.experimental import multihost_utils
 from jax.extend import core
+from jaxlib import utils
 import numpy as np
-import optax
 
 from metaad_jax.base import DataError
 
 TASKS = 'tasks'  # the axis of a mesh of devices
+_DEAD = 20  # seconds without a sign of life
 
 
 class Tuning(NamedTuple):
@@ -35,7 +41,10 @@ class Tuning(NamedTuple):
   # XLA's own.
   gather_channels: int = 8
   block_elements: int = 1 << 62  # of gathered taps at a time
-  score_rows: int = 1 << 10  # that the detector scores at once within a call
+  # That the detector scores at once, however few are asked for: as many as are
+  # no slower a row than more. Fewer where rows x support x columns are more.
+  score_rows: int = 1 << 10
+  score_elements: int = 1 << 23
   # Compiler options that halve the memory and the time of compiling. XLA's
   # newer emitters of fused operations, which these turn off, make programs of
   # many small operations run up to a fifth faster, and no others.
@@ -46,8 +55,12 @@ TUNING = {
   'cpu': Tuning(
     tasks_bytes=8 << 20,
     block_elements=1 << 20,
-    score_rows=128,  # ten times as fast as 10,000
-    options=(('xla_cpu_use_fusion_emitters', False),),
+    score_rows=32,
+    score_elements=1 << 19,
+    options=(
+      ('xla_cpu_use_fusion_emitters', False),
+      ('xla_backend_optimization_level', 1),
+    ),
   ),
   # Not measured; no blocks, since they would run one after the other.
   'gpu': Tuning(),
@@ -106,12 +119,58 @@ def start(
     return
   address = None if coordinator == 'auto' else coordinator
   try:
-    jax.distributed.initialize(address, processes, process)
+    jax.distributed.initialize(
+      address, processes, process, heartbeat_timeout_seconds=_DEAD,
+      shutdown_timeout_seconds=_DEAD,
+    )  # fmt: skip
   except (ValueError, RuntimeError) as error:
     raise DataError(
       f'cannot join process {process} of {processes} at {coordinator} '
       f'({str(error).splitlines()[0]}): see docs/scaling.md'
     ) from error
+  _abort_in_one_line()
+
+
+def _abort_in_one_line():
+  """Where another process is lost, JAX aborts over thirty lines: one instead.
+
+  It does so from a thread of its own, which no exception leaves.
+  """
+  utils.absl_set_min_log_level(1000)
+  ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
+
+
+_aborted = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: lost())
+
+
+def lost(why: str = 'no sign of life') -> NoReturn:
+  """Ends this process, as others that it trained with cannot be reached."""
+  os.write(2, (
+    'error: another of the processes that train together has ended, or cannot '
+    f'be reached ({why}): give all of them the same commands again; they go on '
+    'from the newest checkpoint\n'
+  ).encode())  # fmt: skip
+  os._exit(1)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """Calls `lost` where what all processes compute together fails."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() > 1:
+      lost(' '.join(str(error).split())[:100])
+    raise
+
+
+def leave(code: int) -> NoReturn:
+  """Ends a process that failed: at once, if others wait for it."""
+  if jax.distributed.is_initialized():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  sys.exit(code)
 
 
 def cores() -> int:
@@ -119,6 +178,25 @@ def cores() -> int:
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
+
+
+def check_fork() -> None:
+  """Raises DataError in a forked process, where JAX would wait for ever."""
+  if _forked:
+    raise DataError(
+      'this process was forked from one that had used JAX, whose threads stay '
+      "behind: start it with multiprocessing.get_context('spawn'), or joblib"
+    )
+
+
+def _after_fork():
+  global _forked
+  _forked = _forked or xla_bridge.backends_are_initialized()
+
+
+_forked = False
+if hasattr(os, 'register_at_fork'):
+  os.register_at_fork(after_in_child=_after_fork)
 
 
 def first_process() -> bool:
@@ -267,6 +345,8 @@ def mean_over_tasks(
 
   if size == tasks:
     return average(*arguments)
+  import optax  # an exported detector does without
+
   every = range(len(arguments))
   how = optax.microbatching.AccumulationType.MEAN
   return optax.microbatching.microbatch(average, every, size, how)(*arguments)

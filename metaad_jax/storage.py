@@ -5,6 +5,8 @@ A model file is an `.npz` archive with an `.npy` member for every array and
 meta data. The same content gives the same bytes. Nothing is ever pickled.
 """
 
+from collections.abc import Iterator
+import contextlib
 import csv
 import hashlib
 import io
@@ -13,6 +15,7 @@ import lzma
 import math
 import os
 import pathlib
+import platform
 import re
 import struct
 import tokenize
@@ -25,8 +28,10 @@ from metaad_jax.base import DataError
 
 SCHEMA = 1
 _JSON = 'model.json'
-_LARGEST = 1 << 28  # bytes, unpacked, all members together
+_LARGEST = 1 << 27  # bytes, packed or not, all members together
+_TEXT = 1 << 22  # bytes of model.json
 _MEMBERS = 10_000
+_TAIL = (1 << 16) + 22  # bytes that the end of a zip archive may take
 _HEADERS = {
   (1, 0): np.lib.format.read_array_header_1_0,
   (2, 0): np.lib.format.read_array_header_2_0,
@@ -66,6 +71,48 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     ) from error
 
 
+@contextlib.contextmanager
+def locked(folder: str) -> Iterator[None]:
+  """Keeps a folder to this process, by a file `.lock` that stays in it.
+
+  The folder is made if need be; if nothing else came into it, it goes again.
+
+  Raises:
+    DataError: if another process has it, or it cannot be written to.
+  """
+  import fcntl  # there is none on Windows, where nobody trains
+
+  path = pathlib.Path(folder, '.lock')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, 'a+')
+  except OSError as error:
+    raise DataError(
+      f'cannot write to {folder} ({error.strerror}): choose another folder'
+    ) from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      raise DataError(
+        f'{folder} is in use by {file.read() or "another process"}: wait until '
+        'it has ended, or choose another folder'
+      ) from error
+    except OSError:  # a file system without locks
+      pass
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {platform.node()}')
+    file.flush()
+    try:
+      yield
+    finally:
+      with contextlib.suppress(OSError):
+        if os.listdir(folder) == [path.name]:
+          path.unlink()
+          path.parent.rmdir()
+
+
 def portable(text: str) -> str:
   """Cuts absolute paths, which no other machine has, to their last part.
 
@@ -77,7 +124,9 @@ def portable(text: str) -> str:
   )
 
 
-def save(path: str, arrays: dict[str, np.ndarray], meta: dict) -> None:
+def save(
+  path: str | os.PathLike[str], arrays: dict[str, np.ndarray], meta: dict
+) -> None:
   """Writes a model file; it appears under its name only when complete.
 
   Args:
@@ -114,12 +163,12 @@ def _digest(arrays, meta):
     array = arrays[name]
     head = [name, array.dtype.str, list(array.shape)]
     sha256.update(json.dumps(head).encode())
-    sha256.update(array.tobytes())
+    sha256.update(np.ascontiguousarray(array).data)
   sha256.update(json.dumps(meta, sort_keys=True).encode())
   return sha256.hexdigest()
 
 
-def load(path: str) -> tuple[dict[str, np.ndarray], dict]:
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict]:
   """Reads the arrays and the meta data of a file that `save` wrote.
 
   Raises:
@@ -127,8 +176,10 @@ def load(path: str) -> tuple[dict[str, np.ndarray], dict]:
       absurdly large, or holds anything but numbers and JSON.
   """
   try:
-    with zipfile.ZipFile(path) as archive:
-      return _read(path, archive)
+    with open(path, 'rb') as file:
+      _check_directory(path, file)
+      with zipfile.ZipFile(file) as archive:
+        return _read(path, archive)
   except FileNotFoundError as error:
     raise DataError(f'{path} is not there: name a model file') from error
   except DataError:
@@ -140,18 +191,33 @@ def load(path: str) -> tuple[dict[str, np.ndarray], dict]:
     ) from error
 
 
+def _check_directory(path, file):
+  """Of so many members that listing them would take all memory."""
+  size = file.seek(0, os.SEEK_END)
+  file.seek(max(0, size - _TAIL))
+  tail = file.read(_TAIL)
+  count, length = struct.unpack_from('<HI', tail, tail.rindex(b'PK\5\6') + 10)
+  if size > _LARGEST or count > _MEMBERS or length > _MEMBERS * _TAIL:
+    raise DataError(f'{path} is larger than any model: it is not opened')
+
+
 def _read(path, archive):
-  entries = archive.infolist()
-  names = [entry.filename for entry in entries]
-  size = sum(entry.file_size for entry in entries)
-  if size > _LARGEST or len(entries) > _MEMBERS:
+  entries = {entry.filename: entry for entry in archive.infolist()}
+  size = sum(entry.file_size for entry in entries.values())
+  if size > _LARGEST or entries[_JSON].file_size > _TEXT:
     raise DataError(
-      f'{path} would unpack to {size} bytes in {len(entries)} parts, more than '
-      f'any model: it is not opened'
+      f'{path} would unpack to {size} bytes, more than any model: it is not '
+      'opened'
     )
-  if len(set(names)) < len(names):
+  if len(entries) < len(archive.infolist()):
     raise ValueError('a member comes twice')
-  content = json.loads(archive.read(_JSON))
+  if {e.compress_type for e in entries.values()} - {
+    zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+  }:  # fmt: skip
+    raise ValueError('it is packed in another way')
+  content = json.loads(
+    archive.read(_JSON), parse_float=_finite, parse_constant=_finite
+  )
   schema = content['schema']
   if schema != SCHEMA:
     raise DataError(
@@ -160,7 +226,7 @@ def _read(path, archive):
     )
   arrays = {
     name.removesuffix('.npy'): _array(name, archive.read(name))
-    for name in names
+    for name in entries
     if name != _JSON
   }
   meta = content['meta']
@@ -171,16 +237,23 @@ def _read(path, archive):
   return arrays, meta
 
 
+def _finite(text):
+  number = float(text)
+  if not math.isfinite(number):
+    raise ValueError(f'{text} is no finite number')
+  return number
+
+
 def _array(name, data):
   """The array of one member; never trusts a header with memory, or pickle."""
   file = io.BytesIO(data)
   version = np.lib.format.read_magic(file)
   shape, fortran, dtype = _HEADERS[version](file)
-  body = data[file.tell() :]
+  body = memoryview(data)[file.tell() :]
   if dtype.kind not in 'biuf' or fortran or not name.endswith('.npy'):
     raise ValueError(f'{name} holds {dtype}, not numbers in order')
   if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(
     body
   ):
     raise ValueError(f'{name} says {shape} and holds {len(body)} bytes')
-  return np.frombuffer(body, dtype).reshape(shape).copy()
+  return np.frombuffer(bytearray(body), dtype).reshape(shape)

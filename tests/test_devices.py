@@ -188,7 +188,7 @@ def test_processes_that_cannot_share_the_tasks_evenly_are_refused(monkeypatch):
 
 
 def test_a_process_that_cannot_be_reached_is_named(monkeypatch):
-  def fail(*_):
+  def fail(*_, **__):
     raise RuntimeError('deadline exceeded\nmore')
 
   monkeypatch.setattr(jax.distributed, 'initialize', fail)

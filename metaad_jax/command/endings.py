@@ -1,8 +1,8 @@
 """How a program ends: with an exit code, and one line for what went wrong.
 
 0 is success, 1 bad data or a missing file, 2 a wrong command line, 3 alarms
-where that was asked for, 130 interrupted, 141 nobody reads any more, 143
-terminated. What else is raised is a bug and keeps its traceback.
+where that was asked for, 141 nobody reads any more, and 128 + the number of the
+signal that ended it. What else is raised is a bug and keeps its traceback.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ import signal
 import sys
 from typing import NoReturn
 
+from metaad_jax import devices
 from metaad_jax.base import DataError, Terminated
 
 ALARMS = 3
@@ -39,8 +40,9 @@ def told() -> Iterator[None]:
     fail(error, 1)
   except KeyboardInterrupt:
     fail('interrupted', 130)
-  except Terminated as error:
-    fail(error, 143)
+  except Terminated as error:  # so have the others: they wait for each other
+    _tell(error)
+    sys.exit(128 + error.number)
 
 
 def nobody_reads() -> None:
@@ -50,5 +52,9 @@ def nobody_reads() -> None:
 
 def fail(message: object, code: int) -> NoReturn:
   """Ends with a code and one line on standard error."""
+  _tell(message)
+  devices.leave(code)
+
+
+def _tell(message):
   print('error:', ' '.join(str(message).split()), file=sys.stderr)
-  sys.exit(code)

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 from typing import Any
 
 import pandas as pd
 
+from metaad_jax import signals
 from metaad_jax.base import DataError
 from metaad_jax.command import endings
 from metaad_jax.data import roles, user_files
@@ -153,35 +152,17 @@ def follow(by: Judge, path: str, limit: int = 0) -> tuple[int, int]:
     raise DataError(f'{by.path} holds windows: only rows can be followed')
   alarms = 0
   tell = lambda line: print(line, file=sys.stderr, flush=True)
-  with _signals() as came, _opened(path) as descriptor:
-    lines = following.stream(descriptor, lambda: bool(came))
+  with signals.collected() as heard, _opened(path) as descriptor:
+    stopped = lambda: bool(heard.came)
+    lines = following.stream(descriptor, stopped)
     try:
       for row in following.follow(by, lines, tell, limit or sys.maxsize):
-        print(json.dumps(row, allow_nan=False), flush=True)
+        following.tell(json.dumps(row, allow_nan=False), stopped)
         alarms = row.get('summary', {}).get('abnormal', alarms)
     except BrokenPipeError:
       endings.nobody_reads()
       return endings.NOBODY_READS, alarms
-    return 128 + came[0] if came else 0, alarms
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-  """Signals that came in, instead of what they would do."""
-  came: list[int] = []
-  if threading.current_thread() is not threading.main_thread():
-    yield came
-    return
-  names = (signal.SIGINT, signal.SIGTERM)
-  before = [
-    signal.signal(name, lambda number, frame: came.append(number))
-    for name in names
-  ]
-  try:
-    yield came
-  finally:
-    for name, handler in zip(names, before, strict=True):
-      signal.signal(name, handler)
+    return 128 + heard.came[0] if heard.came else 0, alarms
 
 
 @contextlib.contextmanager

@@ -8,6 +8,9 @@ attributes `decision_scores_`, `threshold_` and `labels_` only exist in PyOD's
 world, and are meant as there: higher = more abnormal, 1 = outlier.
 """
 
+from collections.abc import Sequence
+import contextlib
+import os
 import sys
 from typing import Any, Self
 import warnings
@@ -122,11 +125,11 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       )
     draw = np.argsort(sanity.row_keys(rows.x, rows.columns.words))
     support = np.zeros(len(labels), bool)
-    room = self._room()
+    room = _room(run := self._run())
     rest = max(0, room - int((labels == 0).sum()))
     for kind, most in ((0, room), (-1, rest), (1, _ANOMALIES)):
       support[draw[labels[draw] == kind][:most]] = True
-    return self._adapt(rows.columns, rows.x, labels, support)
+    return self._adapt(rows.columns, rows.x, labels, support, run)
 
   def partial_fit(self, X, y=None, unlabelled=None) -> Self:
     """Takes in more rows of the entity that was fitted.
@@ -140,7 +143,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     if not hasattr(self, '_fitted'):
       return MetaAnomalyDetector.fit(self, X, y, unlabelled)
     rows, labels = self._take_in(X, y, unlabelled)
-    known, room = self._fitted, self._room()
+    known, room = self._fitted, _room(self._fitted.run)
     bad, normal = labels == 1, labels == 0
     seen = (known.y == 0).sum() + np.cumsum(normal)
     good = (labels == -1) | (normal & (seen % 2 == 0))
@@ -152,6 +155,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       np.concatenate([known.x, rows.x]),
       np.concatenate([known.y, labels]),
       np.concatenate([known.support, chosen]),
+      known.run,
     )
 
   def fit_predict(self, X, y=None, verified=None) -> np.ndarray:
@@ -252,7 +256,9 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     rows = self.encode(X)
     return self._fitted.explain(rows, judged or self._fitted.judge(rows.x))
 
-  def save(self, path: str, about: dict[str, Any] | None = None) -> None:
+  def save(
+    self, path: str | os.PathLike[str], about: dict[str, Any] | None = None
+  ) -> None:
     """Writes the detector, its run and its rows into one model file (.npz).
 
     The file holds arrays and JSON, no code; `about` joins its meta data.
@@ -263,19 +269,31 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     self._checked().save(_model_file(path), about)
 
   @classmethod
-  def load(cls, path: str) -> Self:
+  def load(cls, path: str | os.PathLike[str]) -> Self:
     """Reads what `save` wrote.
 
     Raises:
       DataError: if the file is missing, damaged, or no detector.
     """
-    loaded = Fitted.load(path)
+    loaded = Fitted.load(os.fspath(path))
     made = cls(**loaded.options._asdict())
     made._name(loaded.columns.names, loaded.x.shape[1])
     made._fitted, made.support_ = loaded, loaded.support
     return made
 
-  def export(self, path: str) -> None:
+  def warm_up(
+    self, columns: Sequence[int] = (8,), rows: Sequence[int] = (20,)
+  ) -> Self:
+    """Compiles ahead of `fit` for tables of so many columns and known rows.
+
+    What is compiled serves up to 8, 32, 128, 512, ... of either, and is kept on
+    disk for later processes (`devices.persist`). Without it `fit` compiles what
+    it needs, some seconds, and nothing after it does.
+    """
+    fitted.warm_up(self.run_dir, columns, rows)
+    return self
+
+  def export(self, path: str | os.PathLike[str]) -> None:
     """Writes the fitted detector as compiled functions (.npz); see `exported`.
 
     The file scores, decides and gives p-values with jax alone. It cannot be
@@ -313,16 +331,20 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     check_is_fitted(self, '_fitted')
     return self._fitted
 
-  def _room(self):
-    """How many normals a support holds."""
-    calibration = load_run(self.run_dir).calibration
-    return _UNCALIBRATED if calibration is None else int(calibration.shots[-1])
+  def _run(self):
+    """What `run_dir` names; where it is gone, what was fitted or loaded."""
+    known = getattr(self, '_fitted', None)
+    if known is not None and known.options.run_dir == self.run_dir:
+      with contextlib.suppress(DataError):
+        return load_run(self.run_dir)
+      return known.run
+    return load_run(self.run_dir)
 
-  def _adapt(self, columns, x, y, support):
+  def _adapt(self, columns, x, y, support, run):
     options = fitted.Options(
       *(getattr(self, n) for n in fitted.Options._fields)
     )
-    self._fitted = fitted.adapt(options, columns, x, y, support)
+    self._fitted = fitted.adapt(options, columns, x, y, support, run)
     self.support_ = support
     return self
 
@@ -352,10 +374,15 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     if isinstance(X, Encoded):
       return X
     columns = known if fitting else self._fitted.columns
-    run = load_run(self.run_dir) if fitting else self._fitted.run
+    run = self._run() if fitting else self._fitted.run
     shape: Any = run.layout.shape or getattr(columns, 'shape', None)
     first = fitting and known is None
     if hasattr(X, 'columns') and hasattr(X, '__getitem__'):
+      if columns is not None and not (fitting or columns.names):
+        warnings.warn(
+          'X has names of columns, which the detector was fitted without: they '
+          'are taken in their order', stacklevel=4,
+        )  # fmt: skip
       rows = encoding.frame(X, columns, grow=fitting)
     else:
       options: Any = {'allow_nd': True, 'ensure_all_finite': False}
@@ -382,7 +409,14 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       del self.feature_names_in_
 
 
+def _room(run):
+  """How many normals a support holds."""
+  known = run.calibration
+  return _UNCALIBRATED if known is None else int(known.shots[-1])
+
+
 def _model_file(path):
+  path = os.fspath(path)
   if not path.endswith('.npz'):
     raise DataError(f'{path}: a model file ends in .npz')
   return path

@@ -20,6 +20,8 @@ import numpy as np
 
 Score = Callable[[np.ndarray], np.ndarray]
 _BUDGET = 2048  # rows that are scored for the attributions of one
+# Of more columns, so many are looked at one by one, and the others in groups.
+_WIDE, _SINGLES, _GROUPS = 256, 32, 16
 
 
 class Change(NamedTuple):
@@ -78,8 +80,7 @@ def explain(
   gains, shared, mend = np.zeros(0), 0.0, None
   if normals.ndim == 2:
     judges = [(by, seen[which]) for by, which in unseen]
-    players, rise = np.arange(values.shape[1]), score - reference
-    gains, shared = attributions(judges, values[0], players, rise)
+    gains, shared = of_columns(judges, values[0], normals, score - reference)
     mend = change(
       fitted.score_features, values[0], normals, gains, fitted.threshold
     )
@@ -118,11 +119,41 @@ def _timed(fitted, explanation, row):
   )  # fmt: skip
 
 
+def of_columns(
+  judges: Sequence[tuple[Score, np.ndarray]],
+  row: np.ndarray,
+  normals: np.ndarray,
+  rise: float,
+) -> tuple[np.ndarray, float]:
+  """`attributions` of the columns of a row [F].
+
+  Of more than 256 columns, 32 are players of their own and the others share
+  what their group of similar ones gets: first those that deviate most from the
+  normals [n, F], and then, in a second game, those that got most in the first.
+  """
+  width = len(row)
+  if width <= _WIDE:
+    return attributions(judges, row, np.arange(width), rise)
+  with np.errstate(invalid='ignore'):
+    each = np.abs(row - np.nanmean(normals, 0)) / _spread(normals)
+  each[np.isnan(each)] = 10
+  order, shared = np.arange(width), 0.0
+  groups = np.arange(width - _SINGLES) * _GROUPS // (width - _SINGLES)
+  for _ in range(2):
+    order = order[np.argsort(-np.abs(each[order]), kind='stable')]
+    players = np.arange(width)
+    players[order] = [*range(_SINGLES), *(_SINGLES + groups)]
+    gains, shared = attributions(judges, row, players, rise, len(judges))
+    each = (gains / np.bincount(players))[players]
+  return each, shared
+
+
 def attributions(
   judges: Sequence[tuple[Score, np.ndarray]],
   row: np.ndarray,
   players: np.ndarray,
   rise: float,
+  budget: int = _BUDGET,
 ) -> tuple[np.ndarray, float]:
   """Shapley values, with normals that the detector has not seen.
 
@@ -133,15 +164,16 @@ def attributions(
   difference is shared out in proportion to the attributions.
 
   `judges` are scores [n, ...] -> [n], and the normals [m, ...] unseen by each;
-  `rise` is the row's score minus the normals' mean score. Returns [P] float64
-  that add up to `rise`, and the difference that was shared out.
+  `rise` is the row's score minus the normals' mean score, `budget` that of
+  `shapley` for all of them. Returns [P] float64 that add up to `rise`, and the
+  difference that was shared out.
   """
   count = int(players.max()) + 1
   total = sum(len(normals) for _, normals in judges)
-  budget = _BUDGET // len(judges)
+  share = budget // len(judges)
   gains = np.zeros(count)
   for seed, (score, normals) in enumerate(judges):
-    part = shapley(score, row, normals, players, budget=budget, seed=seed)
+    part = shapley(score, row, normals, players, budget=share, seed=seed)
     gains += len(normals) / total * part
   left = rise - gains.sum()
   size = np.abs(gains)
@@ -223,7 +255,8 @@ def change(
   The columns of a row [F] are replaced in the order of their attributions until
   the score falls to the threshold, with each of the three nearest normals; then
   each is put back if the row stays normal without it. None if the row is normal
-  already, or even the normals themselves are not.
+  already, or even the normals themselves are not. Of more than 256 columns, not
+  every number is tried.
   """
   if not score(row[None])[0] > threshold:
     return None
@@ -236,18 +269,27 @@ def change(
     changed[columns] = normal[columns]
     return changed, float(score(changed[None])[0])
 
+  wide = len(row) > _WIDE
   for number in nearest(row, normals)[0]:
     other = normals[number]
-    steps = np.arange(1, len(row) + 1)[:, None]
-    good = score(np.where(rank < steps, other, row)) <= threshold
-    if not good.any():
-      continue
-    kept = list(order[: np.argmax(good) + 1])
-    for column in kept[::-1]:
-      without = [c for c in kept if c != column]
-      if without and mended(without, other)[1] <= threshold:
-        kept = without
-    if best is None or len(kept) < len(best.columns):
-      changed, value = mended(kept, other)
-      best = Change(np.array(kept), changed, value, int(number))
+    low, high = 0, len(row)
+    for points in (12, 8) if wide else (high,):
+      space = np.geomspace if points == 12 else np.linspace
+      steps = np.unique(space(low + 1, high, points).astype(int))
+      good = score(np.where(rank < steps[:, None], other, row)) <= threshold
+      if not good.any():
+        break
+      first = np.argmax(good)
+      low, high = steps[first - 1] if first else low, steps[first]
+    else:
+      kept = list(order[:high])
+      for column in kept[::-1][: 8 if wide else None]:
+        without = [c for c in kept if c != column]
+        if without and mended(without, other)[1] <= threshold:
+          kept = without
+      if best is None or len(kept) < len(best.columns):
+        changed, value = mended(kept, other)
+        best = Change(np.array(kept), changed, value, int(number))
+      if wide:
+        break
   return best

@@ -11,13 +11,15 @@ NumPy and SciPy) and flatbuffers; no Flax, no learner.
 
 from collections.abc import Callable
 import dataclasses
+import itertools
 from typing import Any
+import warnings
 
 import jax
 from jax import export as jax_export
 import numpy as np
 
-from metaad_jax import storage
+from metaad_jax import devices, schema, storage
 from metaad_jax.base import DataError
 from metaad_jax.detector import sanity
 
@@ -26,6 +28,7 @@ PLATFORMS = ('cpu', 'cuda')
 _FORMAT = 2
 _TABLES = 'ladder/scores', 'ladder/p', 'bars'
 _GUARD = tuple(field.name for field in dataclasses.fields(sanity.Guard))
+_PARTS = {'reading': sanity.Reading._fields, 'guard': _GUARD}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +51,12 @@ class Exported:
     """[n] float64, higher = more normal.
 
     Of rows [n, *shape]: numbers, NaN = missing where the detector takes that,
-    categories by their codes of `fit`. A DataError says what does not fit.
+    categories by their codes of `fit`; columns of a frame are found by their
+    names. A DataError says what does not fit.
     """
+    devices.check_fork()
     try:
-      x = np.asarray(x, np.float64)
+      x = np.asarray(self._by_name(x), np.float64)
     except (TypeError, ValueError) as error:
       raise DataError(f'x cannot be read as numbers: {error}') from error
     if x.shape[1:] != self.shape or x.ndim < 2:
@@ -74,6 +79,21 @@ class Exported:
       row = np.flatnonzero(~np.isfinite(scores))[0]
       raise DataError(f'row {row} has no finite score: look at its values')
     return -self._guard(x, scores, lambda: self._tables[2])
+
+  def _by_name(self, x):
+    """The columns of a frame in the order of `names`; arrays as they are."""
+    if not hasattr(x, 'columns') or not self.names:
+      return x
+    known = list(map(str, x.columns))
+    if missing := [name for name in self.names if name not in known]:
+      if missing[0] != 'column 0':
+        raise DataError(f'x lacks column {missing[0]!r}: give it')
+      warnings.warn(
+        'x has names of columns, which the detector was fitted without: they '
+        'are taken in their order', stacklevel=4,
+      )  # fmt: skip
+      return x
+    return np.asarray(x)[:, [known.index(name) for name in self.names]]
 
   def predict(self, x: np.ndarray) -> np.ndarray:
     """[n] int: 1 = normal, -1 = outlier; see `score_samples`."""
@@ -121,8 +141,8 @@ def save(
 def load(path: str) -> Exported:
   """Reads an exported detector; nothing is compiled before the first score.
 
-  The functions come from the file: a checksum finds damage, not malice. They
-  are arithmetic for XLA and cannot touch files.
+  The functions come from the file. They are arithmetic for XLA: they call no
+  other code and touch no files, but may be slow.
 
   Raises:
     DataError: if the file is missing, damaged, no exported detector, or of a
@@ -130,29 +150,85 @@ def load(path: str) -> Exported:
   """
   arrays, meta = storage.load(path)
   try:
+    _META('it', meta)
     content = meta['exported']
-    if content['format'] != _FORMAT:
-      raise ValueError(f'format {content["format"]!r}, not {_FORMAT}')
-    functions: dict[int, Callable] = {}
-    for size in SIZES:
-      code = bytearray(arrays[f'function/{size}'].tobytes())
-      functions[size] = jax.jit(jax_export.deserialize(code).call)
-    return Exported(
-      float(content['threshold']),
-      float(content['false_alarm_rate']),
-      tuple(str(name) for name in content['names']),
-      tuple(int(n) for n in content['shape']),
-      bool(content['missing']),
-      dict(content['meta']),
-      [arrays[f'state/{i}'] for i in range(content['leaves'])],
-      [arrays[name] for name in _TABLES],
-      sanity.Reading(*(arrays[f'reading/{n}'] for n in sanity.Reading._fields)),
-      sanity.Guard(*(arrays[f'guard/{n}'] for n in _GUARD)),
-      functions,
+    state = [arrays[f'state/{i}'] for i in range(content['leaves'])]
+    tables = [arrays[name] for name in _TABLES]
+    parts = {
+      kind: [arrays[f'{kind}/{name}'] for name in names]
+      for kind, names in _PARTS.items()
+    }
+    count = (
+      len(state) + len(tables) + len(SIZES) + sum(map(len, parts.values()))
     )
+    if len(arrays) != count:
+      raise ValueError('it holds more arrays, or fewer')
+    _check_tables(tables, parts, content['shape'])
+    functions = {
+      size: _function(
+        arrays[f'function/{size}'], state, (size, *content['shape'])
+      )
+      for size in SIZES
+    }
+    devices.persist()
+    return Exported(
+      float(content['threshold']), float(content['false_alarm_rate']),
+      tuple(content['names']), tuple(content['shape']), content['missing'],
+      content['meta'], state, tables,
+      sanity.Reading(*parts['reading']), sanity.Guard(*parts['guard']),
+      functions,
+    )  # fmt: skip
   except Exception as error:  # jax and flatbuffers do not say what they raise
-    reason = ' '.join(str(error).split())[:200]
     raise DataError(
       f'{path} is no exported detector, or one that jax {jax.__version__} '
-      f'cannot read ({type(error).__name__}: {reason}): export it anew'
+      f'cannot read ({type(error).__name__}: {storage.reason(error)}): export '
+      'it anew'
     ) from error
+
+
+_CONTENT: dict[str, schema.Check] = {
+  'format': schema.whole(_FORMAT, _FORMAT),
+  'leaves': schema.whole(0, 10_000),
+  'jax': schema.TEXT,
+  'shape': schema.listed(schema.whole(1, 1 << 20), 2),
+  'missing': schema.satisfies(lambda v: isinstance(v, bool), 'true or false'),
+  'threshold': schema.number(-1e300, 1e300),
+  'false_alarm_rate': schema.number(0, 1),
+  'names': schema.listed(schema.TEXT),
+  'meta': schema.mapping(schema.ANYTHING),
+}
+_META = schema.fields(
+  {'exported': schema.fields(_CONTENT, tuple(_CONTENT))}, ('exported',)
+)
+
+
+def _check_tables(tables, parts, shape):
+  """Numbers, of shapes that fit a row, and the p-values falling."""
+  scores, p, bars = tables
+  for array in [*tables, *itertools.chain(*parts.values())]:
+    if array.dtype.kind not in 'fib':
+      raise ValueError('an array holds other things than numbers')
+  for array in parts['reading'][:6]:
+    if np.broadcast_shapes(array.shape, tuple(shape)) != tuple(shape):
+      raise ValueError('it reads rows of another shape')
+  if (
+    not np.isfinite(scores).all() or not np.isfinite(bars).all()
+    or scores.ndim != 1 or scores.shape != p.shape or bars.shape != (3,)
+    or (np.diff(scores) < 0).any() or (np.diff(p) > 0).any()
+    or p.min() <= 0 or p.max() > 1
+  ):  # fmt: skip
+    raise ValueError('its tables are damaged')
+
+
+def _function(code, state, shape):
+  """A function of the file; of arrays of these shapes, and nothing but XLA."""
+  function = jax_export.deserialize(bytearray(code.tobytes()))
+  found = [(aval.shape, aval.dtype) for aval in function.in_avals]
+  wanted = [(leaf.shape, leaf.dtype) for leaf in state]
+  if found != [*wanted, (shape, np.float32)]:
+    raise ValueError('its function takes other arrays')
+  if [aval.shape for aval in function.out_avals] != [shape[:1]]:
+    raise ValueError('its function makes no scores')
+  if 'custom_call' in function.mlir_module():
+    raise ValueError('its function calls what is not in the file')
+  return jax.jit(function.call)

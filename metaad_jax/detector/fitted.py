@@ -1,7 +1,9 @@
 """A run adapted to the rows of one entity: all that is behind the estimator."""
 
+from collections.abc import Sequence
 import dataclasses
 import functools
+import itertools
 import numbers
 import os
 from typing import Any, NamedTuple
@@ -42,6 +44,7 @@ def _time(path):
 @functools.lru_cache(maxsize=8)
 def _load_run(run_dir, *changed):
   del changed
+  devices.check_fork()
   devices.persist()
   run = runs.restore(run_dir)
   if run.config.way:
@@ -50,6 +53,21 @@ def _load_run(run_dir, *changed):
       'apart: a detector takes a run without'
     )
   return run
+
+
+def _unpacked(packed: tuple[dict, dict], path: str) -> runs.Run:
+  """A run; those of one learner share what is compiled."""
+  devices.check_fork()
+  devices.persist()
+  run = runs.unpack(packed[0], packed[1], path)
+  config, setup = run.config, run.setup
+  parts = config.learner, setup.model, config.features, config.context
+  key = *parts, config.way, setup.any_width, run.layout
+  learner = _LEARNERS.setdefault(key, run.learner)
+  return run._replace(setup=setup._replace(learner=learner))
+
+
+_LEARNERS: dict[Any, Any] = {}
 
 
 class Judgement(NamedTuple):
@@ -85,13 +103,17 @@ class Fitted:
   x: np.ndarray  # [n, *columns.shape] the rows, float64; NaN = missing
   y: np.ndarray  # [n] 0 = normal, 1 = anomaly, -1 = unlabelled
   support: np.ndarray  # [n] bool, which of them it is adapted to
+  run: runs.Run
 
   def __getstate__(self):
-    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    state = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    shipped = self.options.run_dir == runs.SHIPPED
+    return state | {'run': None if shipped else runs.pack(self.run)}
 
-  @property
-  def run(self) -> runs.Run:
-    return load_run(self.options.run_dir)
+  def __setstate__(self, state):
+    packed, path = state['run'], state['options'].run_dir
+    run = load_run(path) if packed is None else _unpacked(packed, path)
+    self.__dict__.update(state, run=run)
 
   @property
   def calibration(self) -> conformal.Calibration:
@@ -152,6 +174,7 @@ class Fitted:
 
   def features(self, x: np.ndarray) -> np.ndarray:
     """Rows [n, ...] float64 -> what the learner sees, float32."""
+    devices.check_fork()
     return encoding.apply(self.feature, self.reading, x)
 
   def score_features(self, features: np.ndarray) -> np.ndarray:
@@ -164,13 +187,18 @@ class Fitted:
     return self.guard(x, scores, lambda: self.bars)
 
   @functools.cached_property
+  def _without(self) -> list[tuple[adaptation.Adapted, np.ndarray]]:
+    x, bad = self.features(self.x[self.support]), self.y[self.support] == 1
+    return adaptation.without(self.run, x, bad)
+
+  @functools.cached_property
   def scores(self) -> np.ndarray:
     """[n] of the rows, the support's normals each scored without itself."""
     x, support, normal = self.features(self.x), self.support, self.normal
     scores, rest = np.empty(len(x)), np.ones(len(x), bool)
-    bad = self.y[support] == 1
-    without = adaptation.support_scores(self.run, x[support], bad)
-    if len(without):
+    if normal.sum() > 1:
+      bad, parts = self.y[support] == 1, self._without
+      without = adaptation.support_scores(self.run, x[support], bad, parts)
       scores[normal], rest = without, ~normal
     if rest.any():
       scores[rest] = self.score_features(x[rest])
@@ -243,10 +271,9 @@ class Fitted:
   @functools.cached_property
   def unseen(self) -> list[tuple[explanations.Score, np.ndarray]]:
     """Detectors of parts of the support, and the normals each has not seen."""
-    x, bad = self.features(self.x[self.support]), self.y[self.support] == 1
     return [
       (functools.partial(adaptation.score, self.run, part), which)
-      for part, which in adaptation.without(self.run, x, bad)
+      for part, which in self._without
     ]
 
   def explain(
@@ -283,30 +310,18 @@ class Fitted:
       DataError: if it makes no sense.
     """
     arrays, meta = storage.load(path)
-    try:
-      saved = meta['detector']
-      x = np.asarray(arrays['detector/x'], np.float64)
-      y = np.asarray(arrays['detector/y'], np.int64)
-      support = np.asarray(arrays['detector/support'], bool)
-      encoding.check(x, None, missing=True)
-      names = tuple(map(str, saved['names'] or ()))
-      texts = saved['categories'].items()
-      levels = {name: list(map(str, of_column)) for name, of_column in texts}
-      if (
-        not x.shape[1] == saved['n_features_in'] == len(names or x[0])
-        or y.shape != (len(x),)
-        or not np.isin(y, (-1, 0, 1)).all()
-        or not (y[support] != 1).any()
-      ):
-        raise ValueError('rows, labels or names do not fit')
-      options = Options(run_dir=path, **saved['options'])
-      return adapt(options, Columns(x.shape[1:], names, levels), x, y, support)
-    except DataError:
-      raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
-      raise DataError(
-        f'{path} holds no detector, or a damaged one ({e!r}): save it anew'
-      ) from e
+    if 'detector' not in meta:
+      raise DataError(f'{path} holds no detector, but a run: fit one')
+    run = _unpacked((arrays, meta), path)
+    saved = meta['detector']
+    x = np.asarray(arrays['detector/x'], np.float64)
+    y, support = (arrays[f'detector/{name}'] for name in ('y', 'support'))
+    options = Options(run_dir=path, **saved['options'])
+    names, levels = tuple(saved['names'] or ()), saved['categories']
+    columns = Columns(x.shape[1:], names, levels)
+    shape = run.layout.shape or columns.shape
+    encoding.check(x, shape, run.setup.any_width)
+    return adapt(options, columns, x, y, support, run)
 
   def export(self, path: str) -> None:
     """Writes compiled functions; see `MetaAnomalyDetector.export`."""
@@ -340,8 +355,11 @@ def adapt(
   x: np.ndarray,
   y: np.ndarray,
   support: np.ndarray,
+  run: runs.Run | None = None,
 ) -> Fitted:
   """Adapts a run to rows; see `Fitted` for the arguments.
+
+  All that scoring rows takes is compiled here. Without `run` it is read.
 
   Raises:
     DataError: for a rate that cannot be promised, or rows that are too large.
@@ -352,7 +370,16 @@ def adapt(
       f'false_alarm_rate={rate!r} is impossible: it lies between 0 and 1'
     )
   options = options._replace(false_alarm_rate=float(rate))
-  fitted = Fitted(options, columns, x, y, support)
+  run = run or load_run(options.run_dir)
+  fitted = Fitted(options, columns, x, y, support, run)
   fitted.check_rate()
-  _ = fitted.adapted
+  fitted.score_features(fitted.features(x[:1]))
   return fitted
+
+
+def warm_up(run_dir: str, columns: Sequence[int], rows: Sequence[int]) -> None:
+  """Compiles what scoring takes; see `MetaAnomalyDetector.warm_up`."""
+  run = load_run(run_dir)
+  for width, count in itertools.product(columns, rows):
+    x = np.zeros((count, *(run.setup.columns or (width,))), np.float32)
+    adaptation.score(run, adaptation.adapt(run, x, np.zeros(count)), x[:1])

@@ -43,6 +43,21 @@ def stream(descriptor: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
       return
 
 
+def tell(text: str, stopped: Callable[[], bool]) -> None:
+  """Prints a line at once; does not wait for a reader once it is to stop."""
+  try:
+    descriptor, rest = sys.stdout.fileno(), f'{text}\n'.encode()
+  except OSError:  # no file, such as a notebook's
+    print(text, flush=True)
+    return
+  sys.stdout.flush()
+  while rest:
+    if select.select([], [descriptor], [], _WAIT)[1]:
+      rest = rest[os.write(descriptor, rest[: select.PIPE_BUF]) :]
+    elif stopped():
+      return
+
+
 def follow(
   by: judge.Judge,
   lines: Iterable[bytes],

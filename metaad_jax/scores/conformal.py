@@ -456,8 +456,31 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Calibration | None:
     calibration = Calibration(*[np.asarray(arrays[name]) for name in names])
   except KeyError as error:
     raise DataError(f'the calibration lacks {error}: {again}') from error
-  b, a = len(calibration.shots), len(calibration.anomalies)
-  shapes = (b, a, 2, 4), (b, a, 2, len(LEVELS)), (b, len(OWN), len(LEVELS))
-  if tuple(part.shape for part in calibration[3:6]) != shapes:
-    raise DataError(f'the calibration has impossible shapes: {again}')
+  if not _sound(calibration):
+    raise DataError(
+      f'the calibration has impossible shapes or numbers: {again}'
+    )
   return calibration
+
+
+def _sound(calibration):
+  """Whether shapes, signs and orders are those of `fit`; files may lie."""
+  shots, anomalies, squash, moments, grid, mixed, entities = calibration
+  if any(part.dtype.kind not in 'if' for part in calibration):
+    return False
+  b, a, levels = shots.size, anomalies.size, len(LEVELS)
+  shapes = [(b,), (a,), (), (b, a, 2, 4), (b, a, 2, levels)]
+  shapes += [(b, len(OWN), levels), ()]
+  if not a * b or [part.shape for part in calibration] != shapes:
+    return False
+  rising = lambda v, strictly=False: (
+    (v[..., 1:] > v[..., :-1]) | ((not strictly) & (v[..., 1:] == v[..., :-1]))
+  ).all()  # NaN is neither
+  return bool(
+    rising(shots, True) and rising(anomalies, True) and rising(grid)
+    and rising(mixed) and 0 < shots[0] and shots[-1] <= 1000
+    and 0 <= anomalies[0] and anomalies[-1] <= 1000 and squash in (0, 1)
+    and np.isfinite(moments).all() and np.abs(moments).max() < 1e6
+    and moments[..., 1:].min() > 1e-6 and 2 <= entities < 1e9
+    and not np.isnan(grid[..., :1]).any() and not np.isnan(mixed[..., :1]).any()
+  )  # fmt: skip

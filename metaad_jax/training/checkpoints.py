@@ -72,12 +72,18 @@ class Checkpoints:
     """
     folder = self._folder(step)
     try:
+      if not folder.parent.is_dir():  # orbax would make another
+        raise FileNotFoundError(f'{folder.parent} has vanished')
       self._manager.save(step, args=self._args.StandardSave(state))
-      if folder.is_dir() and devices.first_process():
+      if not folder.is_dir():
+        raise FileNotFoundError('nothing was written')
+      if devices.first_process():
         content = json.dumps(_digests(folder)).encode()
         storage.write_bytes(folder / _DIGESTS, content)
       devices.wait(f'checkpoint {step}')
     except Exception as error:  # orbax and tensorstore have their own
+      if jax.process_count() > 1 and not isinstance(error, OSError):
+        devices.lost(storage.reason(error)[:100])
       shutil.rmtree(folder, ignore_errors=True)
       for part in folder.parent.glob(f'{step}.orbax-checkpoint-tmp*'):
         shutil.rmtree(part, ignore_errors=True)

@@ -1,15 +1,15 @@
 """Meta-training: one jitted scan over many steps, task sampling included."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import contextlib
+import errno
 import functools
 import json
 import math
 import os
 import signal
-import threading
 import time
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import optax
 import tqdm
 
 from metaad_jax import devices as devices_lib
+from metaad_jax import signals as signals_lib
 from metaad_jax import storage
 from metaad_jax.base import DataError, MetaLearner, Params, Task, Terminated
 from metaad_jax.training.checkpoints import Checkpoints
@@ -299,7 +300,8 @@ def train(
 
   Raises:
     DataError: if training diverges, or a checkpoint cannot be saved.
-    Terminated: if SIGTERM came, once a checkpoint is saved; a second one kills.
+    Terminated: if SIGINT, SIGTERM or SIGHUP came, once a checkpoint is saved;
+      a second SIGINT kills, but not while it is saved.
   """
   example = jax.tree.map(lambda leaf: leaf[0], validation)
   state = initial_state(learner, example, optimizer, settings.seed, params)
@@ -311,7 +313,7 @@ def train(
   state, sample, validation = devices_lib.replicate(everything, mesh)
   score = lambda state: validate(state.average, validation)
   with contextlib.ExitStack() as ending:
-    state, folder = _resume(run_dir, state, mesh, ending)
+    state = (folder := _Folder(run_dir)).resume(state, mesh, ending)
     bar = tqdm.tqdm(
       total=settings.steps, initial=int(state.step), desc=label,
       disable=quiet or not devices_lib.first_process(),
@@ -368,85 +370,70 @@ def _check_finite(state, settings):
     )
 
 
-class _Folder(NamedTuple):
+class _Folder:
   """What is written while training: nothing, if there is no run folder."""
 
-  path: str | None = None
-  checkpoints: Checkpoints | None = None
-  lines: TextIO | None = None
-  signals: Sequence[int] = ()
+  def __init__(self, path: str | None = None):
+    self.path, self.signals = path, signals_lib.Signals()
+    self.lines: Any = None
+    self.checkpoints: Checkpoints | None = None
+
+  def resume(self, state, mesh, ending):
+    """The newest state in the folder, which is open until `ending`."""
+    if self.path is None:
+      return state
+    self.checkpoints = Checkpoints(os.path.join(self.path, 'checkpoints'))
+    ending.callback(self.checkpoints.close)
+    newest = self.checkpoints.restore(state)
+    if newest is not None:
+      step, restored = newest
+      state = devices_lib.replicate(jax.tree.map(jnp.copy, restored), mesh)
+      self.checkpoints.forget_after(step)
+    if devices_lib.first_process():
+      path = os.path.join(self.path, 'metrics.jsonl')
+      self.lines = _open_log(path, int(state.step))
+      ending.callback(self._close)
+    self.signals = ending.enter_context(signals_lib.collected())
+    return state
+
+  def _close(self):
+    with contextlib.suppress(OSError):  # `write` has said so
+      self.lines.close()
 
   def write(self, line):
-    """Appends a line of metrics."""
+    """Appends a line of metrics; to a file that is still there, or raises."""
     if self.lines is None:
       return
     strict = {k: v if math.isfinite(v) else None for k, v in line.items()}
     try:
       self.lines.write(json.dumps(strict) + '\n')
       self.lines.flush()
+      here = os.stat(self.lines.name)  # a deleted file can be written to
+      if not os.path.samestat(here, os.fstat(self.lines.fileno())):
+        raise OSError(errno.ESTALE, 'it was replaced')
     except OSError as error:
       raise DataError(
-        f'cannot write {self.lines.name} ({error.strerror}): make room, and '
-        'give the same command again; it goes on from the newest checkpoint'
+        f'cannot write {self.lines.name} ({error.strerror}): see to the disk '
+        'and its room, and give the same command again; it goes on from the '
+        'newest checkpoint that is there'
       ) from error
 
   def save(self, before, state, settings):
     """Saves a checkpoint when one is due, or the process is to end."""
     step = int(state.step)
     last = step >= settings.steps
-    stop = devices_lib.any_process(bool(self.signals)) and not last
+    stop = devices_lib.any_process(bool(self.signals.came)) and not last
     due = last or _due(before, step, settings.checkpoint_every)
     if self.checkpoints is not None and (stop or due):
-      self.checkpoints.save(step, state)
+      with self.signals.held():
+        self.checkpoints.save(step, state)
     if stop:
+      number = signal.Signals((self.signals.came or [signal.SIGTERM])[0])
       raise Terminated(
-        f'terminated; step {step} of {settings.steps} is saved in {self.path}, '
-        'and the same command goes on from there'
+        f'ended by {number.name}; step {step} of {settings.steps} is saved in '
+        f'{self.path}, and the same command goes on from there',
+        number,
       )
-
-
-def _resume(run_dir, state, mesh, ending):
-  """The newest state in a run folder, and the folder, open until `ending`."""
-  if run_dir is None:
-    return state, _Folder()
-  checkpoints = Checkpoints(os.path.join(run_dir, 'checkpoints'))
-  ending.callback(checkpoints.close)
-  newest = checkpoints.restore(state)
-  if newest is not None:
-    step, restored = newest
-    state = devices_lib.replicate(jax.tree.map(jnp.copy, restored), mesh)
-    checkpoints.forget_after(step)
-  lines = None
-  if devices_lib.first_process():
-    lines = _open_log(os.path.join(run_dir, 'metrics.jsonl'), int(state.step))
-    ending.callback(_close, lines)
-  signals = ending.enter_context(_terminations())
-  return state, _Folder(run_dir, checkpoints, lines, signals)
-
-
-def _close(lines):
-  with contextlib.suppress(OSError):  # `write` has said so
-    lines.close()
-
-
-@contextlib.contextmanager
-def _terminations() -> Iterator[list[int]]:
-  """Collects SIGTERM instead of dying; a second one kills."""
-  came: list[int] = []
-  if threading.current_thread() is not threading.main_thread():
-    yield came
-    return
-
-  def heard(number, frame):
-    del frame
-    came.append(number)
-    signal.signal(number, signal.SIG_DFL)
-
-  before = signal.signal(signal.SIGTERM, heard)
-  try:
-    yield came
-  finally:
-    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _due(before, step, every):

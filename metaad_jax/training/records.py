@@ -66,13 +66,17 @@ def open_run(run_dir: str, setup: Setup, seen: Sequence[str]) -> None:
     if not isinstance(written, dict):
       raise DataError(f'{path} is damaged: delete {run_dir} to train it again')
     usual = json.loads(json.dumps(dataclasses.asdict(Config())))
-    differing = sorted(
-      k for k in wanted if written.get(k, usual[k]) != wanted[k]
-    )
+    differing = [k for k in wanted if written.get(k, usual[k]) != wanted[k]]
+    steps = written.get('steps')
+    more = isinstance(steps, int) and steps < wanted['steps']
+    if differing == ['steps'] and more and wanted['schedule'] == 'constant':
+      content = read(run_dir) | {'config': wanted}
+      return storage.write_bytes(path, json.dumps(content, indent=2).encode())
     if differing:
       raise DataError(
-        f'{run_dir} holds another run (it differs in {", ".join(differing)}): '
-        'choose another --run_dir, or delete that folder'
+        f'{run_dir} holds another run (it differs in '
+        f'{", ".join(sorted(differing))}): choose another --run_dir, or delete '
+        'that folder; only more steps of a constant schedule go on'
       )
     return
   content = {

@@ -5,7 +5,9 @@ a row), `metrics.jsonl`, and `checkpoints/`. A model file (`export`) is a run
 without its history, in one file; the package ships one, called `shipped`.
 """
 
+import contextlib
 import dataclasses
+import json
 import os
 from typing import Any, NamedTuple
 
@@ -25,7 +27,13 @@ from metaad_jax.data import (
 from metaad_jax.learners import standardized
 from metaad_jax.scores import conformal, metrics
 from metaad_jax.scores.conformal import Calibration
-from metaad_jax.training import checkpoints, loop, plugins, records
+from metaad_jax.training import (
+  checkpoints,
+  loop,
+  model_files,
+  plugins,
+  records,
+)
 from metaad_jax.training import setup as setup_lib
 from metaad_jax.training.setup import Config, Layout, Setup, resolve
 
@@ -178,10 +186,18 @@ def train(
 
   Raises:
     DataError: for impossible values, bad data, divergence, or a `run_dir` that
-      holds another run.
+      holds another run, or that another process is training in.
   """
   setup = resolve(config)
-  data = data or load_data(setup, data_dir)
+  with contextlib.ExitStack() as ending:
+    if run_dir is not None and devices.first_process():
+      ending.enter_context(storage.locked(run_dir))
+    data = data or load_data(setup, data_dir)
+    ending.enter_context(devices.together())
+    return _train(setup, data, run_dir, quiet)
+
+
+def _train(setup, data, run_dir, quiet):
   _audit(setup, data)
   prior = None
   if not setup.any_width:
@@ -271,20 +287,47 @@ def restore(run_dir: str, **overrides: Any) -> Run:
   file = _SHIPPED if run_dir == SHIPPED else run_dir
   if file.endswith('.npz') and not os.path.isdir(file):
     arrays, content = storage.load(file)
-    setup = _resolved(content, file, overrides)
-    if run_dir == SHIPPED and not overrides:
-      params = records.nested(arrays)  # a test compares it with `unflatten`
-    else:
-      params = records.unflatten(arrays, _shapes(setup), file)
-    step = content.get('step', 0)
+    return unpack(arrays, content, file, **overrides)
+  content = records.read(run_dir)
+  path = os.path.join(run_dir, 'config.json')
+  missing = plugins.missing(content.get('plugins', ()))
+  setup = _resolved(content, path, overrides, missing)
+  params, step = _best(run_dir, setup)
+  file, arrays = os.path.join(run_dir, _CALIBRATION), {}
+  if os.path.exists(file):
+    arrays, _ = storage.load(file)
+  return _run(setup, params, step, content, arrays, file)
+
+
+def unpack(
+  arrays: dict[str, np.ndarray], content: dict, file: str, **overrides: Any
+) -> Run:
+  """The inverse of `pack`; `file` says in messages where it comes from.
+
+  Raises:
+    DataError: if it is damaged, or of another version.
+  """
+  try:
+    model_files.check(arrays, content)
+  except DataError as error:
+    raise DataError(f'{file} is no model file, or damaged: {error}') from error
+  needed = content.get('plugins', ())
+  if needed:
+    plugins.load_installed()
+  missing = [
+    f'load the plugin {name!r}'
+    for name in needed
+    if name not in plugins.loaded()
+  ]  # a file from a stranger has nothing imported
+  setup = _resolved(content, file, overrides, missing)
+  if file == _SHIPPED and not overrides:
+    params = records.nested(arrays)  # a test compares it with `unflatten`
   else:
-    content = records.read(run_dir)
-    path = os.path.join(run_dir, 'config.json')
-    setup = _resolved(content, path, overrides)
-    params, step = _best(run_dir, setup)
-    file, arrays = os.path.join(run_dir, _CALIBRATION), {}
-    if os.path.exists(file):
-      arrays, _ = storage.load(file)
+    params = records.unflatten(arrays, _shapes(setup), file)
+  return _run(setup, params, content.get('step', 0), content, arrays, file)
+
+
+def _run(setup, params, step, content, arrays, file):
   try:
     calibrated = conformal.from_arrays(arrays)
   except DataError as error:
@@ -293,9 +336,8 @@ def restore(run_dir: str, **overrides: Any) -> Run:
   return Run(setup.name, setup, params, int(step), seen, calibrated)
 
 
-def _resolved(content, path, overrides):
+def _resolved(content, path, overrides, missing):
   """The setup of what a config.json or a model file holds."""
-  missing = plugins.missing(content.get('plugins', ()))
   try:
     config, layout = records.settings(content)
     return resolve(config, **overrides).at(layout)
@@ -390,6 +432,7 @@ def pack(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     'versions': records.versions(),
     'code': records.code_version(),
   }
+  meta = json.loads(json.dumps(meta))  # as a file gives it back
   arrays = jax.tree.map(np.asarray, records.flatten(run.params))
   if run.calibration is not None:
     arrays |= conformal.to_arrays(run.calibration)

@@ -1,13 +1,19 @@
 """A run adapted: padding is inert, and rows are left out as they should."""
 
+import logging
+import multiprocessing
+import warnings
+
+import jax
 import jax.numpy as jnp
 import nearest_run
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
-from metaad_jax.base import Rows
+from metaad_jax.base import DataError, Rows
 from metaad_jax.detector import adaptation
+from metaad_jax.detector.estimator import MetaAnomalyDetector
 from metaad_jax.training import runs
 
 
@@ -50,3 +56,54 @@ def test_support_scores_are_of_rows_left_out(run):
     for adapted, who in parts:
       hand = adaptation.score(run, adapted, many[who])
       assert_allclose(scores[who], hand, atol=1e-5)
+
+
+def test_a_score_is_the_same_in_every_batch(run):
+  x = np.random.default_rng(0).normal(size=(150, 3))
+  adapted = adaptation.adapt(run, x[:5], np.zeros(5))
+  whole = adaptation.score(run, adapted, x)
+  for start, stop in ((0, 1), (3, 40), (40, 41), (70, 150)):
+    part = adaptation.score(run, adapted, x[start:stop])
+    assert_array_equal(part, whole[start:stop])
+
+
+def test_nothing_is_compiled_after_fit(caplog):
+  """Not by a larger batch, a threshold, reasons, or rows that come later."""
+  normal, bad = nearest_run.table(np.random.default_rng(0), 200, 5, 6.0)
+  detector = MetaAnomalyDetector(nearest_run.shared()).fit(normal[:9])
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    for count in (1, 65, 190):
+      detector.predict(normal[:count])
+    detector.explain(bad[:1])
+    detector.partial_fit(normal[9:40]).predict(bad)
+  assert not [r for r in caplog.records if 'Compiling' in r.getMessage()]
+
+
+def test_what_is_warmed_up_is_not_compiled_in_fit(caplog):
+  MetaAnomalyDetector(nearest_run.shared()).warm_up(columns=[40], rows=[3])
+  x = np.random.default_rng(0).normal(size=(7, 50))
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    MetaAnomalyDetector(nearest_run.shared()).fit(x).predict(x)
+  assert not [r for r in caplog.records if 'Compiling' in r.getMessage()]
+
+
+def test_a_forked_process_is_told_and_does_not_hang():
+  """Threads of JAX stay in the parent."""
+  x = np.random.default_rng(0).normal(size=(7, 3))
+  detector = MetaAnomalyDetector(nearest_run.shared()).fit(x)
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', RuntimeWarning)  # JAX warns of it too
+    context = multiprocessing.get_context('fork')
+    parent, child = context.Pipe()
+    process = context.Process(target=_predict, args=(detector, x, child))
+    process.start()
+  assert parent.poll(60) and 'forked' in parent.recv()
+  process.join()
+  detector.predict(x)
+
+
+def _predict(detector, x, pipe):
+  try:
+    pipe.send(str(detector.predict(x)))
+  except DataError as error:
+    pipe.send(str(error))

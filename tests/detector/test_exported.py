@@ -6,6 +6,7 @@ import sys
 import nearest_run
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
+import pandas as pd
 import pytest
 
 from metaad_jax import storage
@@ -85,6 +86,23 @@ def test_windows(tmp_path):
 def test_rows_that_make_no_sense(fitted, x):
   with pytest.raises(DataError):
     exported.load(fitted[1]).predict(x)
+
+
+def test_columns_of_a_frame_are_found_by_name(tmp_path):
+  frame = pd.DataFrame(
+    np.random.default_rng(0).normal(size=(12, 3)), columns=list('abc')
+  )
+  detector = MetaAnomalyDetector(nearest_run.shared()).fit(frame[:8])
+  detector.export(str(tmp_path / 'e.npz'))
+  told = exported.load(str(tmp_path / 'e.npz'))
+  want = detector.score_samples(frame)
+  for same in (frame, frame[['c', 'a', 'b']], frame.assign(d=1.0)):
+    assert_allclose(told.score_samples(same), want, atol=1e-5)
+  with pytest.raises(DataError, match="'b'"):
+    told.predict(frame[['a', 'c']])
+  unnamed = MetaAnomalyDetector(nearest_run.shared()).fit(frame[:8].to_numpy())
+  with pytest.warns(UserWarning, match='in their order'):
+    assert_allclose(unnamed.score_samples(frame), want)
 
 
 def test_a_file_that_is_none_is_refused(fitted, tmp_path):

@@ -231,20 +231,41 @@ def test_the_last_is_kept_where_it_was_asked_for(sample, validation):
 def test_a_terminated_run_saves_says_so_and_goes_on(
   whole, sample, validation, tmp_path, monkeypatch
 ):
-  """SIGTERM within a step; no checkpoint is due."""
-  shown = loop._shown
+  """SIGHUP within a step where no checkpoint is due; SIGTERM while saving."""
+
+  def after(call, number):
+    return lambda *a: signal.raise_signal(number) or call(*a)
+
   with monkeypatch.context() as patched:
+    patched.setattr(loop, '_shown', after(loop._shown, signal.SIGHUP))
     patched.setattr(
-      loop,
-      '_shown',
-      lambda *a: signal.raise_signal(signal.SIGTERM) or shown(*a),
+      Checkpoints, 'save', after(Checkpoints.save, signal.SIGTERM)
     )
-    with pytest.raises(Terminated, match='step 5 of 25 is saved'):
+    with pytest.raises(Terminated, match='step 5 of 25 is saved') as ended:
       train(sample, validation, tmp_path)
+  assert ended.value.number == signal.SIGHUP
   assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['5']
   assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
   same_bits(train(sample, validation, tmp_path), whole[1])
   assert log_of(tmp_path) == log_of(whole[0])
+
+
+@pytest.mark.parametrize('part', ['', 'metrics.jsonl', 'checkpoints'])
+def test_a_folder_that_vanishes_ends_the_run(
+  part, sample, validation, tmp_path, monkeypatch
+):
+  """Its files are open: they could be written to for ever."""
+  shown, run = loop._shown, tmp_path / 'run'
+
+  def vanish(*args):
+    if (run / part).exists():
+      (run / part).rename(tmp_path / 'elsewhere')
+    return shown(*args)
+
+  monkeypatch.setattr(loop, '_shown', vanish)
+  with pytest.raises(DataError, match='run') as refused:
+    train(sample, validation, run)
+  assert '\n' not in str(refused.value) and not (run / part).exists()
 
 
 def test_the_seed_decides_and_the_length_of_a_call_does_not(

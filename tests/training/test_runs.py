@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny
 
+from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.data import audits, episodes, synthetic_tables
 from metaad_jax.training import checkpoints, records, runs
@@ -182,6 +183,28 @@ def test_another_run_is_not_overwritten(folder, data):
   message = refusal(runs.train, other, run_dir=str(folder), data=data)
   assert 'seed, tasks' in message and 'another --run_dir' in message
   assert snapshot(folder) == before
+
+
+def test_more_steps_go_on_where_fewer_ended(folder, data, tmp_path):
+  path, half = str(tmp_path / 'run'), dataclasses.replace(CONFIG, steps=3)
+  runs.train(half, run_dir=path, data=data, quiet=True)
+  runs.train(CONFIG, run_dir=path, data=data, quiet=True)
+  same_runs(path, folder)
+  assert runs.restore(path).config == CONFIG
+  assert 'steps' in refusal(runs.train, half, run_dir=path, data=data)
+  falling = dataclasses.replace(CONFIG, schedule='cosine')
+  assert 'constant' in refusal(runs.train, falling, run_dir=path, data=data)
+
+
+def test_of_two_trainings_in_one_folder_the_second_is_refused(folder, data):
+  before = snapshot(folder)
+  with storage.locked(str(folder)):
+    held = snapshot(folder)
+    message = refusal(runs.train, CONFIG, run_dir=str(folder), data=data)
+    assert snapshot(folder) == held
+  assert f'process {os.getpid()}' in message and 'wait' in message
+  runs.train(CONFIG, run_dir=str(folder), data=data, quiet=True)
+  assert snapshot(folder).keys() == before.keys()
 
 
 def test_no_run_and_no_checkpoint(copy, tmp_path):

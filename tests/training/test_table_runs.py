@@ -221,7 +221,7 @@ def test_a_model_file_is_the_run(folder, file, monkeypatch):
     (lambda a, m: m['config'].update(learner='magic'), 'magic'),
     (lambda a, m: m['config'].update(model='mlp'), 'one width'),
     (lambda a, m: m['config'].update(colour='red'), 'colour'),
-    (lambda a, m: m.update(layout=None), 'another version'),
+    (lambda a, m: m.update(layout=None), 'layout'),
     (lambda a, m: m.update(step='last'), 'last'),
   ],
 )
