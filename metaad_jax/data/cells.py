@@ -344,6 +344,11 @@ def categories(cells: Sequence[Any], lost: np.ndarray) -> pd.Series:
 
 def unseen(name: str, column: pd.Series, known: pd.Series) -> list[str]:
   """A line on the words of a column that its known rows [K] do not hold."""
+  if known.isna().all() and column.notna().any():
+    return [
+      f'column {name!r} was empty in the known rows, and is not in '
+      f'{column.notna().sum()} of {len(column)} rows'
+    ]
   if kind_of(column) == 'number' or kind_of(known) == 'number':
     return []
   levels = {key(level) for level in known.dropna()}

@@ -68,6 +68,15 @@ def test_recordings_are_split_in_time_and_have_the_first_ones_columns(tmp_path):
   assert load(tmp_path, 'folder:ids=True')[0].columns[-1] == 'when'
 
 
+@pytest.mark.parametrize('delimiter', [';', '\t', '|', ' '])
+def test_delimiters_and_a_label_that_no_file_has(delimiter, tmp_path):
+  FRAME.to_csv(tmp_path / 'a.csv', index=False, sep=delimiter)
+  for source in ('folder', 'folder_series'):
+    (entity,) = load(tmp_path, source)
+    assert entity.columns == tuple(FRAME)
+  assert "'tmp'" in refusal(tmp_path, 'folder:label=tmp')
+
+
 @pytest.mark.parametrize('source', ['folder', 'folder_series:share=0.3'])
 def test_labels_in_words_cannot_be_turned_round(source, tmp_path):
   join = ',' if ':' in source else ':'

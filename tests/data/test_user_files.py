@@ -56,6 +56,11 @@ WRITTEN = {
   'Latin-1': CSV.replace('temp', 'T °C').encode('latin-1'),
   'comments': '# logger 7\n# site 3\n' + CSV + '# end\n',
   'title': 'Exported 2024-01-01\n\n' + CSV,
+  'a sheet with a title, padded': 'Log 7;;;\n;;;\n'
+  + FRAME.to_csv(index=False, sep=';', decimal=',').replace('\n', ';\n')
+  + ';;;\n',
+  'a table of text': '| temp | press | rpm |\n|---|---|---|\n'
+  + ''.join(f'| {" | ".join(map(str, row))} |\n' for row in X.tolist()),
   'sep=': 'sep=;\n' + FRAME.to_csv(index=False, sep=';'),
   'units': '\n'.join([LINES[0], 'C,bar,1/min', *LINES[1:]]),
   'names again': '\n'.join([*LINES[:20], LINES[0], *LINES[20:]]),
@@ -201,6 +206,74 @@ def test_frames_hold_numbers_times_and_text_only(value):
     cells.from_values('c', [value, value])
 
 
+TYPED = FRAME.assign(
+  id=range(40), on=[True, False] * 20, site=['north', 'süd'] * 20,
+  when=pd.date_range('2024-01-01', periods=40, freq='h'), label=[0] * 39 + [1],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'kind', ['xlsx', 'jsonl', 'ndjson.gz', 'json', 'split']
+)
+def test_one_table_in_every_format(kind, tmp_path):
+  known = read(tmp_path, TYPED.to_csv(index=False))
+  path = str(tmp_path / f'b.{kind.replace("split", "json")}')
+  if kind == 'xlsx':
+    pytest.importorskip('openpyxl')
+    TYPED.to_excel(path, index=False, startrow=2, startcol=1)
+  else:
+    orient = 'split' if kind == 'split' else 'records'
+    lines = kind in ('jsonl', 'ndjson.gz')
+    TYPED.to_json(path, orient=orient, lines=lines, date_format='iso')
+  samples = user_files.read(path)
+  pd.testing.assert_frame_equal(samples.rows, known.rows, rtol=1e-9)
+  assert samples.labels.tolist() == known.labels.tolist()
+  assert [c[:2] + c[3:4] for c in samples.columns] == [
+    c[:2] + c[3:4] for c in known.columns
+  ]
+  assert list(samples.keys) == ['id', 'when']
+
+
+@pytest.mark.parametrize(
+  ('make', 'names'),
+  [
+    (lambda: TYPED, []), (lambda: pl.from_pandas(TYPED), []),
+    (lambda: pl.from_pandas(TYPED).lazy(), []), (lambda: pa.table(TYPED), []),
+    (lambda: TYPED.to_dict('list'), []), (lambda: TYPED.to_dict('records'), []),
+    (lambda: TYPED.set_index(TYPED.index**2 + 7), ['index']),
+  ],
+)  # fmt: skip
+def test_frames_are_read_as_files(make, names, tmp_path):
+  known = read(tmp_path, TYPED.to_csv(index=False))
+  samples = user_files.from_frame(make())
+  pd.testing.assert_frame_equal(samples.rows, known.rows)
+  assert samples.labels.tolist() == known.labels.tolist()
+  assert list(samples.keys) == [*names, 'id', 'when']
+
+
+def test_what_is_masked_is_missing():
+  masked = np.ma.masked_equal([[1.0, -9999], [3, 4]], -9999)
+  rows = user_files.from_frame(masked).rows
+  np.testing.assert_array_equal(rows, [[1, np.nan], [3, 4]])
+  kinds = [('x', float), ('n', int)]
+  fields = np.ma.array([(1, 2), (3, 4)], mask=[(1, 0), (0, 1)], dtype=kinds)
+  rows = user_files.from_frame(fields).rows
+  np.testing.assert_array_equal(rows, [[np.nan, 2], [3, np.nan]])
+
+
+def test_a_column_that_was_empty_in_the_known_rows(tmp_path):
+  known = user_files.from_frame(
+    FRAME.assign(error=pd.array([pd.NA] * 40, dtype='string'))
+  )
+  new = FRAME[:3].assign(error=[None, None, 'E42'])
+  for samples in (
+    user_files.from_frame(new, like=known),
+    read(tmp_path, new.to_csv(index=False), like=known),
+  ):
+    assert samples.rows['error'].tolist()[2] == 'E42'
+    assert any("'error' was empty" in note for note in samples.notes)
+
+
 def test_parquet_keeps_its_index_to_itself(tmp_path):
   frame = FRAME.set_axis(np.arange(40) ** 2 + 7).rename_axis('machine')
   frame.to_parquet(tmp_path / 'a.parquet')
@@ -270,6 +343,12 @@ class Bomb:
     ('a.csv', b'a,b\n1,\x00\x002\n', 'cannot be read'),
     ('a.csv', b'label\n1\n', 'no column'),
     ('a.csv', (CSV + 'Total,20,3\n').encode(), "line 42: column 'temp'"),
+    ('a.csv', b'a,note,c\n1,"bad,2\n3,ok,4\n5,"x",6\n', 'never closed'),
+    ('a.csv', b'[{"a": 1}, {"a": 2}]', 'JSON'),
+    ('a.csv', (CSV + '20,1.5\n').encode(), 'line 42: 2 values'),
+    ('a.jsonl', b'{"a": 1}\n{"a":\n', 'cannot be read'),
+    ('a.jsonl', b'{"a": [1]}\n{"a": [2]}\n', "'a' holds a list"),
+    ('a.xlsx', b'PK\x03\x04', 'cannot be read'),
     ('a.csv.gz', b'no gzip', 'cannot be read'),
     ('a.npy', b'garbage', 'cannot be read'),
     ('a.npz', b'PK\x03\x04', 'cannot be read'),
