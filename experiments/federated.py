@@ -78,7 +78,7 @@ flags.DEFINE_list(
   'pooled = FedAvg (and FedProx), fomaml and maml = Per-FedAvg',
   flag_values=FLAGS,
 )  # fmt: skip
-DELTA = 1e-3
+DELTA = 1e-3  # of the epsilons, or a tenth of a site's share if that is less
 FALSE_ALARMS, OWN = 0.05, 20  # promised from so many normals
 DRAWS = 4  # tasks of a site in testing
 
@@ -195,7 +195,8 @@ def settings_of(name: str, problem: Problem, wanted: float | None = None):
   asked = min(FLAGS.asked, count)
   noise = 0.0
   if wanted is not None:
-    noise = privacy.noise_for(wanted, FLAGS.rounds, asked, count, DELTA)
+    delta = min(DELTA, 0.1 / count)
+    noise = privacy.noise_for(wanted, FLAGS.rounds, asked, count, delta)
   return rounds.Settings(
     asked=asked, steps=FLAGS.steps, rate=FLAGS.rate,
     proximal=FLAGS.proximal if name == 'fedprox' else 0.0,
@@ -344,7 +345,7 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     good = part.auroc.dropna().to_numpy()
     interval = comparisons.bootstrap(good) if len(good) else (np.nan,) * 3
     lost = len(part) - len(good)
-    low, high = interval[1], min(interval[2], 1.0)
+    low, high = np.clip(interval[1:], 0, 1)
     promised = part.false_alarms.mean()
     lines.append(
       (name, method, len(part), lost, interval[0], low, high, promised)
