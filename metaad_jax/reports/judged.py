@@ -11,7 +11,7 @@ from metaad_jax.detector import judge, reasons
 from metaad_jax.reports import rendering
 
 _NAMED = 8  # columns of a role that are named in a line
-_REASONS = 5  # of a row
+_REASONS = 3  # of a row
 _DRAWN = 1200  # rows in the picture
 
 
