@@ -2,12 +2,16 @@
 
 import gc
 import importlib
+import os
 
+# XLA's banner of slow compiling, and what it says and raises too.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 __version__ = '0.1.0'
 
 _LAZY = {
   'MetaAnomalyDetector': 'detector.estimator',
   'PyODAdapter': 'detector.pyod',
+  'exported': 'detector.exported',
   'scorers': 'scorers',
 }
 

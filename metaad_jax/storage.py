@@ -225,8 +225,8 @@ def _read(path, archive):
       'metaad_jax, or export the file anew'
     )
   arrays = {
-    name.removesuffix('.npy'): _array(name, archive.read(name))
-    for name in entries
+    name.removesuffix('.npy'): _array(name, _content(archive, entry))
+    for name, entry in entries.items()
     if name != _JSON
   }
   meta = content['meta']
@@ -244,9 +244,21 @@ def _finite(text):
   return number
 
 
+def _content(archive, entry):
+  """A member, unpacked piece by piece: `read` takes twice the memory."""
+  content, place = bytearray(entry.file_size), 0
+  with archive.open(entry) as file:
+    while piece := file.read(1 << 20):
+      content[place : place + len(piece)] = piece
+      place += len(piece)
+  if place != entry.file_size:
+    raise ValueError(f'{entry.filename} has another size')
+  return content
+
+
 def _array(name, data):
   """The array of one member; never trusts a header with memory, or pickle."""
-  file = io.BytesIO(data)
+  file = io.BytesIO(memoryview(data)[: 1 << 16])
   version = np.lib.format.read_magic(file)
   shape, fortran, dtype = _HEADERS[version](file)
   body = memoryview(data)[file.tell() :]
@@ -256,4 +268,4 @@ def _array(name, data):
     body
   ):
     raise ValueError(f'{name} says {shape} and holds {len(body)} bytes')
-  return np.frombuffer(bytearray(body), dtype).reshape(shape)
+  return np.frombuffer(body, dtype).reshape(shape)
