@@ -76,7 +76,7 @@ def run(
   _define_plugin(flag_values)
   with endings.told():
     if {'--help', '-help', '-h'} & set(argv[1:]):
-      print(help_text(main, flag_values), flush=True)
+      print(help_text(main, flag_values))
       sys.exit(0)
     for name in flag_values:
       flag_values[name].unparse()
@@ -99,9 +99,7 @@ def run(
     with usage():
       plugins.load_installed()
       plugins.load(flag_values['plugin'].value or ())
-    code = main()
-    sys.stdout.flush()
-    sys.exit(code)
+    sys.exit(main())
   raise AssertionError('what is told ends the program')
 
 

@@ -30,7 +30,11 @@ def told() -> Iterator[None]:
     if hasattr(stream, 'reconfigure'):  # a terminal that knows ASCII alone
       stream.reconfigure(errors='backslashreplace')
   try:
-    yield
+    try:
+      yield
+    finally:
+      if sys.stdout is not None:
+        sys.stdout.flush()
   except UsageError as error:
     fail(f'{error} (--help shows the flags)', 2)
   except BrokenPipeError:

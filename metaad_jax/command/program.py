@@ -187,9 +187,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     args = vars(parser().parse_args(argv))
     # Late: --help need not wait for jax.
     commands = importlib.import_module('metaad_jax.command.commands')
-    code = getattr(commands, args.pop('command'))(**args)
-    sys.stdout.flush()
-    sys.exit(code)
+    sys.exit(getattr(commands, args.pop('command'))(**args))
   raise AssertionError('what is told ends the program')
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import pathlib
+import subprocess
 import sys
 
 import nearest_run
@@ -91,3 +92,13 @@ def test_what_cannot_be_done_is_one_line(code, message, arguments):
   got, _, err = call(*arguments)
   assert got == code and message in err
   assert err.splitlines()[-1].startswith('error: ') and 'Traceback' not in err
+
+
+def test_nobody_reads_and_nothing_is_said():
+  root = pathlib.Path(program.__file__).parents[2]
+  line = f'{sys.executable} -m metaad_jax.command.program --help | true'
+  done = subprocess.run(
+    ['bash', '-c', f'{line}; exit ${{PIPESTATUS[0]}}'], cwd=root,
+    capture_output=True, check=False,
+  )  # fmt: skip
+  assert done.returncode in (0, endings.NOBODY_READS) and not done.stderr
