@@ -154,7 +154,8 @@ def test_the_table_of_learners_is_complete_and_its_lengths_are_true():
   text = (ROOT / 'docs' / 'learners.md').read_text()
   rows = re.findall(r'^\| (`.*) \| ([^|]*) \|$', text, re.MULTILINE)
   named = {name for row, _ in rows for name in re.findall(r'`(\w+)`', row)}
-  assert learners.REGISTRY.keys() - learners.BASELINES <= named
+  ours = {name for name in learners.REGISTRY if not name.startswith('test_')}
+  assert ours - learners.BASELINES <= named
   folder = ROOT / 'metaad_jax' / 'learners'
   files = {'tables': 'in_context', 'deep_mahalanobis': 'mahalanobis'}
   for row, lines in rows:

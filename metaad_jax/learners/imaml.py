@@ -60,7 +60,7 @@ def imaml(
 
   def meta_grad(key, meta_params, task):
     del key
-    support, query, features = task
+    support, query, features = task[:3]
     params = tune(meta_params, support, features, steps)
 
     def query_loss(params):

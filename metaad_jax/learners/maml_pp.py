@@ -60,7 +60,7 @@ def maml_pp(
     early = jnp.maximum(1 - progress / _ANNEALING, 0) / steps
 
     def query_loss(_, meta_params, task):
-      support, query, features = task
+      support, query, features = task[:3]
       losses = []
       for params in walk(meta_params, support, features, steps):
         adapted = fine_tuning.see(network, params, support, features)
