@@ -54,7 +54,6 @@ COMMAND = [
   '--source=pumps:length=8', '--features=crest', '--model=gated:width=8',
   '--learner=nearest:embedding=4', '--shots=4', '--anomalies=0,1',
   '--queries=4', '--steps=4', '--tasks=2', '--validation_tasks=4',
-  '--devices=1',
 ]  # fmt: skip
 
 
