@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import signal
+from scipy import ndimage, signal
 
 POINTS = 32  # that a window is resampled to
 SCALES = (0.25, 0.5, 1.0)  # lengths of windows, in periods
@@ -192,8 +192,9 @@ def score(
 
   Returns:
     [T] logarithm of how much farther it is from the healthy part than any
-    healthy window is from the others, and [T] which view that was: the index
-    into [scales, views, channels].
+    healthy window is from the others, half of it averaged over half a period:
+    one far window alone may be noise. And [T] which view is the farthest: the
+    index into [scales, views, channels].
   """
   best = np.full(len(x), -np.inf, np.float32)
   which = np.zeros(len(x), np.int64)
@@ -217,7 +218,9 @@ def score(
     higher = values > best
     best[higher] = values[higher]
     which[higher] = number * scale.farthest.size + index[nearest[higher]]
-  return best, which
+  width = min(max(1, scales[-1].length // 2), len(x))
+  smooth = ndimage.uniform_filter1d(best, width, mode='nearest')
+  return (best + smooth) / 2, which
 
 
 def longest_run(flags: np.ndarray) -> int:

@@ -1,0 +1,113 @@
+"""Recordings with a healthy beginning and labelled time stamps.
+
+Public archives of series, each from its own layout: what detectors of series
+are judged on. `series.py` cuts recordings into windows for meta-training.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from metaad_jax.base import DataError
+from metaad_jax.data import public_files, registry
+
+
+class Recording(NamedTuple):
+  """One recording.
+
+  Attributes:
+    name: of it.
+    group: recordings of one group come from one machine or person.
+    healthy: [n, C] float64, its healthy beginning.
+    series: [T, C] what comes after it.
+    labels: [T] bool, anomalous.
+    step: seconds between two samples, or None.
+  """
+
+  name: str
+  group: str
+  healthy: np.ndarray
+  series: np.ndarray
+  labels: np.ndarray
+  step: float | None = None
+
+
+def load(archive: str, data_dir: str) -> Iterator[Recording]:
+  """The recordings of an archive of `ARCHIVES`, in the order of their names.
+
+  Args:
+    archive: its name.
+    data_dir: holds a folder of the archive's name.
+
+  Raises:
+    DataError: if there is no such archive, or no such folder.
+  """
+  if archive not in ARCHIVES:
+    raise DataError(f'no archive {archive!r}: choose of {", ".join(ARCHIVES)}')
+  return ARCHIVES[archive](data_dir)
+
+
+def _ucr(data_dir):
+  """Wu and Keogh, Current time series anomaly detection benchmarks, 2021."""
+  root = public_files.folder(data_dir, 'ucr')
+  for row in pd.read_csv(root / 'index.csv').itertuples():
+    with np.load(root / f'{row.name}.npz') as file:
+      x, end = file['x'].astype(np.float64)[:, None], int(file['train_end'])
+    at = np.arange(end, len(x))
+    labels = (at >= row.anomaly_start) & (at < row.anomaly_end)
+    yield Recording(str(row.name), str(row.group), x[:end], x[end:], labels)
+
+
+def _kpi(data_dir):
+  """Metrics of web services, a point a minute; healthy up to an anomaly."""
+  root = public_files.folder(data_dir, 'kpi')
+  for row in pd.read_csv(root / 'index.csv').itertuples():
+    end = min(int(row.first_anomaly), 8000)
+    if end < 1000 or row.anom_points == 0:
+      continue
+    with np.load(root / f'{row.kpi}.npz') as file:
+      x, labels = file['x'].astype(np.float64), file['label'] > 0
+    known = np.isfinite(x)
+    x, labels, end = x[known, None], labels[known], int(known[:end].sum())
+    name = str(row.kpi)
+    yield Recording(name, name, x[:end], x[end:], labels[end:], 60.0)
+
+
+def _nab(data_dir):
+  """Numenta's benchmark; the first 15% are its probation, without anomalies."""
+  root = public_files.folder(data_dir, 'nab')
+  for path in sorted(root.rglob('*.csv.xz')):
+    frame = pd.read_csv(path, sep=';')
+    labels, end = frame['anomaly'].to_numpy() > 0, int(0.15 * len(frame))
+    if not labels.any() or labels[:end].any():
+      continue
+    steps = pd.to_datetime(frame['datetime']).diff().dt.total_seconds()
+    x = frame[['value']].to_numpy(np.float64)
+    name = f'{path.parent.name}/{path.name.split(".")[0]}'
+    yield Recording(
+      name, name, x[:end], x[end:], labels[end:], float(steps.median())
+    )
+
+
+def _of_source(source, **options):
+  def recordings(data_dir):
+    for entity in registry.get(source).load(data_dir, **options):
+      x, query = (a.astype(np.float64) for a in (entity.normal, entity.query))
+      moving = np.ptp(np.concatenate([x, query]), 0) > 0
+      labels = np.asarray(entity.labels) > 0
+      if labels.any() and moving.any():
+        yield Recording(
+          entity.name, entity.group or entity.name, x[:, moving],
+          query[:, moving], labels,
+        )  # fmt: skip
+
+  return recordings
+
+
+ARCHIVES = {
+  'ucr': _ucr, 'kpi': _kpi, 'nab': _nab, 'smd': _of_source('smd'),
+  'asd': _of_source('asd'), 'smap': _of_source('smap_msl', spacecraft='SMAP'),
+  'msl': _of_source('smap_msl', spacecraft='MSL'),
+}  # fmt: skip
