@@ -11,6 +11,7 @@ __version__ = '0.1.0'
 _LAZY = {
   'MetaAnomalyDetector': 'detector.estimator',
   'PyODAdapter': 'detector.pyod',
+  'SeriesAnomalyDetector': 'detector.series',
   'exported': 'detector.exported',
   'scorers': 'scorers',
 }

@@ -91,9 +91,9 @@ def _nab(data_dir):
     )
 
 
-def _of_source(source, **options):
+def _of_source(spec):
   def recordings(data_dir):
-    for entity in registry.get(source).load(data_dir, **options):
+    for entity in registry.load(spec, data_dir):
       x, query = (a.astype(np.float64) for a in (entity.normal, entity.query))
       moving = np.ptp(np.concatenate([x, query]), 0) > 0
       labels = np.asarray(entity.labels) > 0
@@ -108,6 +108,6 @@ def _of_source(source, **options):
 
 ARCHIVES = {
   'ucr': _ucr, 'kpi': _kpi, 'nab': _nab, 'smd': _of_source('smd'),
-  'asd': _of_source('asd'), 'smap': _of_source('smap_msl', spacecraft='SMAP'),
-  'msl': _of_source('smap_msl', spacecraft='MSL'),
+  'asd': _of_source('asd'), 'smap': _of_source('smap_msl:spacecraft=SMAP'),
+  'msl': _of_source('smap_msl:spacecraft=MSL'),
 }  # fmt: skip

@@ -20,7 +20,7 @@ POINTS = 32  # that a window is resampled to
 SCALES = (0.25, 0.5, 1.0)  # lengths of windows, in periods
 VIEWS = ('level', 'shape', 'shape without its size', 'fast changes')
 _CHUNK = 1024  # windows that are compared at once
-_BANK = 2048  # healthy windows that are kept
+_BANK = 2048  # healthy windows that are kept; fewer of many channels
 _FLOOR = 1e-4  # distances of copies, in standard deviations of the series
 
 
@@ -163,8 +163,9 @@ def fit(
         for x, end in zip(stretches, ends, strict=True)
       ]
     )
-    if len(starts) > _BANK:
-      starts = np.sort(random.choice(starts, _BANK, replace=False))
+    room = max(256, _BANK // max(1, joined.shape[1] // 4))
+    if len(starts) > room:
+      starts = np.sort(random.choice(starts, room, replace=False))
     bank = windows(joined, starts, length)
     if not len(deviation):
       deviation = np.median(bank.std(-1), 0) + _FLOOR

@@ -17,7 +17,7 @@ _KEPT = 1500  # healthy windows, as in published comparisons
 
 def _windows(healthy, series, period, normalize):
   """[N, F] healthy windows, [M, F] of the series, and [M] their centres."""
-  period = min(period, len(healthy) // 3)
+  period = min(period, len(healthy) // 3, len(series))
   random = np.random.default_rng(0)
   starts = np.arange(len(healthy) - period + 1)
   starts = random.permutation(starts)[:_KEPT]
@@ -66,7 +66,7 @@ def _means(kept):
 
 
 def _forest(kept):
-  model = IsolationForest(100, random_state=0).fit(kept)
+  model = IsolationForest(random_state=0).fit(kept)
   return lambda asked: -model.score_samples(asked)
 
 
