@@ -53,7 +53,7 @@ def _ucr(data_dir):
   """Wu and Keogh, Current time series anomaly detection benchmarks, 2021."""
   root = public_files.folder(data_dir, 'ucr')
   for row in pd.read_csv(root / 'index.csv').itertuples():
-    with np.load(root / f'{row.name}.npz') as file:
+    with np.load(root / f'{row.name}.npz', allow_pickle=False) as file:
       x, end = file['x'].astype(np.float64)[:, None], int(file['train_end'])
     at = np.arange(end, len(x))
     labels = (at >= row.anomaly_start) & (at < row.anomaly_end)
@@ -67,7 +67,7 @@ def _kpi(data_dir):
     end = min(int(row.first_anomaly), 8000)
     if end < 1000 or row.anom_points == 0:
       continue
-    with np.load(root / f'{row.kpi}.npz') as file:
+    with np.load(root / f'{row.kpi}.npz', allow_pickle=False) as file:
       x, labels = file['x'].astype(np.float64), file['label'] > 0
     known = np.isfinite(x)
     x, labels, end = x[known, None], labels[known], int(known[:end].sum())

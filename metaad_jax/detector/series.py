@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from metaad_jax import storage
 from metaad_jax.base import DataError
-from metaad_jax.detector import subsequences
+from metaad_jax.features import subsequences
 
 _LONGEST_GAP = 8  # samples that are filled in by interpolation without a word
 
@@ -91,6 +91,11 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       )
     if min(len(x) for x, _ in parts) < 30:
       raise DataError('a healthy stretch needs at least 30 samples')
+    if self.period < 0 or not (self.step is None or self.step > 0):
+      raise DataError(
+        f'period={self.period}, step={self.step}: choose a period of 0 or more '
+        'samples and a step above 0 seconds'
+      )
     steps = {_step(index) for _, index in parts}
     self._step = self.step or (steps.pop() if len(steps) == 1 else None)
     self.stretches_ = [x for x, _ in parts]
@@ -193,13 +198,18 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       DataError: if the file is missing, damaged, or no series detector.
     """
     arrays, meta = storage.load(path)
-    options = meta.get('options')
+    options: Any = meta.get('options')
     names = [f'stretch/{i}' for i in range(len(arrays))]
-    if (
-      meta.get('kind') != 'series'
-      or set(options) != set(cls().get_params())
-      or set(arrays) != set(names)
-    ):
+    kinds = {'false_alarms': str, 'period': int, 'step': int | float | None}
+    good = (
+      meta.get('kind') == 'series'
+      and isinstance(options, dict)
+      and options.keys() == kinds.keys()
+      and all(isinstance(options[k], kind) for k, kind in kinds.items())
+      and isinstance(meta.get('step'), int | float | None)
+      and arrays.keys() == set(names)
+    )
+    if not names or not good:
       raise DataError(f'{path} is no detector for series')
     made = cls(**options).fit([arrays[name] for name in names])
     made._step = meta['step']

@@ -10,7 +10,7 @@ from sklearn.ensemble import IsolationForest
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 
-from metaad_jax.detector import subsequences
+from metaad_jax.features import subsequences
 
 _KEPT = 1500  # healthy windows, as in published comparisons
 

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 
 from metaad_jax.base import DataError
-from metaad_jax.detector import subsequences
 from metaad_jax.detector.series import SeriesAnomalyDetector
+from metaad_jax.features import subsequences
 
 _PERIOD = 40
 
