@@ -24,10 +24,10 @@ def succeed(program, *arguments):
 
 
 def fail(program, code, *arguments, printed=''):
-  """The one line on stderr; stdout is empty, or its lines contain `printed`."""
+  """The one line on stderr; on stdout nothing, or lines that start so."""
   got, out, err = call(program, *arguments)
   assert got == code, (out, err)
-  assert all(printed and printed in line for line in out.splitlines())
+  assert all(printed and line.startswith(printed) for line in out.splitlines())
   assert err.startswith('error: ') and err.count('\n') == 1, err
   assert len(err) < 600
   return err

@@ -287,7 +287,9 @@ def test_adapting_to_bad_rows_leaves_nothing_behind(
   np.save('wide.npy', np.zeros((3, 65)))
   np.savez('sick.npz', x=np.zeros((2, 64)), y=np.ones(2))
   told_of = f'--support={support}', f'--query={query}'
-  line = fail(adapt, 1, f'--run_dir={folder}', *told_of, printed=' features: ')
+  line = fail(
+    adapt, 1, f'--run_dir={folder}', *told_of, printed=('good', 'sick')
+  )
   assert told in line
   assert not (tmp_path / 'adapted').exists()
 
@@ -311,7 +313,7 @@ def test_an_output_that_cannot_be_written(folder):
   rows = ['--support=good.npy', '--query=good.npy']
   grid = ['--shots=2', '--anomalies=0', '--draws=1', '--baselines=none']
   run = f'--run_dir={folder}'
-  line = fail(adapt, 1, run, *rows, '--output=taken', printed=' features: ')
+  line = fail(adapt, 1, run, *rows, '--output=taken', printed='good.npy: ')
   assert 'taken' in line
   code, out, err = call(evaluate, run, *grid, '--output=taken')
   assert (code, out) == (1, '') and err.count('\n') == 1
