@@ -288,7 +288,7 @@ def test_adapting_to_bad_rows_leaves_nothing_behind(
   np.savez('sick.npz', x=np.zeros((2, 64)), y=np.ones(2))
   told_of = f'--support={support}', f'--query={query}'
   line = fail(
-    adapt, 1, f'--run_dir={folder}', *told_of, printed=('good', 'sick')
+    adapt, 1, f'--run_dir={folder}', *told_of, printed=('good', support, query)
   )
   assert told in line
   assert not (tmp_path / 'adapted').exists()
