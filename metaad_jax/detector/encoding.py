@@ -5,16 +5,18 @@ missing cells NaN.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import functools
 import numbers
 from typing import Any, NamedTuple, Self
+import warnings
 
 import numpy as np
 import pandas as pd
 
 from metaad_jax import features
 from metaad_jax.base import DataError
-from metaad_jax.data import cells, episodes
+from metaad_jax.data import cells, episodes, roles
 from metaad_jax.detector import sanity
 from metaad_jax.training import runs
 
@@ -89,6 +91,25 @@ def frame(rows: Any, known: Columns | None, grow: bool = False) -> Encoded:
   made = known or Columns((len(columns),), tuple(columns))
   made = made._replace(levels=levels) if grow else made
   return Encoded(np.column_stack(encoded), made, texts)
+
+
+def warn_of_roles(rows: Any) -> None:
+  """Warns, by name, of a frame's columns that are hardly features.
+
+  Ids, times, counters and labels tell where a row stands, and not how the
+  entity is; the caller chose the columns, so they stay.
+  """
+  table = {}
+  for name in rows.columns:
+    with contextlib.suppress(DataError):
+      table[str(name)] = cells.from_values(str(name), rows[name])
+  for name, _, _, role, why in roles.report(table, roles.Given()):
+    if role != 'feature':
+      warnings.warn(
+        f'column {name!r} {why}: it is used as a feature; leave it out of X if '
+        'it is none',
+        stacklevel=5,
+      )
 
 
 def _names(rows, known):

@@ -384,6 +384,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
           'are taken in their order', stacklevel=4,
         )  # fmt: skip
       rows = encoding.frame(X, columns, grow=fitting)
+      if first:
+        encoding.warn_of_roles(X)
     else:
       options: Any = {'allow_nd': True, 'ensure_all_finite': False}
       if np.ma.is_masked(X):  # what is masked is missing

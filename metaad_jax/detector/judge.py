@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from typing import Any, NamedTuple
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -150,7 +151,9 @@ def adapt(
     parts = np.split(order, [(labels >= 0).sum()])
     checked, rest = (_take(rows, part) if len(part) else None for part in parts)
     y = None if checked is None else labels[parts[0]] == 1
-    detector.fit(checked, y, unlabelled=rest)
+    with warnings.catch_warnings():  # the report of the columns has said it
+      warnings.filterwarnings('ignore', '.*it is used as a feature')
+      detector.fit(checked, y, unlabelled=rest)
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
   return Judge(path, support, labels, detector, reading)

@@ -480,3 +480,22 @@ def test_labels_that_make_no_sense(run_dir, y):
 def test_rates_that_make_no_sense(run_dir, rate):
   with pytest.raises(DataError, match='false_alarm_rate'):
     MetaAnomalyDetector(run_dir, false_alarm_rate=rate).fit(np.eye(2))
+
+
+def test_columns_of_a_frame_that_are_hardly_features_are_warned_of():
+  n = np.arange(40)
+  rows = pandas.DataFrame({
+    'heat': np.random.default_rng(0).normal(size=40),
+    'row': n,
+    'when': pandas.date_range('2024-03-01', periods=40, freq='min'),
+    'Class': n % 2,
+  })  # fmt: skip
+  with pytest.warns(UserWarning) as caught:
+    MetaAnomalyDetector().fit(rows[:20])
+  told = [
+    str(w.message) for w in caught if 'is used as a feature' in str(w.message)
+  ]
+  assert [text.split("'")[1] for text in told] == ['row', 'when', 'Class']
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    MetaAnomalyDetector().fit(rows[['heat']].assign(cold=-rows['heat']))
