@@ -1,5 +1,6 @@
 """A detector for series: healthy stretches in, alarms per time stamp out."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 import warnings
 
@@ -10,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from metaad_jax import storage
 from metaad_jax.base import DataError
+from metaad_jax.detector import encoding
 from metaad_jax.features import subsequences
 
 _LONGEST_GAP = 8  # samples that are filled in by interpolation without a word
@@ -83,7 +85,12 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       DataError: for a series that cannot be read, in one line.
     """
     stretches = X if isinstance(X, list | tuple) else [X]
-    parts = [_read(part) for part in stretches]
+    self._names = _names(stretches[0]) if len(stretches) else ()
+    if self._names:
+      encoding.warn_of_roles(stretches[0])
+    parts = [_read(part, self._names) for part in stretches]
+    if not parts:
+      raise DataError('no healthy stretch: give at least one')
     channels = {x.shape[1] for x, _ in parts}
     if len(channels) != 1:
       raise DataError(
@@ -187,7 +194,10 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     """Writes options and healthy stretches into a model file (.npz)."""
     check_is_fitted(self, 'stretches_')
     arrays = {f'stretch/{i}': x for i, x in enumerate(self.stretches_)}
-    meta = {'kind': 'series', 'step': self._step, 'options': self.get_params()}
+    meta = {
+      'kind': 'series', 'step': self._step, 'names': self._names,
+      'options': self.get_params(),
+    }  # fmt: skip
     storage.save(path, arrays, meta)
 
   @classmethod
@@ -207,19 +217,21 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       and options.keys() == kinds.keys()
       and all(isinstance(options[k], kind) for k, kind in kinds.items())
       and isinstance(meta.get('step'), int | float | None)
+      and isinstance(meta.get('names'), list)
       and arrays.keys() == set(names)
     )
     if not names or not good:
       raise DataError(f'{path} is no detector for series')
-    made = cls(**options).fit([arrays[name] for name in names])
-    made._step = meta['step']
+    made = cls(**options | {'step': meta['step']})
+    made.fit([arrays[name] for name in names]).step = options['step']
+    made._step, made._names = meta['step'], tuple(map(str, meta['names']))
     made._calibrate()
     return made
 
   def _score(self, X):
     """[n] abnormality, [n] which view, and the index or time stamps."""
     check_is_fitted(self, 'stretches_')
-    x, index = _read(X)
+    x, index = _read(X, self._names)
     if x.shape[1] != self.n_features_in_:
       raise DataError(
         f'{x.shape[1]} channels, but fit saw {self.n_features_in_}'
@@ -228,6 +240,13 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       raise DataError(
         f'{len(x)} samples are shorter than a window of '
         f'{self._scales[0].length}: give a longer stretch'
+      )
+    step = _step(index)
+    if step and self._step and abs(step / self._step - 1) > 0.1:
+      warnings.warn(
+        f'samples are {step:g} s apart, but {self._step:g} s in fit: resample '
+        'one of them, or shapes and rates do not compare',
+        stacklevel=3,
       )
     x = (x - self.mean_) / self.scale_
     return *subsequences.score(self._scales, self._deviation, x), index
@@ -245,17 +264,25 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       self._healthy = np.sort(np.concatenate(blocks))
     rate = _per_sample(self.false_alarms, self._step)
     level = -np.expm1(-rate * self.period_)  # of one period
-    tail = np.linspace(self._healthy[0] - 1, self._healthy[-1] + 60, 100001)
-    self.threshold_ = float(tail[np.argmax(self._p_values(tail) <= level)])
+    known, n = self._healthy, len(self._healthy)
+    above = int(level * (n + 1)) - 1  # healthy ones that may exceed it
+    self.threshold_ = float(
+      known[max(0, n - 1 - above)]
+      if above >= 0
+      else known[-1] - self._slope() * np.log(level * (n + 1))
+    )
 
   def _p_values(self, scores):
     known = self._healthy
     n = len(known)
     above = n - np.searchsorted(known, scores, 'left')
-    top = known[-max(1, n // 5) :]
-    slope = max(float((top - top[0]).mean()), 0.05)
-    beyond = np.maximum(scores - known[-1], 0) / slope
+    beyond = np.maximum(scores - known[-1], 0) / self._slope()
     return (above + np.exp(-beyond)) / (n + 1)
+
+  def _slope(self):
+    """Mean excess of the highest fifth: the scale of the exponential tail."""
+    top = self._healthy[-max(1, len(self._healthy) // 5) :]
+    return max(float((top - top[0]).mean()), 0.05)
 
   def _reason(self, which):
     channels = self._scales[0].farthest.shape[1]
@@ -271,11 +298,25 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     )
 
 
-def _read(series) -> tuple[np.ndarray, Any]:
-  """[n, channels] float64 without gaps, and an index or time stamps."""
+def _names(series) -> tuple[str, ...]:
+  return tuple(map(str, getattr(series, 'columns', ())))
+
+
+def _read(series, names: Sequence[str] = ()) -> tuple[np.ndarray, Any]:
+  """[n, channels] float64 without gaps, and an index or time stamps.
+
+  Channels of a frame are those of `names`, in their order.
+  """
   if hasattr(series, 'to_pandas'):
     series = series.to_pandas()
   index = getattr(series, 'index', None)
+  given = _names(series)
+  if names and given and given != tuple(names):
+    if sorted(given) != sorted(names):
+      raise DataError(
+        f'channels {", ".join(given)}: give those of fit, {", ".join(names)}'
+      )
+    series = series.iloc[:, [given.index(name) for name in names]]
   try:
     if np.ma.is_masked(series):
       series = np.ma.filled(np.ma.asarray(series).astype(np.float64), np.nan)

@@ -129,3 +129,35 @@ def test_period_and_windows():
   w = subsequences.windows(ramp, np.array([10]), 64)[0, 0]
   np.testing.assert_allclose(w, 10.5 + 2 * np.arange(32))
   assert subsequences.longest_run(np.array([[1], [1], [0], [1]])) == 2
+
+
+def test_a_rate_far_beyond_the_healthy_part_is_no_constant_alarm():
+  rare = SeriesAnomalyDetector(false_alarms='1 per 1e15 points').fit(
+    _beat(2000, 0)
+  )
+  assert rare.threshold_ > rare._healthy[-1]
+  assert (rare.predict(_beat(2000, 1)) == 1).all()
+  level = rare._p_values(np.array([rare.threshold_]))
+  assert level == pytest.approx(1e-15 * rare.period_, rel=1e-6)
+
+
+def test_channels_of_frames_go_by_name(tmp_path):
+  times = pd.date_range('2024-01-01', periods=2000, freq='min')
+  frame = lambda seed: pd.DataFrame(_beat(2000, seed, 2), times, ['a', 'b'])
+  detector = SeriesAnomalyDetector(false_alarms='1 per day').fit(frame(0))
+  scores = detector.score_samples(frame(1))
+  np.testing.assert_array_equal(
+    detector.score_samples(frame(1)[['b', 'a']]), scores
+  )
+  with pytest.raises(DataError, match='a, b'):
+    detector.score_samples(frame(1).rename(columns={'a': 'c'}))
+  with pytest.warns(UserWarning, match='apart'):
+    detector.score_samples(frame(1)[::2])
+  detector.save(str(tmp_path / 'a.npz'))
+  again = SeriesAnomalyDetector.load(str(tmp_path / 'a.npz'))
+  assert again.get_params() == detector.get_params()
+  np.testing.assert_array_equal(
+    again.score_samples(frame(1)[['b', 'a']]), scores
+  )
+  with pytest.warns(UserWarning, match='row'):
+    SeriesAnomalyDetector().fit(frame(0).assign(row=np.arange(2000)))
