@@ -125,6 +125,9 @@ def _summary(archive, table):
     line['ours - it, VUS-PR by group'] = (
       f'{difference.mean():+.3f} [{low:+.3f}, {high:+.3f}]'
     )
+    each = (wide['vus_pr']['ours'] - wide['vus_pr'][detector]).to_numpy()
+    line['median'] = f'{np.median(each):+.3f}'
+    line['better / worse on'] = f'{(each > 0).sum()} / {(each < 0).sum()}'
     lines.append(line)
   frame = pd.DataFrame(lines).sort_values('vus_pr', ascending=False)
   ours = table[table.detector == 'ours']
