@@ -61,7 +61,11 @@ def _ucr(data_dir):
 
 
 def _kpi(data_dir):
-  """Metrics of web services, a point a minute; healthy up to an anomaly."""
+  """Metrics of web services, a point a minute; healthy up to an anomaly.
+
+  Those of which less than 500 points come after their healthy part are left
+  out: there is too little to judge.
+  """
   root = public_files.folder(data_dir, 'kpi')
   for row in pd.read_csv(root / 'index.csv').itertuples():
     end = min(int(row.first_anomaly), 8000)
@@ -71,6 +75,8 @@ def _kpi(data_dir):
       x, labels = file['x'].astype(np.float64), file['label'] > 0
     known = np.isfinite(x)
     x, labels, end = x[known, None], labels[known], int(known[:end].sum())
+    if len(x) - end < 500:
+      continue
     name = str(row.kpi)
     yield Recording(name, name, x[:end], x[end:], labels[end:], 60.0)
 
