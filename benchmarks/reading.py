@@ -161,37 +161,11 @@ def sweep(root: pathlib.Path, count: int) -> None:
     path = os.path.join(folder, 'a.csv')
     for turn, (name, frame) in enumerate(tables(root, count)):
       for program in PROGRAMS:
-        content = program(frame, turn)
-        if program is excel and turn % 3:
-          frame_of = frame.map(
-            lambda v: (
-              v.encode('cp1252', 'replace').decode('cp1252')
-              if isinstance(v, str)
-              else v
-            )
-          )
-        else:
-          frame_of = frame
-        pathlib.Path(path).write_bytes(content)
-        key = program.__name__
-        try:
-          samples = user_files.read(
-            path, label='none', features=tuple(frame.columns)
-          )
-        except DataError as error:
-          seen[key, 'told'] += len(frame.columns)
-          wrong.append((key, name, 'refused', str(error)[len(path) :]))
-          continue
-        for column in frame_of:
-          good = column in samples.rows and right(
-            frame_of[column], samples.rows[column]
-          )
-          told = any(repr(column) in note for note in samples.notes)
-          verdict = 'right' if good else 'told' if told else 'wrong'
-          seen[key, verdict] += 1
-          if not good:
-            wrong.append((key, name, verdict, column))
-      for rows in (len(frame), 20):
+        for column, verdict, why in _read_back(path, frame, program, turn):
+          seen[program, verdict] += 1
+          if verdict != 'right':
+            wrong.append((program.__name__, name, verdict, column, why))
+      for size, rows in (('all', len(frame)), ('20', 20)):
         part = frame[:: max(1, len(frame) // rows)][:rows]
         pathlib.Path(path).write_bytes(pandas(part, 0))
         try:
@@ -200,23 +174,36 @@ def sweep(root: pathlib.Path, count: int) -> None:
           wrong.append(('roles', name, rows, str(error)[len(path) :]))
           continue
         for c in report:
-          size = 'all' if rows > 20 else '20'
-          if c.kind != 'time':
-            aside[size, c.role] += 1
-            if c.role != 'feature':
-              wrong.append(
-                ('aside', name, size, f'{c.name!r} {c.role} {c.why}')
-              )
+          aside[size, c.role] += c.kind != 'time'
+          if c.kind != 'time' and c.role != 'feature':
+            wrong.append(('aside', name, size, f'{c.name!r} {c.role} {c.why}'))
   for line in wrong:
     print(*line, sep=' | ')
   for program in PROGRAMS:
-    key = program.__name__
-    n = {v: seen[key, v] for v in ('right', 'told', 'wrong')}
-    print(key, n, f'right {n["right"] / sum(n.values()):.2%}')
+    n = {v: seen[program, v] for v in ('right', 'told', 'wrong')}
+    print(program.__name__, n, f'right {n["right"] / sum(n.values()):.2%}')
   for size in ('all', '20'):
-    total = sum(v for (s, _), v in aside.items() if s == size)
     rest = {r: v for (s, r), v in aside.items() if s == size}
-    print(size, rest, f'set aside {1 - rest["feature"] / total:.2%}')
+    share = 1 - rest['feature'] / sum(rest.values())
+    print(size, rest, f'set aside {share:.2%}')
+
+
+def _read_back(path, frame, program, turn):
+  """(column, 'right' | 'told' | 'wrong', why) of what a program wrote."""
+  pathlib.Path(path).write_bytes(program(frame, turn))
+  if program is excel and turn % 3:
+    latin = lambda v: v.encode('cp1252', 'replace').decode('cp1252')
+    frame = frame.map(lambda v: latin(v) if isinstance(v, str) else v)
+  try:
+    samples = user_files.read(path, label='none', features=tuple(frame.columns))
+  except DataError as error:
+    return [(c, 'told', str(error)[len(path) :]) for c in frame]
+  told = lambda c: any(repr(c) in note for note in samples.notes)
+  same = lambda c: c in samples.rows and right(frame[c], samples.rows[c])
+  return [
+    (c, 'right' if same(c) else 'told' if told(c) else 'wrong', '')
+    for c in frame
+  ]
 
 
 def beside(n, first, bad, turn, rng):

@@ -180,12 +180,6 @@ def train(
   """
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
-  def surrogate(moving, fixed, steps, old, advantage):
-    now = _log_chances({**fixed, **moving}, steps)
-    ratio = jnp.exp(now - old)
-    clipped = jnp.clip(ratio, 0.8, 1.2)
-    return -jnp.minimum(ratio * advantage, clipped * advantage).mean()
-
   @jax.jit
   def iteration(key, moving, fixed, state):
     keys = jax.random.split(key)
@@ -202,7 +196,7 @@ def train(
 
     def climb(carry, _):
       moving, state = carry
-      slope = jax.grad(surrogate)(moving, fixed, steps, old, advantage)
+      slope = jax.grad(_surrogate)(moving, fixed, steps, old, advantage)
       updates, state = optimizer.update(slope, state)
       return (optax.apply_updates(moving, updates), state), None
 
@@ -218,6 +212,14 @@ def train(
     if report is not None:
       report(i, float(found))
   return {**fixed, **moving}
+
+
+def _surrogate(moving, fixed, steps, old, advantage):
+  """PPO's clipped loss of the actions of `steps`."""
+  now = _log_chances({**fixed, **moving}, steps)
+  ratio = jnp.exp(now - old)
+  clipped = jnp.clip(ratio, 0.8, 1.2)
+  return -jnp.minimum(ratio * advantage, clipped * advantage).mean()
 
 
 def _log_chances(params, steps):

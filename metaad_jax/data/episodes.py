@@ -191,9 +191,9 @@ def assemble(
   most_unverified = max(episode.unverified)
   unverified = jnp.where(shots + unverified > 0, unverified, most_unverified)
   queries = episode.query_anomalies
-  slots = slice(queries, queries + most_anomalies)
-  labelled, labelled_real = (part[slots] for part in anomaly)
-  spare, spare_real = (part[queries + most_anomalies :] for part in anomaly)
+  taken = queries + most_anomalies
+  labelled, labelled_real = (part[queries:taken] for part in anomaly)
+  spare, spare_real = (part[taken:] for part in anomaly)
 
   places = jnp.arange(episode.normals)
   dirty, first = (unverified, most_shots) if most_unverified else (shots, 0)
@@ -201,14 +201,9 @@ def assemble(
   if len(spare):
     share = pick(keys[2], episode.contamination)
     wanted = jnp.floor(share * dirty + jax.random.uniform(keys[3]))
-    which = jnp.clip(places - first, 0, len(spare) - 1)
-    bad = (places >= first) & (places - first < jnp.minimum(wanted, len(spare)))
-    bad &= spare_real[which] > 0
-    bad_rows = bad.reshape((-1,) + (1,) * (x_normal.ndim - 1))
-    x_normal = jnp.where(bad_rows, spare[which], x_normal)
-  labels = np.repeat(
-    [0.0, 0.5, 1.0], [most_shots, most_unverified, most_anomalies]
-  )
+    x_normal, bad = _spoil(x_normal, spare, spare_real, first, wanted)
+  counts = [most_shots, most_unverified, most_anomalies]
+  labels = np.repeat([0.0, 0.5, 1.0], counts)
   late = places - most_shots
   used = jnp.where(late < 0, places < shots, late < unverified)
   chosen = labelled_real * (jnp.arange(most_anomalies) < anomalies)
@@ -222,10 +217,18 @@ def assemble(
     jnp.concatenate([jnp.zeros(episode.query_normals), jnp.ones(queries)]),
     jnp.concatenate([query[1], anomaly[1][:queries]]),
   )
-  hidden = None
-  if most_unverified:
-    hidden = jnp.pad(bad.astype(jnp.float32), (0, most_anomalies))
-  return Task(support, scored, features, hidden)
+  hidden = jnp.pad(bad.astype(jnp.float32), (0, most_anomalies))
+  return Task(support, scored, features, hidden if most_unverified else None)
+
+
+def _spoil(rows, spare, real, first, wanted):
+  """Anomalies in place of `wanted` rows from `first` on, and where they are."""
+  places = jnp.arange(len(rows)) - first
+  which = jnp.clip(places, 0, len(spare) - 1)
+  bad = (places >= 0) & (places < jnp.minimum(wanted, len(spare)))
+  bad &= real[which] > 0
+  bad_rows = bad.reshape((-1,) + (1,) * (rows.ndim - 1))
+  return jnp.where(bad_rows, spare[which], rows), bad
 
 
 def contaminants(episode: Episode) -> int:

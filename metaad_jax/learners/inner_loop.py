@@ -135,8 +135,7 @@ def descend(
     if mode == 'auto':
       mode = 'reverse' if size <= tuning.keep_bytes else 'remat'
     unroll = size <= tuning.unroll_bytes
-  if mode == 'mixed':
-    gradient = _mixed_gradient(loss, params)
+  gradient = _mixed_gradient(loss, params) if mode == 'mixed' else gradient
 
   def step(carry, _):
     params, state = carry

@@ -76,51 +76,51 @@ def transform(scaling: Scaling, x: jax.Array) -> jax.Array:
   return jnp.clip((x - scaling.centre) / scaling.scale, -_LIMIT, _LIMIT)
 
 
+def _overall(prior):
+  return Scaling(prior.centre, prior.between + 1e-6)
+
+
 def standardized(
   learner: MetaLearner, prior: Prior, *, context: bool = False, own: bool = True
 ) -> MetaLearner:
   """Fits the scaling inside `adapt`, applies it inside `score`.
 
-  Training and deployment can therefore not differ. The prior travels with the
-  meta-parameters, and gets no gradient.
+  The prior travels with the meta-parameters, and gets no gradient.
 
   Args:
     learner: gets standardised rows.
     prior: see `Prior`.
-    context: append every column once more, scaled by the prior instead of the
-      support: what is abnormal on any machine shows there.
-    own: False = scale by the prior alone, whatever the support: where the task
-      is to tell classes apart.
+    context: append every column scaled by the prior, too: what is abnormal on
+      any machine shows there.
+    own: False = scale by the prior alone: where the task is to tell classes.
   """
-  overall = lambda prior: Scaling(prior.centre, prior.between + 1e-6)
 
-  def scaling_of(support, prior):
-    return fit(support, prior) if own else overall(prior)
+  scaling_of = lambda x, prior: fit(x, prior) if own else _overall(prior)
 
   def prepare(prior, scaling, rows):
     x = transform(scaling, rows.x)
     if context:
-      x = jnp.concatenate([x, transform(overall(prior), rows.x)], -1)
+      x = jnp.concatenate([x, transform(_overall(prior), rows.x)], -1)
     return rows._replace(x=x)
 
-  def columns(features):
-    return jnp.concatenate([features, features]) if context else features
+  columns = lambda features: jnp.tile(features, 2 if context else 1)
 
-  def init(key, task):
+  def scaled(prior, task):
     scaling = scaling_of(task.support, prior)
-    inner = task._replace(
+    return task._replace(
       support=prepare(prior, scaling, task.support),
+      query=prepare(prior, scaling, task.query),
       features=columns(task.features),
     )
-    return {'prior': prior, 'learner': learner.init(key, inner)}
+
+  def init(key, task):
+    return {'prior': prior, 'learner': learner.init(key, scaled(prior, task))}
 
   def adapt(key, meta_params, support, features):
     prior = jax.lax.stop_gradient(meta_params['prior'])
     scaling = scaling_of(support, prior)
-    support = prepare(prior, scaling, support)
-    inner = learner.adapt(
-      key, meta_params['learner'], support, columns(features)
-    )
+    support, features = prepare(prior, scaling, support), columns(features)
+    inner = learner.adapt(key, meta_params['learner'], support, features)
     return Adapted(prior, scaling, inner)
 
   def score(adapted, x):
@@ -128,20 +128,16 @@ def standardized(
     return learner.score(adapted.learner, rows.x)
 
   def meta_grad(key, meta_params, task):
-    prior = meta_params['prior']
-    scaling = scaling_of(task.support, prior)
-    inner = task._replace(
-      support=prepare(prior, scaling, task.support),
-      query=prepare(prior, scaling, task.query),
-      features=columns(task.features),
+    prior, inner = meta_params['prior'], meta_params['learner']
+    grads, metrics = learner.meta_grad(key, inner, scaled(prior, task))
+    return {
+      'prior': jax.tree.map(jnp.zeros_like, prior),
+      'learner': grads,
+    }, metrics
+
+  at = learner.at and (
+    lambda progress: standardized(
+      learner.at(progress), prior, context=context, own=own
     )
-    grads, metrics = learner.meta_grad(key, meta_params['learner'], inner)
-    zeros = jax.tree.map(jnp.zeros_like, prior)
-    return {'prior': zeros, 'learner': grads}, metrics
-
-  def at(progress):
-    assert learner.at is not None
-    inner = learner.at(progress)
-    return standardized(inner, prior, context=context, own=own)
-
-  return MetaLearner(init, adapt, score, meta_grad, learner.at and at)
+  )
+  return MetaLearner(init, adapt, score, meta_grad, at)

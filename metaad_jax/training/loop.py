@@ -281,7 +281,7 @@ def train(
 ) -> State:
   """Meta-trains; resumes where a checkpoint in `run_dir` left off.
 
-  All devices share the tasks; all processes call this, the first one writes.
+  All devices share the tasks; all processes call this, the first writes.
 
   Args:
     learner: see `MetaLearner`.
@@ -305,21 +305,20 @@ def train(
   """
   example = jax.tree.map(lambda leaf: leaf[0], validation)
   state = initial_state(learner, example, optimizer, settings.seed, params)
-  length = min(settings.report_every, settings.steps)
+  length, total = min(settings.report_every, settings.steps), settings.steps
   scan = make_scan(learner, optimizer, example, state.params, settings, length)
   mesh = devices_lib.mesh(settings.tasks, settings.devices)
   validate = _make_validate(learner, quality, settings.seed, mesh)
-  everything = state, sample, validation
-  state, sample, validation = devices_lib.replicate(everything, mesh)
+  state, sample, validation = devices_lib.replicate(
+    (state, sample, validation), mesh
+  )
   score = lambda state: validate(state.average, validation)
   with contextlib.ExitStack() as ending:
     state = (folder := _Folder(run_dir)).resume(state, mesh, ending)
-    bar = tqdm.tqdm(
-      total=settings.steps, initial=int(state.step), desc=label,
-      disable=quiet or not devices_lib.first_process(),
-    )  # fmt: skip
+    silent, done = quiet or not devices_lib.first_process(), int(state.step)
+    bar = tqdm.tqdm(total=total, initial=done, desc=label, disable=silent)
     ending.callback(bar.close)
-    while (before := int(state.step)) < settings.steps:
+    while (before := int(state.step)) < total:
       state, line = _report(scan, score, state, sample, settings)
       bar.update(line['step'] - before)
       bar.set_postfix_str(_shown(line, state))

@@ -73,8 +73,7 @@ def load(
     seed: of the noise.
   """
   _check(window, stride, copies, snr_db, load)
-  root = public_files.folder(data_dir, 'cwru')
-  gap = max(window, _GAP)
+  root, gap = public_files.folder(data_dir, 'cwru'), max(window, _GAP)
   snr_db, copies = (np.inf, 1) if clean else (snr_db, copies)
   recording = lambda path: _halves(
     read(public_files.File(root, path), lowpass=lowpass), gap
