@@ -124,3 +124,13 @@ def test_baselines_start_without_jax():
     "sys.exit(any(m.split('.')[0] == 'jax' for m in sys.modules))"
   )
   assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize('name', sorted(MODULES))
+def test_sizes(name):
+  """Files of at most 500 lines, functions of at most 60."""
+  text = MODULES[name].read_text()
+  assert len(text.splitlines()) <= 500
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.FunctionDef):
+      assert node.end_lineno - node.lineno < 60, node.name

@@ -94,7 +94,6 @@ def standardized(
       any machine shows there.
     own: False = scale by the prior alone: where the task is to tell classes.
   """
-
   scaling_of = lambda x, prior: fit(x, prior) if own else _overall(prior)
 
   def prepare(prior, scaling, rows):
@@ -119,8 +118,9 @@ def standardized(
   def adapt(key, meta_params, support, features):
     prior = jax.lax.stop_gradient(meta_params['prior'])
     scaling = scaling_of(support, prior)
-    support, features = prepare(prior, scaling, support), columns(features)
-    inner = learner.adapt(key, meta_params['learner'], support, features)
+    rows = prepare(prior, scaling, support)
+    inner = meta_params['learner']
+    inner = learner.adapt(key, inner, rows, columns(features))
     return Adapted(prior, scaling, inner)
 
   def score(adapted, x):
@@ -130,14 +130,11 @@ def standardized(
   def meta_grad(key, meta_params, task):
     prior, inner = meta_params['prior'], meta_params['learner']
     grads, metrics = learner.meta_grad(key, inner, scaled(prior, task))
-    return {
-      'prior': jax.tree.map(jnp.zeros_like, prior),
-      'learner': grads,
-    }, metrics
+    zeros = jax.tree.map(jnp.zeros_like, prior)
+    return {'prior': zeros, 'learner': grads}, metrics
 
-  at = learner.at and (
-    lambda progress: standardized(
-      learner.at(progress), prior, context=context, own=own
-    )
-  )
-  return MetaLearner(init, adapt, score, meta_grad, at)
+  def at(progress):
+    assert learner.at is not None
+    return standardized(learner.at(progress), prior, context=context, own=own)
+
+  return MetaLearner(init, adapt, score, meta_grad, learner.at and at)
