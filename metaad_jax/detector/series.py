@@ -1,20 +1,21 @@
 """A detector for series: healthy stretches in, alarms per time stamp out."""
 
-from collections.abc import Sequence
+import re
 from typing import Any, NamedTuple, Self
 import warnings
 
 import numpy as np
-import pandas as pd
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from metaad_jax import storage
 from metaad_jax.base import DataError
-from metaad_jax.detector import encoding
+from metaad_jax.data import timelines
+from metaad_jax.data.timelines import Timeline
 from metaad_jax.features import subsequences
 
-_LONGEST_GAP = 8  # samples that are filled in by interpolation without a word
+_SHORTEST = 30  # samples of a healthy stretch
+_FARTHEST = 1e6  # deviations from the mean: what is beyond is as abnormal
 
 
 class Event(NamedTuple):
@@ -40,17 +41,20 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
   """Learns from healthy stretches of a recording how it normally runs.
 
   A series is [n] or [n, channels]: an array, or a frame or series of pandas or
-  polars; a time index of pandas gives the rate its unit and events their time
-  stamps. NaN is a missing value. Nothing is trained: windows of a few lengths
-  and views are compared with the healthy ones (`subsequences`), and the scores
-  of the healthy part itself say what is rare.
+  polars, whose time index or column of times gives the rate its unit and events
+  their time stamps (`data.timelines`). NaN is a missing value; where more than
+  8 in a row are missing, nothing is said: p-values there are 1. Nothing is
+  trained: windows of a few lengths and views are compared with the healthy ones
+  (`subsequences`), and the scores of the healthy part itself say what is rare.
 
   Args:
     false_alarms: 'N per day' (second, minute, hour, week) if the time stamps or
       `step` say how fast the series is, or 'N per M points': how many events of
       a healthy series may be called anomalous.
     period: samples after which the series repeats itself; 0 = from the data.
-    step: seconds between two samples, where there is no time index.
+    step: seconds between two samples, where there are no time stamps.
+    resample: width of bins of time that are averaged, such as '10s', where time
+      stamps are irregular; '' = samples are taken as they come.
 
   Attributes:
     period_: in samples.
@@ -69,10 +73,12 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     false_alarms: str = '1 per 10000 points',
     period: int = 0,
     step: float | None = None,
+    resample: str = '',
   ):
     self.false_alarms = false_alarms
     self.period = period
     self.step = step
+    self.resample = resample
 
   def fit(self, X, y=None) -> Self:
     """Takes in the healthy part.
@@ -84,28 +90,41 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     Raises:
       DataError: for a series that cannot be read, in one line.
     """
-    stretches = X if isinstance(X, list | tuple) else [X]
-    self._names = _names(stretches[0]) if len(stretches) else ()
-    if self._names:
-      encoding.warn_of_roles(stretches[0])
-    parts = [_read(part, self._names) for part in stretches]
-    if not parts:
+    stretches = _stretches(X)
+    if not stretches:
       raise DataError('no healthy stretch: give at least one')
-    channels = {x.shape[1] for x, _ in parts}
+    first = timelines.read(stretches[0], (), self.resample)
+    return self._fit([first, *self._lines(stretches[1:], first.names)])
+
+  def _lines(self, stretches, names):
+    return [timelines.read(x, names, self.resample) for x in stretches]
+
+  def _fit(self, lines):
+    lines = list(map(timelines.without_anomalies, lines))
+    channels = {line.values.shape[1] for line in lines}
     if len(channels) != 1:
       raise DataError(
         f'stretches of {sorted(channels)} channels: give one kind'
       )
-    if min(len(x) for x, _ in parts) < 30:
-      raise DataError('a healthy stretch needs at least 30 samples')
     if self.period < 0 or not (self.step is None or self.step > 0):
       raise DataError(
         f'period={self.period}, step={self.step}: choose a period of 0 or more '
         'samples and a step above 0 seconds'
       )
-    steps = {_step(index) for _, index in parts}
-    self._step = self.step or (steps.pop() if len(steps) == 1 else None)
-    self.stretches_ = [x for x, _ in parts]
+    found = [timelines.pieces(line) for line in lines]
+    for line, (_, note) in zip(lines, found, strict=True):
+      _warn([*line.notes, note])
+    self.stretches_ = [
+      piece.values for pieces, _ in found for piece in pieces
+      if len(piece.values) >= _SHORTEST
+    ]  # fmt: skip
+    if not self.stretches_:
+      raise DataError(
+        f'a healthy stretch needs at least {_SHORTEST} samples in a row, none '
+        'of them missing'
+      )
+    self._step = self.step or _common_step(lines)
+    self._names, self._time = lines[0].names, lines[0].time
     self.n_features_in_ = channels.pop()
     joined = np.concatenate(self.stretches_)
     self.mean_ = joined.mean(0)
@@ -113,7 +132,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     self.scale_ = np.where(
       spread > 1e-9 * np.abs(self.mean_), spread, np.abs(self.mean_) + 1
     )
-    inner = [(x - self.mean_) / self.scale_ for x in self.stretches_]
+    inner = [self._standardized(x) for x in self.stretches_]
     longest = max(inner, key=len)
     self.period_ = self.period or subsequences.period(longest)
     self._deviation, self._scales = subsequences.fit(inner, self.period_)
@@ -124,12 +143,16 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     """Takes in more that was confirmed as healthy; errors as of `fit`."""
     if not hasattr(self, 'stretches_'):
       return self.fit(X, y)
-    more = list(X) if isinstance(X, list | tuple) else [X]
-    return self.fit([*self.stretches_, *more])
+    none = np.zeros(0, int)
+    known = [
+      Timeline(x, none, none, step=self._step, names=self._names)
+      for x in self.stretches_
+    ]
+    return self._fit([*known, *self._lines(_stretches(X), self._names)])
 
   def score_samples(self, X) -> np.ndarray:
     """[n], one per time stamp; lower = more abnormal, as in scikit-learn."""
-    return -self._score(X)[0]
+    return -self._known(self._score(X)[0])
 
   def decision_function(self, X) -> np.ndarray:
     """[n]; below 0 = an alarm."""
@@ -149,19 +172,19 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
 
   def events(self, X) -> list[Event]:
     """Alarms less than a period apart as one event each, in order of time."""
-    scores, which, index = self._score(X)
+    scores, which, line = self._score(X)
     alarms = np.flatnonzero(scores > self.threshold_)
     if not len(alarms):
       return []
-    cuts = np.flatnonzero(np.diff(alarms) > self.period_) + 1
+    cuts = np.flatnonzero(np.diff(line.at[alarms]) > self.period_) + 1
     events = []
     for part in np.split(alarms, cuts):
       peak = part[np.argmax(scores[part])]
       events.append(
         Event(
-          index[part[0]],
-          index[part[-1]],
-          index[peak],
+          line.stamps[part[0]],
+          line.stamps[part[-1]],
+          line.stamps[peak],
           float(scores[peak]),
           float(self._p_values(scores[peak])),
           self._reason(which[peak]),
@@ -177,7 +200,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     a series like the healthy part it ever exceeds 1 / rate with a probability
     of at most `rate`. None = nothing to be said against it.
     """
-    scores = self._score(X)[0]
+    scores = self._known(self._score(X)[0])
     blocks = _blocks(scores, self.period_)
     p = np.clip(self._p_values(blocks), 1e-12, 1)
     powers = np.linspace(0.05, 0.95, 19)[:, None]
@@ -210,7 +233,10 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     arrays, meta = storage.load(path)
     options: Any = meta.get('options')
     names = [f'stretch/{i}' for i in range(len(arrays))]
-    kinds = {'false_alarms': str, 'period': int, 'step': int | float | None}
+    kinds = {
+      'false_alarms': str, 'period': int, 'step': int | float | None,
+      'resample': str,
+    }  # fmt: skip
     good = (
       meta.get('kind') == 'series'
       and isinstance(options, dict)
@@ -223,33 +249,50 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     if not names or not good:
       raise DataError(f'{path} is no detector for series')
     made = cls(**options | {'step': meta['step']})
-    made.fit([arrays[name] for name in names]).step = options['step']
+    made.set_params(resample='').fit([arrays[name] for name in names])
+    made.set_params(step=options['step'], resample=options['resample'])
     made._step, made._names = meta['step'], tuple(map(str, meta['names']))
     made._calibrate()
     return made
 
   def _score(self, X):
-    """[n] abnormality, [n] which view, and the index or time stamps."""
+    """[n] abnormality, NaN = missing; [n] which view; the timeline."""
     check_is_fitted(self, 'stretches_')
-    x, index = _read(X, self._names)
-    if x.shape[1] != self.n_features_in_:
+    line = timelines.read(X, self._names, self.resample)
+    pieces, note = timelines.pieces(line)
+    _warn([*line.notes, note])
+    if line.values.shape[1] != self.n_features_in_:
       raise DataError(
-        f'{x.shape[1]} channels, but fit saw {self.n_features_in_}'
+        f'{line.values.shape[1]} channels, but fit saw {self.n_features_in_}'
       )
-    if len(x) < self._scales[0].length:
+    shortest = self._scales[0].length
+    long = [p for p in pieces if len(p.values) >= shortest]
+    if not long:
       raise DataError(
-        f'{len(x)} samples are shorter than a window of '
-        f'{self._scales[0].length}: give a longer stretch'
+        f'{max(len(p.values) for p in pieces)} samples in a row are shorter '
+        f'than a window of {shortest}: give a longer stretch'
       )
-    step = _step(index)
-    if step and self._step and abs(step / self._step - 1) > 0.1:
-      warnings.warn(
-        f'samples are {step:g} s apart, but {self._step:g} s in fit: resample '
-        'one of them, or shapes and rates do not compare',
-        stacklevel=3,
+    if line.step and self._step and abs(line.step / self._step - 1) > 0.1:
+      _warn([
+        f'samples are {line.step:g} s apart, but {self._step:g} s in fit: '
+        'resample one of them, or shapes and rates do not compare'
+      ])  # fmt: skip
+    scores = np.full(len(line.values), np.nan)
+    which = np.zeros(len(line.values), np.int64)
+    for start, x in long:
+      part = slice(start, start + len(x))
+      scores[part], which[part] = subsequences.score(
+        self._scales, self._deviation, self._standardized(x)
       )
+    return scores[line.at], which[line.at], line
+
+  def _standardized(self, x):
     x = (x - self.mean_) / self.scale_
-    return *subsequences.score(self._scales, self._deviation, x), index
+    return np.clip(x, -_FARTHEST, _FARTHEST)
+
+  def _known(self, scores):
+    """[n] scores; of what is missing that of the calmest healthy stretch."""
+    return np.where(np.isnan(scores), self._healthy[0], scores)
 
   def _calibrate(self, inner=None):
     """What scores the healthy part has, and the threshold for the rate."""
@@ -277,7 +320,8 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     n = len(known)
     above = n - np.searchsorted(known, scores, 'left')
     beyond = np.maximum(scores - known[-1], 0) / self._slope()
-    return (above + np.exp(-beyond)) / (n + 1)
+    p = (above + np.exp(-beyond)) / (n + 1)
+    return np.where(np.isnan(scores), 1.0, p)
 
   def _slope(self):
     """Mean excess of the highest fifth: the scale of the exponential tail."""
@@ -298,68 +342,29 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     )
 
 
-def _names(series) -> tuple[str, ...]:
-  return tuple(map(str, getattr(series, 'columns', ())))
+def _stretches(X):
+  """A list of series, of what `fit` takes."""
+  many = isinstance(X, list | tuple) and all(hasattr(x, 'shape') for x in X)
+  return list(X) if many and (not X or X[0].shape) else [X]
 
 
-def _read(series, names: Sequence[str] = ()) -> tuple[np.ndarray, Any]:
-  """[n, channels] float64 without gaps, and an index or time stamps.
-
-  Channels of a frame are those of `names`, in their order.
-  """
-  if hasattr(series, 'to_pandas'):
-    series = series.to_pandas()
-  index = getattr(series, 'index', None)
-  given = _names(series)
-  if names and given and given != tuple(names):
-    if sorted(given) != sorted(names):
-      raise DataError(
-        f'channels {", ".join(given)}: give those of fit, {", ".join(names)}'
-      )
-    series = series.iloc[:, [given.index(name) for name in names]]
-  try:
-    if np.ma.is_masked(series):
-      series = np.ma.filled(np.ma.asarray(series).astype(np.float64), np.nan)
-    x = np.asarray(series, np.float64)
-  except (TypeError, ValueError) as error:
-    raise DataError(f'the series cannot be read as numbers: {error}') from error
-  if x.ndim not in (1, 2) or not x.size:
-    raise DataError(f'a series is [n] or [n, channels], not {list(x.shape)}')
-  x = x.reshape(len(x), -1)
-  if np.isinf(x).any():
-    raise DataError('the series holds infinite values: mark them as NaN')
-  missing = np.isnan(x)
-  if missing.any():
-    if missing.all(0).any():
-      raise DataError('a channel holds no value at all: leave it out')
-    x = pd.DataFrame(x).interpolate(limit_direction='both').to_numpy()
-    runs = subsequences.longest_run(missing)
-    if runs > _LONGEST_GAP:
-      warnings.warn(
-        f'up to {runs} values in a row are missing: they are interpolated, and '
-        'scores there say little',
-        stacklevel=4,
-      )
-  if not isinstance(index, pd.DatetimeIndex):
-    index = np.arange(len(x))
-  elif len(index) > 2:
-    steps = np.diff(index.to_numpy()).astype('timedelta64[ns]').astype(np.int64)
-    if (steps <= 0).any():
-      raise DataError('time stamps go back or repeat: sort them, drop copies')
-    if np.mean(np.abs(steps / np.median(steps) - 1) > 0.5) > 0.01:
-      warnings.warn(
-        'time stamps are irregular: samples are taken as they come; resample '
-        'them first if time matters',
-        stacklevel=4,
-      )
-  return x, index
-
-
-def _step(index):
-  """Median seconds between time stamps, or None."""
-  if not isinstance(index, pd.DatetimeIndex) or len(index) < 2:
+def _common_step(lines):
+  """Seconds between samples of all stretches, or None."""
+  steps = [line.step for line in lines if line.step]
+  if not steps:
     return None
-  return float(np.median(np.diff(index.to_numpy()) / np.timedelta64(1, 's')))
+  if max(steps) > 1.1 * min(steps):
+    _warn([
+      f'samples of the stretches are {min(steps):g} to {max(steps):g} s apart: '
+      "resample them, as in resample='1min', or shapes do not compare"
+    ])  # fmt: skip
+  return float(np.median(steps))
+
+
+def _warn(notes):
+  for note in filter(None, notes):
+    note = re.sub(r'; to make it one, --features=.*', '', note)
+    warnings.warn(note, stacklevel=5)
 
 
 def _blocks(scores, length):

@@ -222,11 +222,3 @@ def score(
   width = min(max(1, scales[-1].length // 2), len(x))
   smooth = ndimage.uniform_filter1d(best, width, mode='nearest')
   return (best + smooth) / 2, which
-
-
-def longest_run(flags: np.ndarray) -> int:
-  """The most ones in a row in any column of flags [T, C]."""
-  padded = np.pad(flags.astype(int), ((1, 1), (0, 0)))
-  change = np.diff(padded.T).ravel()
-  begin, end = np.flatnonzero(change > 0), np.flatnonzero(change < 0)
-  return int((end - begin).max(initial=0))

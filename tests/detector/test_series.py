@@ -128,7 +128,6 @@ def test_period_and_windows():
   ramp = np.arange(100.0)[:, None]
   w = subsequences.windows(ramp, np.array([10]), 64)[0, 0]
   np.testing.assert_allclose(w, 10.5 + 2 * np.arange(32))
-  assert subsequences.longest_run(np.array([[1], [1], [0], [1]])) == 2
 
 
 def test_a_rate_far_beyond_the_healthy_part_is_no_constant_alarm():
@@ -149,7 +148,7 @@ def test_channels_of_frames_go_by_name(tmp_path):
   np.testing.assert_array_equal(
     detector.score_samples(frame(1)[['b', 'a']]), scores
   )
-  with pytest.raises(DataError, match='a, b'):
+  with pytest.raises(DataError, match="'a'"):
     detector.score_samples(frame(1).rename(columns={'a': 'c'}))
   with pytest.warns(UserWarning, match='apart'):
     detector.score_samples(frame(1)[::2])

@@ -1,0 +1,387 @@
+"""Series as users have them, put on even steps of time.
+
+Arrays and frames with a time index or a column of times. What is found out is
+said in notes; what is missing for long is left to `pieces`, which cuts there.
+"""
+
+from collections.abc import Sequence
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from metaad_jax.base import DataError
+from metaad_jax.data import cells, user_files
+
+LONGEST_GAP = 8  # samples in a row that are filled in by interpolation
+_LARGEST = 1e100  # of a value: beyond it squares are infinite
+_LOOSE, _SOME = 0.25, 0.01  # of a step; share of steps that may deviate more
+# Names of columns of numbers that are seconds since some start, or parts.
+_UNITS = {
+  's': 1.0, 'sec': 1.0, 'secs': 1.0, 'second': 1.0, 'seconds': 1.0, 't': 1.0,
+  'time': 1.0, 'elapsed': 1.0, 'timestamp': 1.0, 'ts': 1.0, 'ms': 1e-3,
+  'millis': 1e-3, 'milliseconds': 1e-3, 'us': 1e-6, 'min': 60.0,
+  'minute': 60.0, 'minutes': 60.0, 'hour': 3600.0, 'hours': 3600.0,
+}  # fmt: skip
+_EPOCHS = ((1e9, 1.0), (1e12, 1e-3), (1e15, 1e-6), (1e18, 1e-9))
+
+
+class Timeline(NamedTuple):
+  """A series on even steps.
+
+  Attributes:
+    values: [m, C] float64; NaN = missing. Of a long gap only so many rows stand
+      here that it is seen.
+    at: [n] the row of `values` of each row that was given.
+    stamps: [n] times of the rows as they were given, or their numbers: an
+      array of NumPy or pandas.
+    seconds: [n] float64 since 1970, or since some start; None without times.
+    step: seconds from one row of `values` to the next, or None.
+    names: of the channels; () if they have none.
+    time: name of the column of times, or ''.
+    labels: [n] as in `user_files.Samples`, or None.
+    notes: what the user should know, a line each.
+  """
+
+  values: np.ndarray
+  at: np.ndarray
+  stamps: Any
+  seconds: np.ndarray | None = None
+  step: float | None = None
+  names: tuple[str, ...] = ()
+  time: str = ''
+  labels: np.ndarray | None = None
+  notes: tuple[str, ...] = ()
+
+
+def read(
+  series: Any, names: Sequence[str] = (), resample: str = ''
+) -> Timeline:
+  """A series [n] or [n, channels]: an array, a list, or a frame.
+
+  Args:
+    series: of NumPy, pandas, polars or pyarrow, or nested lists. Of a frame
+      times, ids and labels are set aside by `user_files`, which is noted.
+    names: of the channels that are wanted, in their order; () = all.
+    resample: width of the bins of time that are averaged, such as '10s';
+      '' = samples are taken as they come.
+
+  Raises:
+    DataError: for what is no series, in one line.
+  """
+  if isinstance(series, Timeline):
+    return series
+  if hasattr(series, 'collect') and not hasattr(series, '__len__'):
+    series = series.collect()  # polars, lazy
+  if isinstance(series, pd.Series):
+    samples = user_files.from_frame(series.to_frame('x'), features=('x',))
+    return of_samples(samples, (), resample)._replace(names=())
+  if hasattr(series, 'columns') or isinstance(series, dict):
+    samples = user_files.from_frame(series, features=tuple(names))
+    line = of_samples(samples, names, resample)
+    mine = f'column {line.time!r} '  # that it is set aside is as it should be
+    return line._replace(
+      notes=tuple(n for n in line.notes if not n.startswith(mine))
+    )
+  values = _array(series)
+  if resample:
+    raise DataError(f'resample={resample!r} needs time stamps: give a frame')
+  count = np.arange(len(values))
+  return Timeline(values, count, count)
+
+
+def _array(series):
+  """[n, C] float64."""
+  try:
+    if hasattr(series, 'to_numpy'):
+      series = series.to_numpy()
+    if np.ma.is_masked(series):
+      series = np.ma.filled(np.ma.asarray(series).astype(np.float64), np.nan)
+    x = np.asarray(series)
+    if x.dtype.kind not in 'biufO':
+      raise TypeError(f'it holds {x.dtype}')
+    x = x.astype(np.float64)
+  except (TypeError, ValueError) as error:
+    raise DataError(f'the series cannot be read as numbers: {error}') from error
+  if x.ndim not in (1, 2) or not x.size:
+    raise DataError(f'a series is [n] or [n, channels], not {list(x.shape)}')
+  return _sound(x.reshape(len(x), -1))
+
+
+def _sound(x, names=()):
+  """The values, if they are all ones that can be computed with."""
+  absurd = np.abs(x) > _LARGEST
+  if absurd.any():
+    row, channel = np.argwhere(absurd)[0]
+    name = names[channel] if names else channel
+    raise DataError(
+      f'row {row} of channel {name} holds {x[row, channel]:g}: write NaN where '
+      'nothing was measured'
+    )
+  return x
+
+
+def of_samples(
+  samples: user_files.Samples, names: Sequence[str] = (), resample: str = ''
+) -> Timeline:
+  """What a file or a frame holds, as a series; arguments and errors of `read`.
+
+  Its columns of words are left out, which is noted.
+  """
+  if not isinstance(samples.rows, pd.DataFrame):
+    raise DataError('it holds windows: a series is [n] or [n, channels]')
+  rows, notes = samples.rows, [*samples.notes]
+  time, stamps, seconds, note = _times(samples, names)
+  notes += [note] * bool(note)
+  words = [n for n in rows if cells.kind_of(rows[n]) == 'category']
+  notes += [f'column {n!r} holds words: left out' for n in words]
+  free = [n for n in rows if n not in words and n != time]
+  if names:
+    for name in names:
+      if name not in free:
+        raise DataError(f'channel {name!r} of fit is missing: give it')
+    extra = [n for n in free if n not in names]
+    notes += [f'channel {n!r} was not there in fit: left out' for n in extra]
+    free = list(names)
+  if not free:
+    raise DataError('it holds no column of numbers')
+  x = _sound(rows[free].to_numpy(np.float64), free)
+  made = Timeline(
+    x, np.arange(len(x)), stamps, seconds, None, tuple(free), time,
+    samples.labels, tuple(notes),
+  )  # fmt: skip
+  return _evened(made, resample)
+
+
+# --- times -------------------------------------------------------------------
+
+
+def _times(samples, names=()):
+  """Name, stamps [n], seconds [n] of the column of times, and a note."""
+  aside = {c.name: c for c in samples.columns}
+  keys = [n for n in samples.keys if n not in names]
+  dated = sorted(keys, key=lambda n: n in aside and aside[n].role != 'time')
+  for name in dated:
+    found = _seconds(name, samples.keys[name])
+    if found is not None:
+      return name, samples.keys[name].array, *found
+  for name in samples.rows:
+    x = samples.rows[name]
+    if name in names or cells.kind_of(x) == 'category':
+      continue
+    if name in aside and aside[name].kind == 'time':
+      x = _unwrapped(x.to_numpy())
+      return name, pd.to_timedelta(x, unit='s').array, x, ''
+    if _unit(name) and len(x) > 1 and (np.diff(x.to_numpy()) > 0).all():
+      return name, x.array, *(_seconds(name, x) or (None, ''))
+  return '', np.arange(len(samples.rows)), None, ''
+
+
+def _unit(name):
+  words = re.findall(r'[^\W\d_]+', name.lower())
+  return next((_UNITS[w] for w in reversed(words) if w in _UNITS), None)
+
+
+def _seconds(name, raw):
+  """[n] seconds and a note; None if it holds no times."""
+  try:
+    typed = cells.from_values(name, raw)
+  except DataError:
+    return None
+  if typed.kind not in ('time', 'number') or not len(typed.values):
+    return None
+  x = typed.values.to_numpy(np.float64)
+  if typed.kind == 'time':
+    return _unwrapped(x), ''
+  if 'durations' in typed.note:
+    return x, ''
+  low, high = np.nanmin(x), np.nanmax(x)
+  for start, unit in _EPOCHS:
+    if start < low and high < 2.1 * start:
+      return x * unit, ''
+  unit = _unit(name)
+  if unit is None:
+    return None
+  kind = {1.0: 'seconds', 1e-3: 'milliseconds', 1e-6: 'microseconds'}.get(
+    unit, 'minutes' if unit == 60 else 'hours'
+  )
+  return x * unit, f'column {name!r} is taken for {kind}'
+
+
+def _unwrapped(x):
+  """Seconds; times of day go on after midnight."""
+  day = np.nanmin(x, initial=0) >= 0 and np.nanmax(x, initial=0) <= 86400
+  return x + 86400 * np.cumsum(np.r_[0, np.diff(x) < -43200]) if day else x
+
+
+def _evened(line, resample):
+  """The timeline with its rows on even steps of time."""
+  if line.seconds is None:
+    if resample:
+      raise DataError(
+        f'resample={resample!r} needs time stamps, and there is no column of '
+        'times'
+      )
+    return line
+  seconds, stamps = line.seconds, line.stamps
+  where = f' in {line.time!r}' if line.time not in ('', 'index') else ''
+  if np.isnan(seconds).any():
+    row = int(np.flatnonzero(np.isnan(seconds))[0])
+    raise DataError(f'row {row} has no time stamp{where}: leave it out')
+  if len(seconds) < 2:
+    return line
+  if (np.diff(seconds) < 0).all():
+    back = slice(None, None, -1)
+    note = f'the newest row{where} comes first: rows are taken from the last on'
+    turned = _evened(
+      line._replace(values=line.values[back], seconds=seconds[back]), resample
+    )
+    return turned._replace(
+      at=turned.at[back], seconds=seconds, notes=(*turned.notes, note)
+    )
+  steps = np.diff(seconds)
+  again = ~(steps > 0) if not resample else steps < 0
+  if again.any():
+    row = int(np.flatnonzero(again)[0]) + 1
+    does = 'repeats' if steps[row - 1] == 0 else 'goes back'
+    raise DataError(
+      f'the time stamp {stamps[row]}{where} of row {row} {does}: sort the '
+      'rows and drop copies' + (', or resample' if does == 'repeats' else '')
+    )
+  return _binned(line, resample) if resample else _placed(line, where)
+
+
+def _placed(line, where):
+  """Rows at the nearest even step; irregular ones as they come."""
+  steps = np.diff(line.seconds)
+  step = float(np.median(steps))
+  many = steps / step
+  whole = np.maximum(np.round(many), 1)
+  odd, notes = np.mean(np.abs(many - whole) > _LOOSE) > _SOME, line.notes
+  if odd:
+    whole = np.where(many > LONGEST_GAP + 1, many, 1)
+    notes += (
+      f'time stamps{where} are irregular, {steps.min():.4g} to '
+      f'{steps.max():.4g} s apart: samples are taken as they come; if time '
+      f"matters, resample, as in resample='{max(1, round(step))}s'",
+    )
+  elif (whole > 1).any():
+    notes += (
+      f'{int(whole.sum() - len(whole))} time stamps{where} are not there: '
+      f'samples are missing, {int(whole.max() - 1)} in a row at most',
+    )
+  at = _capped(whole)
+  values = np.full((at[-1] + 1, line.values.shape[1]), np.nan)
+  values[at] = line.values
+  return line._replace(values=values, at=at, step=step, notes=notes)
+
+
+def _capped(steps):
+  """[n] rows: steps between them, of long gaps as many as show the gap."""
+  steps = np.minimum(steps, LONGEST_GAP + 2).astype(np.int64)
+  return np.cumsum(np.r_[0, steps])
+
+
+def width_of(resample: str) -> float:
+  """Seconds of '10s', '5min', '1h', 'D'."""
+  try:
+    offset = pd.tseries.frequencies.to_offset(resample.strip())
+    width = pd.Timedelta(offset).total_seconds()
+    if width > 0:
+      return width
+  except (ValueError, TypeError):
+    pass
+  raise DataError(f"resample={resample!r}: say it as '10s', '5min' or '1h'")
+
+
+def _binned(line, resample):
+  """Means over bins of time; an empty bin is missing."""
+  width = width_of(resample)
+  step = float(np.median(np.diff(line.seconds)))
+  if width < 0.5 * step:
+    raise DataError(
+      f'resample={resample!r} is finer than the time stamps, {step:g} s apart: '
+      'choose a coarser one'
+    )
+  bins = np.floor(line.seconds / width).astype(np.int64)
+  at = _capped(np.diff(bins))
+  known = np.isfinite(line.values)
+  sums, counts = np.zeros((2, at[-1] + 1, line.values.shape[1]))
+  np.add.at(sums, at, np.where(known, line.values, 0))
+  np.add.at(counts, at, known)
+  values = np.full(sums.shape, np.nan)
+  np.divide(sums, counts, out=values, where=counts > 0)
+  return line._replace(values=values, at=at, step=width)
+
+
+# --- missing values ----------------------------------------------------------
+
+
+def without_anomalies(line: Timeline) -> Timeline:
+  """The series without the rows that are labelled as anomalies."""
+  if line.labels is None or not (line.labels == 1).any():
+    return line
+  bad = line.labels == 1
+  values = line.values.copy()
+  values[line.at[bad]] = np.nan
+  note = (
+    f'{bad.sum()} rows of the healthy part are labelled anomalous: left out'
+  )
+  return line._replace(values=values, notes=(*line.notes, note))
+
+
+class Piece(NamedTuple):
+  """A part without long gaps: rows start to stop of `values`, filled in."""
+
+  start: int
+  values: np.ndarray  # [stop - start, C] without NaN
+
+
+def pieces(line: Timeline) -> tuple[list[Piece], str]:
+  """The parts of a series between long gaps, and a note on those.
+
+  Up to `LONGEST_GAP` samples in a row are interpolated. A row counts as missing
+  where any channel is.
+
+  Raises:
+    DataError: if a channel holds no value.
+  """
+  x = line.values
+  missing = np.isnan(x)
+  if not missing.any():
+    return [Piece(0, x)], ''
+  if missing.all(0).any():
+    channel = int(np.argmax(missing.all(0)))
+    name = line.names[channel] if line.names else channel
+    raise DataError(f'channel {name} holds no value at all: leave it out')
+  gone = np.zeros(len(x), bool)
+  longest = 0
+  for channel in missing.T:
+    starts, stops = runs(channel)
+    for start, stop in zip(starts, stops, strict=True):
+      if stop - start > LONGEST_GAP:
+        gone[start:stop] = True
+        longest = max(longest, stop - start)
+  x = pd.DataFrame(x).interpolate(limit_direction='both').to_numpy()
+  found = [Piece(a, x[a:b]) for a, b in zip(*runs(~gone), strict=True)]
+  if not gone.any():
+    return found, ''
+  of = ''
+  if line.names and len(line.names) > 1:
+    lost = [
+      n for n, column in zip(line.names, missing.T, strict=True)
+      if (column & gone).any()
+    ]  # fmt: skip
+    of = f' of {", ".join(lost[:3])}{", ..." if len(lost) > 3 else ""}'
+  count = len(runs(gone)[0])
+  return found, (
+    f'{count} stretch{"es" if count > 1 else ""} of more than {LONGEST_GAP} '
+    f'missing values{of}: nothing is said there'
+  )
+
+
+def runs(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Where the runs of ones in flags [n] start and stop."""
+  change = np.diff(np.r_[0, flags.astype(np.int8), 0])
+  return np.flatnonzero(change > 0), np.flatnonzero(change < 0)
