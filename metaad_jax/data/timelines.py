@@ -80,9 +80,9 @@ def read(
   if hasattr(series, 'columns') or isinstance(series, dict):
     samples = user_files.from_frame(series, features=tuple(names))
     line = of_samples(samples, names, resample)
-    mine = f'column {line.time!r} '  # that it is set aside is as it should be
+    told = f'column {line.time!r} holds '  # dates, and is no feature
     return line._replace(
-      notes=tuple(n for n in line.notes if not n.startswith(mine))
+      notes=tuple(n for n in line.notes if not n.startswith(told))
     )
   values = _array(series)
   if resample:
