@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 import datetime
 import decimal as decimal_lib
 import numbers as numbers_lib
-import pathlib
 import re
 from typing import Any, NamedTuple
 import uuid
@@ -19,15 +18,8 @@ import pandas as pd
 
 from metaad_jax.base import DataError
 from metaad_jax.data import times as times_lib
+from metaad_jax.data.words import WORDS
 
-
-def _words():
-  text = (pathlib.Path(__file__).parent / 'words.txt').read_text('utf-8')
-  found = re.findall(r'^(\w+): (.*(?:\n  .*)*)', text, re.MULTILINE)
-  return {kind: frozenset(words.split()) for kind, words in found}
-
-
-WORDS = _words()
 _SPACES = ' \u00a0\u202f\u2009'
 _GROUPS = f"{_SPACES}'’_"
 _SIGNS = '$€£¥₹₽₩₺₪฿'

@@ -14,13 +14,15 @@ import pandas as pd
 
 from metaad_jax.base import DataError
 from metaad_jax.data import cells
+from metaad_jax.data.words import MONTHS
+from metaad_jax.data.words import WORDS as _WORDS
 
-_WORDS = cells.WORDS
 # Columns of these names hold labels, unless they hold measured values.
 LABELS = ('label', 'labels', 'y', 'anomaly')
 _NORMAL = _WORDS['good'] | _WORDS['normal']
 _ANOMALY = _WORDS['anomaly']
 _CLEAR = (_NORMAL | _ANOMALY) - _WORDS['plain']  # say it in any column
+_JUDGING = (_NORMAL | _ANOMALY) - _WORDS['answers']
 _FEW, _LEAST, _SURE = 20, 5, 10  # levels; rows that show a role, that prove it
 _EPOCHS = tuple((1e9 * unit, 2.1e9 * unit) for unit in (1, 1e3, 1e6, 1e9))
 _RANGES = {
@@ -148,7 +150,7 @@ def _role(name, typed):
 def _role_of_words(values, named):
   count, levels = len(values), values.nunique()
   keys = {cells.key(level) for level in values.unique()}
-  if keys and keys <= _WORDS['months'] | _WORDS['weekdays']:
+  if keys and keys <= {*MONTHS} | _WORDS['weekdays']:
     return 'time', 'holds names of months or days'
   if count >= _LEAST and levels == count:
     return 'id', 'holds another word in every row'
@@ -305,7 +307,7 @@ def _find_labels(table, given):
 
 def _likely(name, typed):
   """3: surely labels; 2: perhaps; 1: as good as labels, and no feature."""
-  levels = {cells.key(value) for value in typed.values.dropna().unique()}
+  levels = _levels(typed.values)
   words = typed.kind == 'category'
   few = len(levels) <= _FEW and (words or all(map(_is_whole, levels)))
   parts, plain = _parts(name)
@@ -322,7 +324,26 @@ def _likely(name, typed):
     return 2
   if plain in _WORDS['labelled'] | _WORDS['exactly']:
     return 1
-  return int(words and bool(parts & _WORDS['labelled']))
+  return int(words and (bool(parts & _WORDS['labelled']) or _judge(levels)))
+
+
+def _judge(levels):
+  """Whether words say what is good or bad, whatever their column is called."""
+  judging = levels & _JUDGING
+  both = bool(judging & _NORMAL and judging & _ANOMALY)
+  alone = bool(judging) and levels <= _NORMAL | _ANOMALY
+  return both or alone or bool(judging & _ANOMALY & _CLEAR)
+
+
+def _levels(values):
+  return {_word(value) for value in values.dropna().unique()}
+
+
+def _word(value):
+  """The `cells.key` of a value; of words without marks: 'n.i.O.' is 'nio'."""
+  key = cells.key(value)
+  wordy = any(map(str.isalpha, key))
+  return re.sub(r'[\W_]+', '', key) or key if wordy else key
 
 
 def _says_normal(parts):
@@ -360,7 +381,7 @@ def check_name(name: str, values: Any, anomaly_label: str) -> None:
   """Refuses labels such as `is_normal` = 1, which mean the contrary of ours."""
   if not name or anomaly_label or not _says_normal(_parts(name)[0]):
     return
-  levels = {cells.key(value) for value in values.dropna().unique()}
+  levels = _levels(values)
   if _are_labels(levels) and not levels & _CLEAR:
     raise DataError(
       f'column {name!r} says what is normal: name the value of an anomaly with '
@@ -399,10 +420,10 @@ def labels(
     values = cells.from_values('label', values).values
   if len(values) != count:
     raise wrong
-  keys = values.map(cells.key, na_action='ignore').astype(object)
+  keys = values.map(_word, na_action='ignore').astype(object)
   levels = set(keys.dropna())
   if anomaly_label:
-    bad = {cells.key(word) for word in anomaly_label.split('|')}
+    bad = {_word(word) for word in anomaly_label.split('|')}
     if not bad & levels and len(levels) > 1:
       raise DataError(
         f'no label is {anomaly_label!r}; there are '

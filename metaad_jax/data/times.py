@@ -8,6 +8,8 @@ import re
 import numpy as np
 import pandas as pd
 
+from metaad_jax.data.words import MONTHS, WORDS
+
 _DATE_LIKE = re.compile(r'(?=.*\d)(?=.*[-/:. QW])[\w\-/:., +()]{4,40}')
 _CLOCK = re.compile(
   r'(?:(\d+) days?,? )?(\d{1,4}):(\d\d)(?::(\d\d(?:[.,]\d+)?))?( ?[AaPp][Mm])?'
@@ -17,6 +19,14 @@ _SPAN = re.compile(  # as 3d 04h, PT3H5M
   r'P(?=.*\d)[\dDT.HMS]+|'
   r'(?:\d+(?:\.\d+)? ?(?:d|h|hr|hours?|m|min|s|sec|ms) ?){2,}'
 )
+_WEEKDAY = re.compile(  # as Mo. 27.04.2026
+  rf'(?:{"|".join(WORDS["weekdays"])})[.,]* (?=\d)', re.IGNORECASE
+)
+_MONTH = re.compile(  # as 1. März 2026, 3 de mayo de 2026, 05-Okt.-2026
+  r'(?P<gap>^|(?<=\d)\.?[ /-])(?:de )?(?P<name>[^\W\d_]{3,})\.?(?: de)?'
+  r'(?=[ /-]?\d)'
+)
+_SEVERAL = re.compile(r'\d{1,4}([-/. ])\d{1,2}\1\d{2,4}([T ].*)?')
 _ZONE = re.compile(r' ?\(?(UTC|GMT|Z)\)?$')
 _DATES = (
   '%Y-%m-%d', '%Y/%m/%d', '%Y.%m.%d', '%d.%m.%Y', '%d.%m.%y', '%m/%d/%Y',
@@ -48,7 +58,7 @@ def read(
     return spans, 'durations, in seconds'
   if not stated or not all(map(_DATE_LIKE.fullmatch, stated[:100])):
     return None
-  stated = [_ZONE.sub('', cell) for cell in stated]
+  stated = [_in_english(_ZONE.sub('', cell)) for cell in stated]
   found = np.full(len(cells), np.nan)
   if _PERIOD.fullmatch(stated[0]):
     stated = [_PERIOD.sub(_begins, cell) for cell in stated]
@@ -67,7 +77,26 @@ def read(
     readings.append((bool((np.diff(dates) < 0).any()), len(readings), form))
     if min(readings)[1] == len(readings) - 1:
       found[~lost] = dates
+  if not readings and all(map(_SEVERAL.fullmatch, stated)):
+    try:
+      found[~lost] = [_either(cell) for cell in stated]
+    except (ValueError, OverflowError):
+      return None
+    return found, 'dates, in several forms'
   return (found, f'dates, read as {min(readings)[2]}') if readings else None
+
+
+def _either(cell):
+  day_first = not re.match(r'\d{4}', cell)
+  return pd.to_datetime(cell, dayfirst=day_first, utc=True).timestamp()
+
+
+def _in_english(cell):
+  """A date with the name of its month as strptime knows it, and no weekday."""
+  cell = _WEEKDAY.sub('', cell)
+  return _MONTH.sub(
+    lambda m: f'{m["gap"].lstrip(".")}{MONTHS.get(m["name"].casefold(), m["name"])}', cell
+  )
 
 
 def _clock(match):

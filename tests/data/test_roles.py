@@ -141,7 +141,8 @@ def test_flags_say_what_a_column_is_for(tmp_path):
     ('anomaly', 'normal'), ('Attack', 'Normal'), ('fault', 'ok'),
     ('abnormal', 'normal'), ('broken', 'healthy'), ('defect', 'good'),
     ('malicious', 'benign'), ('yes', 'no'), ('True', 'False'), (1, 0),
-    (True, False), ('bad', 'good'),
+    (True, False), ('bad', 'good'), ('n.i.O.', 'i.O.'), ('schlecht', 'gut'),
+    ('Not OK', 'OK'),
   ],
 )  # fmt: skip
 def test_labels_cannot_be_turned_round(bad, good, tmp_path):
@@ -204,6 +205,11 @@ LEAKS = {
   'condition': ['healthy'] * 40,
   'is_normal': [1, 0] * 20,
   'diagnosis': ['M', 'B'] * 20,
+  'Ergebnis': ['ok'] * 40,  # it says more in the file to judge
+  'Prüfung': ['ok', 'nok'] * 20,
+  'Insp': ['ok', 'unkn', 'unkn', 'fraud'] * 10,
+  'Zustand': ['gut', 'schlecht'] * 20,
+  'alarm': [0, 1] * 20,
 }
 
 
@@ -216,6 +222,12 @@ def test_what_looks_like_labels_is_no_feature(name, tmp_path):
   assert any(repr(name) in note for note in samples.notes)
   assert name in read(tmp_path, text, features=[name]).rows
   assert name in read(tmp_path, text, features=[name], label='none').rows
+
+
+def test_answers_and_grades_are_features(tmp_path):
+  words = {'door': ['yes', 'no'] * 20, 'grade': ['A', 'C'] * 20}
+  samples = read(tmp_path, FRAME.assign(**words).to_csv(index=False))
+  assert list(samples.rows) == [*FRAME, 'door', 'grade']
 
 
 def test_a_column_that_repeats_the_labels_is_no_feature(tmp_path):
