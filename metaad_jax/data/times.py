@@ -93,10 +93,9 @@ def _either(cell):
 
 def _in_english(cell):
   """A date with the name of its month as strptime knows it, and no weekday."""
+  named = lambda m: MONTHS.get(m['name'].casefold(), m['name'])
   cell = _WEEKDAY.sub('', cell)
-  return _MONTH.sub(
-    lambda m: f'{m["gap"].lstrip(".")}{MONTHS.get(m["name"].casefold(), m["name"])}', cell
-  )
+  return _MONTH.sub(lambda m: m['gap'].lstrip('.') + named(m), cell)
 
 
 def _clock(match):
