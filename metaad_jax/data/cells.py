@@ -402,7 +402,8 @@ def from_values(
   for value in _stated(values, lost):
     if not isinstance(value, _TOLD):
       raise DataError(
-        f'column {name!r} holds a {type(value).__name__}: give numbers or text'
+        f'column {name!r} holds a {type(value).__name__}: give numbers or '
+        f'text, or leave it out: --ignore={name}'
       )
   cells = ['' if gone else str(v) for v, gone in zip(values, lost, strict=True)]
   if fixed:

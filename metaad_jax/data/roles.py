@@ -4,8 +4,10 @@ Names and values both count, since either may lie: what is set aside unasked is
 said in a line, with the flag that takes it back.
 """
 
+import collections
 from collections.abc import Iterable, Mapping, Sequence
 import difflib
+import itertools
 import re
 from typing import Any, NamedTuple, Self
 
@@ -144,6 +146,8 @@ def _role(name, typed):
   if (x == x[0]).all():
     return 'feature', ''
   role, why = _role_of_numbers(x, values.index.to_numpy(), whole, named)
+  if not why and plain in _WORDS['timing'] and len(set(x)) > 0.9 * len(x):
+    why = 'is looked at; if it says when the row was taken, --time it'
   return 'time' if role == 'id' and typed.kind == 'time' else role, why
 
 
@@ -272,6 +276,35 @@ def notes(
 def _unit(why):
   found = re.search(r"('[^']+') is left off", why)
   return found[1] if found else ''
+
+
+def long_format(rows: pd.DataFrame, keys: pd.DataFrame) -> tuple[str, ...]:
+  """A line on one column of readings, each named in a second one, or none."""
+  words = rows.columns[rows.dtypes == 'category']
+  numbers = rows.columns.difference(words)
+  for when, word in itertools.product(keys, words if len(numbers) == 1 else ()):
+    pairs = pd.DataFrame({'when': keys[when], 'word': rows[word]})
+    few = pairs.nunique() <= len(pairs) / 2
+    if few.all() and not pairs.duplicated().any():
+      return (
+        f'each {when!r} stands in several rows, one for each {word!r}: if '
+        f'that names what {numbers[0]!r} measures, make a column of each '
+        f'first, as pandas does: pivot(index={when!r}, columns={word!r})',
+      )
+  return ()
+
+
+def same_names(new: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+  """New names -> known ones that differ from them in case and marks alone."""
+  fold = lambda name: re.sub(r'[\W_]+', '', name).casefold()
+  new, known = set(new), set(known)
+  folded = {fold(name): name for name in known - new}
+  count = collections.Counter(fold(name) for name in new | known)
+  return {
+    name: folded[fold(name)]
+    for name in new - known
+    if fold(name) in folded and count[fold(name)] == 2
+  }
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

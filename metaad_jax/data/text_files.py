@@ -194,6 +194,7 @@ def table(
   elif len(comment) == width:
     head = list(comment)  # as np.savetxt writes them
   rows, places = _without_units(head, rows, places, notes)
+  rows, places = _without_totals(rows, places, notes)
   if not rows:
     raise DataError('it holds no rows below the names of its columns')
   for row, place in zip(rows, places, strict=True):
@@ -202,7 +203,9 @@ def table(
         f'line {place}: {len(row)} values where {width} were expected'
       )
   names = [name or f'column {i}' for i, name in enumerate(head)]
-  names = names or [f'column {i}' for i in range(width)]
+  if not names:
+    names = [f'column {i}' for i in range(width)]
+    notes.append(f'there is no line of names: they are {names[0]!r} and so on')
   if head and not head[0] and width > 1:
     names[0] = 'row name'  # as pandas and R write them
   if len(set(names)) < len(names):
@@ -273,7 +276,12 @@ def _split_all(lines, dialect, whole=False):
 def _without_titles(rows, places, width, notes):
   """Drops lines above the table that are too short to belong to it."""
   stated = lambda row: sum(map(bool, row))
-  short = lambda row: len(row) < width or (width > 2 and stated(row) < 2)
+  usual = sorted(map(stated, rows))[len(rows) // 2]
+  few = lambda row: (
+    stated(row) < 2
+    or (stated(row) <= usual / 2 and not all(map(_is_numeric, row)))
+  )
+  short = lambda row: len(row) < width or (width > 2 and few(row))
   full = [i for i, row in enumerate(rows) if not short(row)]
   top = full[0] if full and width > 1 else 0
   if (
@@ -357,3 +365,16 @@ def _without_units(head, rows, places, notes):
     kept = [i for i, row in enumerate(rows) if row != head]
     rows, places = [rows[i] for i in kept], [places[i] for i in kept]
   return rows, places
+
+
+def _without_totals(rows, places, notes):
+  """Drops sums and means below the table."""
+  end = len(rows)
+  while end > 3:
+    at, word = next(((i, c) for i, c in enumerate(rows[end - 1]) if c), (0, ''))
+    others = (row[at] for row in rows[: end - 1] if at < len(row))
+    if word.lower().rstrip(': ') not in cells.WORDS['totals'] or word in others:
+      break
+    end -= 1
+    notes.append(f'line {places[end]} is a total: left out')
+  return rows[:end], places[:end]

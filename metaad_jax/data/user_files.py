@@ -188,6 +188,7 @@ def _samples(content, options):
   elif known is not None:
     given = given._replace(features=(*given.features, *known))
   if isinstance(options.like, Samples):
+    content = _renamed(content, options.like.header)
     given.check([*content.data, *options.like.header])
   table = _typed(content, given.ignore, known)
   report = roles_lib.report(table, given, labels is None)
@@ -212,13 +213,27 @@ def _samples(content, options):
     raise DataError(f'it holds no column to score: {", ".join(table)}')
   if not len(rows):
     raise DataError('it holds no rows')
+  keys = pd.DataFrame({**content.row_names, **keys})
+  notes = content.notes + roles_lib.notes(report, rows, known, reported)
+  if known is None:
+    notes += roles_lib.long_format(rows, keys)
   samples = Samples(
     rows, labels, content.rate, tuple(table), next(iter(of('label')), ''),
-    pd.DataFrame({**content.row_names, **keys}), report,
-    content.notes + roles_lib.notes(report, rows, known, reported),
-    content.text and content.text.dialect,
+    keys, report, notes, content.text and content.text.dialect,
   )  # fmt: skip
   return _windows(samples, window) if window else samples
+
+
+def _renamed(content, known):
+  """Columns by the names of the known rows, where these are spelt otherwise."""
+  names = roles_lib.same_names(content.data, known)
+  if not names:
+    return content
+  data = {names.get(name, name): x for name, x in content.data.items()}
+  told = ', '.join(
+    f'{new!r} is taken for {old!r}' for new, old in names.items()
+  )
+  return content._replace(data=data, notes=(*content.notes, f'column {told}'))
 
 
 def _windows(samples, window):

@@ -13,7 +13,7 @@ import numpy as np
 from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.data import cells as cells_lib
-from metaad_jax.data import text_files, user_files
+from metaad_jax.data import roles, text_files, user_files
 from metaad_jax.detector import judge, reasons
 
 _WAIT = 0.1  # seconds between looks at `stopped`
@@ -91,6 +91,9 @@ def follow(
       cells = _cells(by, orders, line.decode('utf-8-sig').strip('\r'))
       if not any(cells):
         continue  # an empty line
+      if not names and not any(map(cells_lib.is_number, cells)):
+        same = roles.same_names(cells, by.support.header)
+        cells = [same.get(cell, cell) for cell in cells]
       if _is_header(by, cells):
         names = tuple(cells)
         continue

@@ -75,6 +75,7 @@ WRITTEN = {
     [LINES[0], *(f'r{i},{line}' for i, line in enumerate(LINES[1:-1]))]
   ),
   'index, as pandas': FRAME.to_csv(),
+  'a total below': f'{CSV}Total:,,{X[:, 2].sum()}\n',
   'names that are numbers': FRAME.set_axis([0, 1, 2], axis=1).to_csv(
     index=False
   ),
@@ -87,6 +88,31 @@ def test_the_same_table_however_it_is_written(how, tmp_path):
   samples = read(tmp_path, WRITTEN[how])
   np.testing.assert_allclose(samples.rows.to_numpy(float), X)
   assert samples.labels is None
+
+
+def test_titles_of_several_cells_are_no_names(tmp_path):
+  names = [*'abcdef']
+  table = pd.DataFrame(np.c_[X, X + 1], columns=names).to_csv(index=False)
+  samples = read(tmp_path, f'Report,,,,,\nLine 3,,,Shift A,,\n{table}')
+  assert list(samples.rows) == names and len(samples.rows) == len(X)
+
+
+def test_names_may_differ_in_case_and_marks(tmp_path):
+  known = read(tmp_path, 'Temp,oil-flow,a\n1,2,3\n4,5,6\n')
+  new = read(tmp_path, 'temp,OIL_FLOW,A,a\n1,2,9,3\n', like=known)
+  assert new.rows[list(known.rows)].to_numpy().tolist() == [[1, 2, 3]]
+  assert any("'OIL_FLOW' is taken for 'oil-flow'" in n for n in new.notes)
+  both = read(tmp_path, 'temp,TEMP,oil-flow,a\n1,2,3,4\n', like=known)
+  assert 'Temp' not in both.rows  # which of them, nobody knows
+
+
+def test_a_reading_a_line_is_told(tmp_path):
+  rows = [f'{t},{tag},{t + len(tag)}' for t in range(9) for tag in ('u', 'vv')]
+  notes = read(tmp_path, '\n'.join(['time,tag,value', *rows])).notes
+  assert any("pivot(index='time', columns='tag')" in note for note in notes)
+  rows = [f'{t},{"on" if t % 3 else "off"},{t % 5}' for t in range(18)]
+  notes = read(tmp_path, '\n'.join(['time,tag,value', *rows])).notes
+  assert not any('pivot' in note for note in notes)
 
 
 def test_decimals_and_thousands_are_told_apart_by_the_whole_file(tmp_path):
@@ -342,7 +368,7 @@ class Bomb:
     ('a.csv', b'a,a\n1,2\n', "'a'"),
     ('a.csv', b'a,b\n1,\x00\x002\n', 'cannot be read'),
     ('a.csv', b'label\n1\n', 'no column'),
-    ('a.csv', (CSV + 'Total,20,3\n').encode(), "line 42: column 'temp'"),
+    ('a.csv', (CSV + 'Service,20,3\n').encode(), "line 42: column 'temp'"),
     ('a.csv', b'a,note,c\n1,"bad,2\n3,ok,4\n5,"x",6\n', 'never closed'),
     ('a.csv', b'[{"a": 1}, {"a": 2}]', 'JSON'),
     ('a.csv', (CSV + '20,1.5\n').encode(), 'line 42: 2 values'),
