@@ -85,6 +85,26 @@ def follow(
   return code or _code(exit_code, alarms)
 
 
+def learn(
+  *, fleet: str, output: str, entity: str, group: str, time: str, label: str,
+  anomaly_label: str, shots: Sequence[int], minutes: float, seed: int,
+) -> None:  # fmt: skip
+  try:
+    from metaad_jax.command import learn as learning
+  except ImportError as error:
+    raise DataError(
+      f"{error.name} is missing: pip install 'metaad_jax[train]'"
+    ) from error
+  options = {
+    'path': fleet, 'entity': entity, 'group': group, 'time': time,
+    'label': label, 'anomaly_label': anomaly_label,
+  }  # fmt: skip
+  spec = ','.join(f'{k}={v}' for k, v in options.items() if v)
+  learning.learn(
+    f'fleet:{spec}', output, shots=tuple(shots), minutes=minutes, seed=seed
+  )
+
+
 def export(*, model: str, output: str) -> None:
   judge.load(model).detector.export(output)
   print(work.size(output))

@@ -49,6 +49,12 @@ _COMMANDS = {
     'tail -F log.csv | metaad follow pump.npz -',
     ('model', 'log', 'max_rows', 'exit_code'),
   ),
+  'learn': (
+    'train on your own fleet; say whether that beats the shipped network',
+    'metaad learn fleet.csv --entity=machine --time=stamp --output=learned',
+    ('fleet', 'output=learned', 'entity', 'group', 'time', 'label',
+     'anomaly_label', 'shots', 'minutes', 'seed'),
+  ),
   'export': (
     'write a model file as compiled functions, which need jax alone',
     'metaad export pump.npz --output=compiled.npz',
@@ -109,6 +115,7 @@ _FILES = {
   'normal': 'file of known rows: all normal, or with a column of labels',
   'new': 'file of rows to judge',
   'model': 'what metaad fit wrote',
+  'fleet': 'one long file of the rows of many machines, patients or shops',
   'log': 'file that grows, or - for standard input',
 }
 _FLAGS: dict[str, dict[str, Any]] = {
@@ -127,6 +134,17 @@ _FLAGS: dict[str, dict[str, Any]] = {
   'ignore': _columns('to leave out'),
   'time': _column('of times: not looked at, in the output'),
   'id': _column('of names of rows: not looked at, in the output'),
+  'entity': {**_column('of the names of machines'), 'required': True},
+  'group': _column('such as a site: what shares it is not held out in parts'),
+  'shots': {
+    'type': _counts, 'default': (5, 20), 'metavar': 'NUMBERS',
+    'help': 'normal rows that a new entity has (default: 5,20)',
+  },
+  'minutes': {
+    'type': float, 'default': 10.0,
+    'help': 'after these no other learner is begun (default: 10)',
+  },
+  'seed': {'type': _count, 'default': 0, 'help': 'of everything random'},
   'window': {
     'type': _count, 'default': 0, 'metavar': 'SAMPLES',
     'help': 'cut a recording into windows of so many samples',

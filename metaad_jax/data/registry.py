@@ -12,6 +12,7 @@ from metaad_jax.data.datasets import (
   cnc_mill,
   creditcard,
   cwru,
+  fleet,
   folder,
   mitbih,
   nsl_kdd,
@@ -28,9 +29,9 @@ REGISTRY: dict[str, Source] = {
   source.name: source
   for source in (
     adbench.SOURCE, server_machines.ASD, cnc_mill.SOURCE, creditcard.SOURCE,
-    cwru.SOURCE, folder.TABLES, folder.SERIES, mitbih.SOURCE, nsl_kdd.SOURCE,
-    oddbench.SOURCE, omniglot.SOURCE, sales_fraud.SOURCE, skab.SOURCE,
-    smap_msl.SOURCE, server_machines.SMD, vibration.SOURCE,
+    cwru.SOURCE, fleet.SOURCE, folder.TABLES, folder.SERIES, mitbih.SOURCE,
+    nsl_kdd.SOURCE, oddbench.SOURCE, omniglot.SOURCE, sales_fraud.SOURCE,
+    skab.SOURCE, smap_msl.SOURCE, server_machines.SMD, vibration.SOURCE,
   )
 }  # fmt: skip
 

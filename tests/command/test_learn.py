@@ -1,0 +1,60 @@
+"""`metaad learn`, from a long file to a model file."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metaad_jax import MetaAnomalyDetector
+from metaad_jax.base import DataError
+from metaad_jax.command import learn
+from metaad_jax.evaluation import results
+
+
+def fleet_of(path, machines=10, shift=3.0):
+  """Machines that differ in level; a fault is the same move on all of them."""
+  rng = np.random.default_rng(0)
+  parts = []
+  for i in range(machines):
+    x = rng.normal(rng.normal(50, 20, 4), 1.0, (50, 4))
+    fault = np.arange(50) >= 42
+    x[fault] += [shift, -shift, 0, 0]
+    part = pd.DataFrame(x, columns=list('abcd'))
+    parts.append(part.assign(pump=f'p{i}', fault=fault.astype(int)))
+  pd.concat(parts).to_csv(path, index=False)
+  return f'fleet:path={path},entity=pump,label=fault'
+
+
+@pytest.mark.slow
+def test_from_a_file_to_a_recommendation(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(learn, '_CANDIDATES', {'deep_mahalanobis': {}})
+  monkeypatch.setattr(learn, '_BASELINES', ('mahalanobis',))
+  monkeypatch.setattr(learn, '_STEPS', 20)
+  monkeypatch.setattr(learn, '_FOLDS', 2)
+  spec = fleet_of(tmp_path / 'fleet.csv')
+  out = tmp_path / 'out'
+  go = lambda minutes: learn.learn(
+    spec, str(out), shots=(5,), minutes=minutes, seed=0
+  )
+  go(9.0)
+  said = capsys.readouterr().out
+  table = results.load(out).table
+  assert table.groupby('method').entity.nunique().eq(10).all()  # each held out
+  assert (out / 'report.html').exists()
+  if 'keep the shipped' in said:
+    assert not (out / 'model.npz').exists()
+  else:
+    detector = MetaAnomalyDetector(run_dir=str(out / 'model.npz'))
+    rows = pd.read_csv(tmp_path / 'fleet.csv').query('pump == "p0"')
+    x = rows[list('abcd')].to_numpy()
+    scores = detector.fit(x[:5]).score_samples(x)
+    assert scores[42:].max() < scores[:42].min()
+  before = results.load(out).table
+  go(9.0)  # nothing is trained again
+  pd.testing.assert_frame_equal(results.load(out).table, before)
+
+
+def test_too_small_a_fleet_is_refused(tmp_path):
+  spec = fleet_of(tmp_path / 'fleet.csv', machines=4)
+  with pytest.raises(DataError, match='4 entities'):
+    learn.learn(spec, str(tmp_path / 'out'), shots=(5,), minutes=1, seed=0)
+  assert not (tmp_path / 'out').exists()
