@@ -5,7 +5,7 @@ one. A column is read as a whole: its cells are all numbers, all times, or all
 words, and a column that mixes numbers and words is refused.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import datetime
 import decimal as decimal_lib
 import numbers as numbers_lib
@@ -209,6 +209,17 @@ def decimal_sign(
   return sign, doubtful
 
 
+def decimal_notes(
+  sign: str, doubtful: Mapping[int, str], names: Sequence[str]
+) -> list[str]:
+  """What is to be said of what `decimal_sign` found in columns of names."""
+  return ['a comma is the decimal sign'] * (sign == ',') + [
+    f'column {names[i]!r}: {cell!r} is read with {sign!r} as the decimal sign, '
+    'and could mean thousands'
+    for i, cell in doubtful.items()
+  ]
+
+
 def _stated(cells, lost):
   return [cell for cell, gone in zip(cells, lost, strict=True) if not gone]
 
@@ -362,7 +373,11 @@ def codes(column: pd.Series) -> np.ndarray:
 
 
 def from_values(
-  name: str, column: Any, *, like: pd.Series | None = None
+  name: str,
+  column: Any,
+  *,
+  like: pd.Series | None = None,
+  decimal: str = '.',
 ) -> Typed:
   """Types a column of a data frame.
 
@@ -374,11 +389,17 @@ def from_values(
     name: of the column, for messages.
     column: [n] of pandas, polars, pyarrow, NumPy, or a list.
     like: see `typed`.
+    decimal: see `decimal_sign`; of text.
 
   Raises:
     DataError: if it holds anything but numbers, times and text.
   """
-  series = column if isinstance(column, pd.Series) else _series(name, column)
+  series = column if isinstance(column, pd.Series) else to_series(name, column)
+  if series.dtype == np.float64 and _wanted(like) != 'category':
+    empty = bool(series.isna().all())
+    return Typed(
+      series.reset_index(drop=True), 'empty' if empty else 'number', ''
+    )
   if isinstance(series.dtype, pd.PeriodDtype):
     series = series.dt.to_timestamp()
   lost, told = series.isna().to_numpy(bool), pd.api.types.infer_dtype(series)
@@ -408,11 +429,13 @@ def from_values(
   cells = ['' if gone else str(v) for v, gone in zip(values, lost, strict=True)]
   if fixed:
     return Typed(categories(cells, lost), 'category', '')
-  sign, _ = decimal_sign([list(map(str.strip, cells))], ',')
-  return typed(name, cells, like=like, decimal=sign, codes=True)
+  return typed(name, cells, like=like, decimal=decimal, codes=True)
 
 
-def _series(name, column):
+def to_series(name: str, column: Any) -> pd.Series:
+  """A column of pandas, polars, pyarrow, NumPy, or a list, as pandas has it."""
+  if isinstance(column, pd.Series):
+    return column
   if hasattr(column, 'dtype') and 'Categorical' in str(column.dtype):  # polars
     return pd.Series(column.to_list(), dtype='category')
   if type(column).__module__.startswith('pyarrow'):  # pyarrow

@@ -230,6 +230,8 @@ def frame(table: Any) -> Content:
 
   An index that says more than the number of a row is kept apart.
   """
+  if isinstance(table, Content):
+    return table
   if hasattr(table, 'collect') and not hasattr(table, '__len__'):
     table = table.collect()  # polars, lazy
   if isinstance(table, pd.Series):

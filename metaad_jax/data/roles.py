@@ -96,9 +96,10 @@ def report(
   Args:
     table: the typed columns.
     given: what is known of them.
-    labelled: whether one of them may hold the labels.
+    labelled: whether one of them may hold the labels; else those that look
+      like labels say what is known apart, and are no features.
   """
-  label, leaks = _find_labels(table, given) if labelled else ('', ())
+  label, leaks = _find_labels(table, given, labelled)
   told = {
     **dict.fromkeys(leaks, ('ignored', 'looks like labels')),
     **dict.fromkeys(given.id, ('id', '')),
@@ -245,7 +246,10 @@ def notes(
     known_entries: their report.
   """
   lines = []
+  told = {(c.name, c.role, c.why) for c in known_entries}
   for name, _, _, role, why in entries:
+    if (name, role, why) in told:
+      continue
     if role == 'label' and why and name.strip().lower() not in LABELS:
       lines.append(f'column {name!r} {why}; if it holds none, --label=none')
     elif role == 'ignored' and why:
@@ -268,7 +272,7 @@ def notes(
       f'column {c.name!r} is in {_unit(c.why) or "no unit"} here, and in '
       f'{units[c.name] or "none"} in the known rows'
       for c in entries
-      if c.role == 'feature' and units.get(c.name, c.why) != _unit(c.why)
+      if c.role == 'feature' and units.get(c.name, _unit(c.why)) != _unit(c.why)
     ]
   return tuple(lines)
 
@@ -314,10 +318,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
   return f'; did you mean {folded[close[0]]!r}?' if close else ''
 
 
+def _are_known(y):
+  return y.dtype == np.int64 and set(np.unique(y)) <= {0, 1}
+
+
 # --- labels ------------------------------------------------------------------
 
 
-def _find_labels(table, given):
+def _find_labels(table, given, labelled):
   """The column of labels or '', and others that look like one."""
   if given.label and given.label != 'none':
     label = given.label if given.label in table else ''
@@ -331,6 +339,8 @@ def _find_labels(table, given):
   leaks = [n for n in free if found[n] and n != given.label]
   if given.label == 'none':
     return '', ()
+  if not labelled:
+    return '', [] if '*' in given.features else leaks
   if given.label:
     return label, leaks
   best = sorted((n for n in free if found[n] > 1), key=lambda n: -found[n])
@@ -428,12 +438,11 @@ def labels(
   """Reads labels: 0 and 1, or words whose meaning is known.
 
   Args:
-    values: [n] numbers or categories, or None.
-    count: n.
+    values: [count] numbers or categories, or None.
     anomaly_label: the word of an anomaly; every other word is normal then.
 
   Returns:
-    [n] int64, 1 = anomaly, 0 = normal, -1 = unlabelled (missing); None if
+    [count] int64, 1 = anomaly, 0 = normal, -1 = nobody knows; None if
     there are none.
 
   Raises:
@@ -450,6 +459,8 @@ def labels(
     values = np.asarray(values)
     if values.ndim != 1 or values.dtype.kind not in 'biufU':
       raise wrong
+    if len(values) == count and not anomaly_label and _are_known(values):
+      return values
     values = cells.from_values('label', values).values
   if len(values) != count:
     raise wrong

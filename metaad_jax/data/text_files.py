@@ -215,13 +215,7 @@ def table(
   decimal, doubtful = cells.decimal_sign(
     listed, dialect.delimiter, dialect.decimal
   )
-  if decimal == ',':
-    notes.append('a comma is the decimal sign')
-  for i, cell in doubtful.items():
-    notes.append(
-      f'column {names[i]!r}: {cell!r} is read with {decimal!r} as the decimal '
-      'sign, and could mean thousands'
-    )
+  notes += cells.decimal_notes(decimal, doubtful, names)
   dialect = dialect._replace(decimal=decimal)
   return Text(tuple(names), rows, places, dialect, notes)
 

@@ -35,6 +35,7 @@ class Samples(NamedTuple):
     columns: the report, one entry per column.
     notes: what the user should know of how the file was read, a line each.
     dialect: of a text file, else None.
+    decimal: the sign before the fraction of numbers that are text.
   """
 
   rows: Any
@@ -46,6 +47,7 @@ class Samples(NamedTuple):
   columns: tuple[roles_lib.Column, ...] = ()
   notes: tuple[str, ...] = ()
   dialect: text_files.Dialect | None = None
+  decimal: str = ''
 
 
 class _Options(NamedTuple):
@@ -91,9 +93,8 @@ def read(path: str, **options: Any) -> Samples:
   suffix = formats.suffix(path)
   if chosen.window < 0 or (suffix == '.wav' and not chosen.window):
     raise DataError(f'{path}: say how many samples a window has: --window=2048')
-  known = getattr(chosen.like, 'dialect', None)
   try:
-    content = formats.load(path, known.decimal if known else '')
+    content = formats.load(path, getattr(chosen.like, 'decimal', ''))
   except FileNotFoundError as error:
     raise DataError(f'{path} is not there') from error
   except DataError as error:
@@ -109,13 +110,17 @@ def read(path: str, **options: Any) -> Samples:
     raise DataError(f'{path}: {error}') from error
 
 
-def from_frame(table: Any, **options: Any) -> Samples:
+def from_frame(
+  table: Any, labels: np.ndarray | None = None, **options: Any
+) -> Samples:
   """Types a frame as `read` does a file.
 
   Args:
     table: of pandas or polars (also lazy), an arrow table, a dict of columns, a
       list of records, or an array [n, d] or [n, length, channels]; what is
       masked is missing.
+    labels: [n] 0 = normal, 1 = anomaly, where they are known apart: a column
+      that looks like labels is ignored then.
     **options: see `read`.
 
   Raises:
@@ -127,7 +132,10 @@ def from_frame(table: Any, **options: Any) -> Samples:
     >>> list(samples.rows), list(samples.keys)
     (['heat'], ['id'])
   """
-  return _samples(formats.frame(table), _Options(**options))
+  content = formats.frame(table)
+  if labels is not None:
+    content = content._replace(labels=labels)
+  return _samples(content, _Options(**options))
 
 
 def holds_table(path: pathlib.Path) -> bool:
@@ -151,21 +159,37 @@ def row(
   )
 
 
-def _typed(content, ignore, known) -> dict[str, cells.Typed]:
-  """The columns, typed; those that nobody looks at are left as they are."""
+def _decimal(content, raw, like):
+  """The sign before fractions in text, and notes on it; see `_typed`."""
+  if content.text:
+    return content.text.dialect.decimal, content.notes
+  text = {}
+  for name, column in content.data.items():
+    values = cells.to_series(name, column)
+    worded = values.dtype == object or isinstance(values.dtype, pd.StringDtype)
+    if name not in raw and worded:
+      if pd.api.types.infer_dtype(values, skipna=True) == 'string':
+        text[name] = values.dropna().str.strip().tolist()
+  known = getattr(like, 'decimal', '')
+  sign, doubtful = cells.decimal_sign(text.values(), ',', known)
+  notes = [] if known else cells.decimal_notes(sign, doubtful, [*text])
+  return sign, (*content.notes, *notes)
+
+
+def _typed(content, raw, known, decimal) -> dict[str, cells.Typed]:
+  """The columns, typed; those of `raw` kinds are left as they are."""
   table = {}
   for name, column in content.data.items():
     like = None if known is None else known.get(name)
-    if name in ignore:
-      raw = pd.Series(column, dtype=object)
-      table[name] = cells.Typed(raw, 'ignored', '')
+    if name in raw:
+      values = pd.Series(column, dtype=object)
+      table[name] = cells.Typed(values, raw[name], '')
     elif content.text:
       table[name] = cells.typed(
-        name, column, like=like, decimal=content.text.dialect.decimal,
-        places=content.text.places,
-      )  # fmt: skip
+        name, column, like=like, decimal=decimal, places=content.text.places
+      )
     else:
-      table[name] = cells.from_values(name, column, like=like)
+      table[name] = cells.from_values(name, column, like=like, decimal=decimal)
   return table
 
 
@@ -190,7 +214,11 @@ def _samples(content, options):
   if isinstance(options.like, Samples):
     content = _renamed(content, options.like.header)
     given.check([*content.data, *options.like.header])
-  table = _typed(content, given.ignore, known)
+  raw = {c.name: c.kind for c in reported if c.role in ('id', 'time')}
+  raw = {n: k for n, k in raw.items() if n not in given.features}
+  raw |= dict.fromkeys(given.ignore, 'ignored')
+  decimal, notes = _decimal(content, raw, options.like)
+  table = _typed(content, raw, known, decimal)
   report = roles_lib.report(table, given, labels is None)
   if labels is None:
     label = next((c.name for c in report if c.role == 'label'), '')
@@ -214,12 +242,12 @@ def _samples(content, options):
   if not len(rows):
     raise DataError('it holds no rows')
   keys = pd.DataFrame({**content.row_names, **keys})
-  notes = content.notes + roles_lib.notes(report, rows, known, reported)
+  notes += roles_lib.notes(report, rows, known, reported)
   if known is None:
     notes += roles_lib.long_format(rows, keys)
   samples = Samples(
     rows, labels, content.rate, tuple(table), next(iter(of('label')), ''),
-    keys, report, notes, content.text and content.text.dialect,
+    keys, report, notes, content.text and content.text.dialect, decimal,
   )  # fmt: skip
   return _windows(samples, window) if window else samples
 

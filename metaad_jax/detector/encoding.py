@@ -5,9 +5,9 @@ missing cells NaN.
 """
 
 from collections.abc import Mapping, Sequence
-import contextlib
 import functools
 import numbers
+import re
 from typing import Any, NamedTuple, Self
 import warnings
 
@@ -16,7 +16,8 @@ import pandas as pd
 
 from metaad_jax import features
 from metaad_jax.base import DataError
-from metaad_jax.data import cells, episodes, roles
+from metaad_jax.data import cells, episodes, formats, roles, user_files
+from metaad_jax.data.user_files import Samples
 from metaad_jax.detector import sanity
 from metaad_jax.training import runs
 
@@ -24,17 +25,41 @@ from metaad_jax.training import runs
 class Columns(NamedTuple):
   """The columns of the rows of `fit`.
 
-  `levels` are the texts that the codes 0, 1, ... of a column stand for.
+  `levels` are the texts that the codes 0, 1, ... of a column stand for;
+  `report` has all columns of a frame, also those that are no features; `empty`
+  names those in which nothing was, so that anything may come; `decimal` is the
+  sign before the fraction of numbers that were text, '' = there were none.
   """
 
   shape: tuple[int, ...]  # of a row: (d,), or (length, channels) of a window
   names: tuple[str, ...] = ()  # of a frame's columns
   levels: Mapping[str, Sequence[str]] = {}
+  report: tuple[roles.Column, ...] = ()
+  empty: tuple[str, ...] = ()
+  decimal: str = ''
 
   @property
   def words(self) -> np.ndarray:
     """Numbers of the columns of codes."""
     return np.flatnonzero([name in self.levels for name in self.names])
+
+  @property
+  def header(self) -> tuple[str, ...]:
+    """The names of all columns of a frame."""
+    return tuple(column.name for column in self.report) or self.names
+
+  def like(self, names: Sequence[str]) -> Samples:
+    """Rows of the kinds of the columns, and all their levels."""
+    rows = max([1, *map(len, self.levels.values())])
+    frame = pd.DataFrame(np.zeros((rows, len(names))), columns=pd.Index(names))
+    frame[list(self.empty)] = np.nan
+    for name, levels in self.levels.items():
+      values = [*levels, *[None] * (rows - len(levels))]
+      frame[name] = pd.Categorical(values, levels)
+    header, decimal = self.header or tuple(names), self.decimal
+    return Samples(
+      frame, None, None, header, columns=self.report, decimal=decimal
+    )
 
 
 class Encoded(NamedTuple):
@@ -55,29 +80,113 @@ class Encoded(NamedTuple):
     return {name: text for name, text in words.items() if text is not None}
 
 
-def frame(rows: Any, known: Columns | None, grow: bool = False) -> Encoded:
-  """Encodes a frame of pandas or polars, or of `columns` and `[name]`.
+def is_frame(rows: Any) -> bool:
+  """Whether it has named columns: of pandas, polars, arrow, a dict, records."""
+  if isinstance(rows, list):
+    return bool(rows) and isinstance(rows[0], Mapping)
+  if isinstance(rows, Mapping):
+    return not hasattr(rows, 'toarray')  # a sparse matrix
+  return any(hasattr(rows, n) for n in ('collect', 'column_names', 'columns'))
 
-  The columns of `fit` give the order and the levels; None = these are the rows
-  of `fit`. A text without a level gets the code after the last, or becomes a
-  level if they may `grow`.
+
+def read(
+  rows: Any, y: Any, known: Columns | None, chosen: Sequence[str] = ()
+) -> Samples:
+  """Reads a frame as `user_files` does; what was found out is warned of.
+
+  Args:
+    rows: see `is_frame`.
+    y: see `labels`; of the rows of `fit`.
+    known: the columns of `fit`; None = these are its rows.
+    chosen: names of columns that are features, whatever they look like; '*' =
+      all are.
 
   Raises:
     DataError: for columns that are missing, surplus or of one name, or cells
       that are neither numbers, times nor text.
   """
-  columns = {str(name): rows[name] for name in _names(rows, known)}
-  if known is not None and known.names:
-    columns = {name: columns[name] for name in known.names}
-  encoded, levels, texts = [], {}, {}
+  try:
+    content = formats.frame(rows)
+    data: Any = content.data
+    names = list(data)
+    count = len(next(iter(data.values()), ()))
+    if not count:
+      raise DataError(
+        f'it has 0 rows and {len(names)} columns: give at least one (0 '
+        'sample(s), 0 feature(s) make no table)'
+      )
+    if known is None:
+      roles.Given(features=tuple(chosen)).check(names)
+      more: dict[str, Any] = {'features': chosen}
+    else:
+      check_names(names, known)
+      more = {'like': known.like(known.names or names)}
+    samples = user_files.from_frame(content, labels(y, count), **more)
+  except DataError as error:
+    text = str(error)
+    text = text if text.startswith('y ') else f'X: {_said(text)}'
+    raise DataError(text) from error
+  for note in samples.notes:
+    warnings.warn(f'X: {_said(note)}', stacklevel=5)
+  return samples
+
+
+def warn_of_roles(rows: Any) -> None:
+  """Warns, by name, of a frame's columns that are hardly channels."""
+  report = user_files.from_frame(rows, np.zeros(len(rows))).columns
+  for name, _, _, role, why in report:
+    if role != 'feature':
+      warnings.warn(
+        f'column {name!r} {why}: it is used as a feature; leave it out of X if '
+        'it is none',
+        stacklevel=5,
+      )
+
+
+def _said(line):
+  """A line of the reader, with what to write in Python for its flags."""
+  for flag, words in (
+    (r'--features=([^;]*)', r"features=['\1']"),
+    (r'--label=[^;]*', 'give them as y'),
+    (r'--ignore=.*', 'leave it out'),
+    (r'--(?=features:)', ''),
+  ):
+    line = re.sub(flag, words, line)
+  return line
+
+
+def check_names(names: Sequence[str], known: Columns) -> None:
+  """A DataError if columns of `fit` are missing, or there are others."""
+  wanted = known.names or names
+  for name in wanted:
+    if name not in names:
+      raise DataError(f'it lacks column {name!r}')
+  for name in names:
+    if name not in wanted and name not in known.header:
+      raise DataError(f'it has a column {name!r} that was not there in fit')
+
+
+def encode(
+  samples: Samples, known: Columns | None, grow: bool = False
+) -> Encoded:
+  """Encodes a table that was read.
+
+  The columns of `fit` give the order and the levels; None = these are the rows
+  of `fit`. A text without a level gets the code after the last, or becomes a
+  level if they may `grow`.
+  """
+  rows, levels, texts, encoded = samples.rows, {}, {}, []
   grow = grow or known is None
-  for name, cells_of in columns.items():
-    before = None if known is None else known.levels.get(name, ())
-    column = _typed(name, cells_of, before)
+  made = known or Columns(
+    rows.shape[1:], tuple(rows), {}, samples.columns,
+    tuple(rows.columns[rows.isna().all()]), samples.decimal,
+  )  # fmt: skip
+  for name in made.names or rows:
+    column = rows[name]
     if cells.kind_of(column) == 'number':
       encoded.append(cells.codes(column))
       continue
-    levels[name] = list(before or ())
+    levels[name] = list(made.levels.get(name, ()))
     if grow:
       old = {cells.key(level) for level in levels[name]}
       levels[name] += [
@@ -88,64 +197,8 @@ def frame(rows: Any, known: Columns | None, grow: bool = False) -> Encoded:
     new = [codes.get(cells.key(t), len(codes)) for t in column.cat.categories]
     places = column.cat.codes.to_numpy()  # -1 = missing
     encoded.append(np.array([*new, np.nan], np.float64)[places])
-  made = known or Columns((len(columns),), tuple(columns))
-  made = made._replace(levels=levels) if grow else made
+  made = made._replace(levels={**made.levels, **levels}) if grow else made
   return Encoded(np.column_stack(encoded), made, texts)
-
-
-def warn_of_roles(rows: Any) -> None:
-  """Warns, by name, of a frame's columns that are hardly features.
-
-  Ids, times, counters and labels tell where a row stands, and not how the
-  entity is; the caller chose the columns, so they stay.
-  """
-  table = {}
-  for name in rows.columns:
-    with contextlib.suppress(DataError):
-      table[str(name)] = cells.from_values(str(name), rows[name])
-  for name, _, _, role, why in roles.report(table, roles.Given()):
-    if role != 'feature':
-      warnings.warn(
-        f'column {name!r} {why}: it is used as a feature; leave it out of X if '
-        'it is none',
-        stacklevel=5,
-      )
-
-
-def _names(rows, known):
-  """The names of a frame's columns, checked against those of `fit`."""
-  names = [str(name) for name in rows.columns]
-  if len(set(names)) < len(names):
-    raise DataError('X has two columns of one name: rename one')
-  wanted = names if known is None else known.names or names
-  for name in wanted:
-    if name not in names:
-      raise DataError(f'X lacks column {name!r}')
-  for name in names:
-    if name not in wanted:
-      raise DataError(f'X has a column {name!r} that was not there in fit')
-  if not len(rows) or not names:
-    raise DataError(
-      f'X has {len(rows)} rows and {len(names)} columns: give at least one '
-      '(0 sample(s), 0 feature(s) make no table)'
-    )
-  return list(rows.columns)
-
-
-def _typed(name, column, levels):
-  """A column of numbers or categories, as in `fit` if there are levels."""
-  if isinstance(column, pd.Series):  # of `user_files`: typed already
-    if column.dtype == np.float64 and not levels:
-      return column
-    if cells.kind_of(column) == 'category' and levels != ():
-      return column
-  like = None
-  if levels is not None:
-    like = pd.Series(pd.Categorical(levels[:1], levels) if levels else [0.0])
-  try:
-    return cells.from_values(name, column, like=like).values
-  except DataError as error:
-    raise DataError(f'X: {error}') from error
 
 
 def check(x: np.ndarray, shape: tuple[int, ...] | None, missing: bool) -> None:

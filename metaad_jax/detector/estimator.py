@@ -21,6 +21,7 @@ from sklearn.base import BaseEstimator, OutlierMixin, is_classifier
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from metaad_jax.base import DataError
+from metaad_jax.data.user_files import Samples
 from metaad_jax.detector import (
   encoding,
   explanations,
@@ -39,10 +40,12 @@ _UNCALIBRATED = 50  # normals that a support holds, where nobody measured
 class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
   """A meta-trained detector, adapted to few normals of one entity.
 
-  Rows (`X`) are a table [n, d] or windows [n, length, channels]: an array, a
-  frame of pandas or polars whose text columns become categories, or what
-  `encode` made of them. NaN is a missing value, if the run takes tables. A run
-  that was never calibrated ranks rows; what needs a threshold says so.
+  Rows (`X`) are a table [n, d] or windows [n, length, channels]: an array; a
+  frame of pandas or polars, an arrow table, a dict of columns, which are read
+  as `data.user_files` reads files: ids, times, counters and labels are set
+  aside, and a warning names them; or what `encode` made of them. NaN is a
+  missing value, if the run takes tables. A run that was never calibrated ranks
+  rows; what needs a threshold says so.
 
   Args:
     run_dir: a run's folder, a model file, or 'shipped': the checkpoint that
@@ -53,6 +56,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       takes tables of any width; see `metaad_jax.features`. None = the logarithm
       of the power in 32 bands, and statistics.
     rate: sampling rate of windows in Hz, for the names of frequency bands.
+    features: names of columns of a frame that are features, though they look
+      like ids, times or labels; '*' = all are.
 
   Attributes:
     threshold_: a row whose abnormality is above this is an outlier.
@@ -62,7 +67,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       the support's normals each scored without itself.
     labels_: [n] decision_scores_ > threshold_, as 0 and 1.
     n_features_in_: number of columns, or of samples in a window.
-    feature_names_in_: names of the columns, where a frame gave them.
+    feature_names_in_: names of the columns, where a frame gave them; also of
+      those that were set aside.
     support_: [n] bool, which rows the detector is adapted to; the other
       normals only calibrate it.
 
@@ -80,11 +86,13 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     false_alarm_rate: float = 0.05,
     window_features: str | None = None,
     rate: float | None = None,
+    features: Sequence[str] = (),
   ):
     self.run_dir = run_dir
     self.false_alarm_rate = false_alarm_rate
     self.window_features = window_features
     self.rate = rate
+    self.features = features
 
   def __sklearn_tags__(self):
     tags = super().__sklearn_tags__()
@@ -277,7 +285,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     """
     loaded = Fitted.load(os.fspath(path))
     made = cls(**loaded.options._asdict())
-    made._name(loaded.columns.names, loaded.x.shape[1])
+    made._name(loaded.columns.header, loaded.x.shape[1])
     made._fitted, made.support_ = loaded, loaded.support
     return made
 
@@ -342,8 +350,9 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
 
   def _adapt(self, columns, x, y, support, run):
     options = fitted.Options(
-      *(getattr(self, n) for n in fitted.Options._fields)
-    )
+      self.run_dir, self.false_alarm_rate, self.window_features, self.rate,
+      self._features(),
+    )  # fmt: skip
     self._fitted = fitted.adapt(options, columns, x, y, support, run)
     self.support_ = support
     return self
@@ -361,7 +370,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     parts, known = [], None
     for rows in (X, unlabelled):
       if rows is not None:
-        parts.append(self._encode(rows, fitting, known))
+        labels = y if rows is X else None
+        parts.append(self._encode(rows, fitting, known, labels))
         known = parts[-1].columns
     x = np.concatenate([part.x for part in parts])
     labels = np.full(len(x), -1)
@@ -369,7 +379,12 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       labels[: len(parts[0].x)] = encoding.labels(y, len(parts[0].x))
     return parts[-1]._replace(x=x), labels
 
-  def _encode(self, X, fitting=False, known=None) -> Encoded:
+  def _features(self):
+    """Names of columns to keep, as a tuple."""
+    chosen = self.features
+    return (chosen,) if isinstance(chosen, str) else tuple(chosen)
+
+  def _encode(self, X, fitting=False, known=None, y=None) -> Encoded:
     """`known` are the columns of rows of `fit` that came before."""
     if isinstance(X, Encoded):
       return X
@@ -377,36 +392,42 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     run = self._run() if fitting else self._fitted.run
     shape: Any = run.layout.shape or getattr(columns, 'shape', None)
     first = fitting and known is None
-    if hasattr(X, 'columns') and hasattr(X, '__getitem__'):
+    if isinstance(X, Samples) or encoding.is_frame(X):
       if columns is not None and not (fitting or columns.names):
         warnings.warn(
           'X has names of columns, which the detector was fitted without: they '
           'are taken in their order', stacklevel=4,
         )  # fmt: skip
-      rows = encoding.frame(X, columns, grow=fitting)
-      if first:
-        encoding.warn_of_roles(X)
+      read = X
+      if not isinstance(X, Samples):
+        read = encoding.read(X, y, columns, self._features())
+      rows = encoding.encode(read, columns, grow=fitting)
     else:
-      options: Any = {'allow_nd': True, 'ensure_all_finite': False}
-      if np.ma.is_masked(X):  # what is masked is missing
-        X = np.ma.filled(X.astype(np.float64), np.nan)
-      try:
-        x = validate_data(self, X, reset=first, dtype=np.float64, **options)
-      except (OverflowError, MemoryError, AttributeError) as error:
-        raise DataError(f'X cannot be read as numbers: {error}') from error
-      rows = Encoded(x, columns or Columns(x.shape[1:]))
+      rows = self._array(X, columns, first)
     encoding.check(rows.x, shape, run.setup.any_width)
-    if first:
-      names = rows.columns.names
-      text = all(isinstance(name, str) for name in getattr(X, 'columns', ()))
-      self._name(names if text else (), rows.x.shape[1])
+    if first and rows.columns.names:
+      named = getattr(X, 'column_names', getattr(X, 'columns', ()))
+      text = isinstance(X, Samples) or all(isinstance(n, str) for n in named)
+      self._name(rows.columns.header if text else (), rows.x.shape[1])
     return rows
 
-  def _name(self, names, width):
+  def _array(self, X, columns, first):
+    options: Any = {'allow_nd': True, 'ensure_all_finite': False}
+    if np.ma.is_masked(X):  # what is masked is missing
+      X = np.ma.filled(X.astype(np.float64), np.nan)
+    try:
+      x = validate_data(self, X, reset=first, dtype=np.float64, **options)
+    except (OverflowError, MemoryError, AttributeError) as error:
+      raise DataError(f'X cannot be read as numbers: {error}') from error
+    if not first and len(columns.names) < len(columns.header):
+      x = x[:, [columns.header.index(name) for name in columns.names]]
+    return Encoded(x, columns or Columns(x.shape[1:]))
+
+  def _name(self, header, width):
     """What scikit-learn asks of the columns of `fit`."""
-    self.n_features_in_ = width
-    if names:
-      self.feature_names_in_ = np.array(names, object)
+    self.n_features_in_ = len(header) or width
+    if header:
+      self.feature_names_in_ = np.array(header, object)
     elif hasattr(self, 'feature_names_in_'):
       del self.feature_names_in_
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from metaad_jax import devices, features, storage
 from metaad_jax.base import DataError
-from metaad_jax.data import episodes
+from metaad_jax.data import episodes, roles
 from metaad_jax.detector import (
   adaptation,
   encoding,
@@ -89,6 +89,7 @@ class Options(NamedTuple):
   false_alarm_rate: float
   window_features: str | None
   rate: float | None
+  features: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -299,6 +300,8 @@ class Fitted:
       'names': list(self.columns.names) or None,
       'categories': {k: list(v) for k, v in self.columns.levels.items()},
       'n_features_in': self.x.shape[1],
+      'report': [column._asdict() for column in self.columns.report],
+      'decimal': self.columns.decimal,
     }
     storage.save(path, arrays, meta | (about or {}))
 
@@ -316,9 +319,16 @@ class Fitted:
     saved = meta['detector']
     x = np.asarray(arrays['detector/x'], np.float64)
     y, support = (arrays[f'detector/{name}'] for name in ('y', 'support'))
-    options = Options(run_dir=path, **saved['options'])
+    given = {'features': (), **saved['options']}
+    given['features'] = tuple(given['features'])
+    options = Options(run_dir=path, **given)
     names, levels = tuple(saved['names'] or ()), saved['categories']
-    columns = Columns(x.shape[1:], names, levels)
+    columns = Columns(
+      x.shape[1:], names, levels,
+      tuple(roles.Column(**column) for column in saved.get('report', ())),
+      tuple(n for i, n in enumerate(names) if np.isnan(x[:, i]).all()),
+      saved.get('decimal', ''),
+    )  # fmt: skip
     shape = run.layout.shape or columns.shape
     encoding.check(x, shape, run.setup.any_width)
     return adapt(options, columns, x, y, support, run)

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from typing import Any, NamedTuple
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -80,7 +79,8 @@ class Judge(NamedTuple):
     """Rows of a file as the detector takes them; a DataError says what not."""
     if isinstance(rows, pd.DataFrame):
       rows = rows[list(self.columns)]
-    return self.detector.encode(_shaped(rows, self.run_dir, path))
+    rows = _shaped(rows, self.run_dir, path)
+    return self.detector.encode(_typed(rows, self.support))
 
   def explain(self, rows: encoding.Encoded, judgement: Any) -> list[Any]:
     """Reasons that name the support's rows as its file numbers them."""
@@ -149,11 +149,12 @@ def adapt(
   try:
     order = _order(labels)
     parts = np.split(order, [(labels >= 0).sum()])
-    checked, rest = (_take(rows, part) if len(part) else None for part in parts)
+    checked, rest = (
+      _typed(_take(rows, part), support) if len(part) else None
+      for part in parts
+    )
     y = None if checked is None else labels[parts[0]] == 1
-    with warnings.catch_warnings():  # the report of the columns has said it
-      warnings.filterwarnings('ignore', '.*it is used as a feature')
-      detector.fit(checked, y, unlabelled=rest)
+    detector.fit(checked, y, unlabelled=rest)
   except DataError as error:
     raise DataError(f'{path}: {error}') from error
   return Judge(path, support, labels, detector, reading)
@@ -200,6 +201,7 @@ def load(path: str) -> Judge:
       tuple(map(str, about.get('header', names))),
       columns=tuple(Column(*column) for column in about.get('columns', ())),
       dialect=dialect and text_files.Dialect(*map(str, dialect)),
+      decimal=fitted.columns.decimal,
     )
     read = about.get('reading', {})
     kinds: dict[str, Callable[[Any], Any]] = {
@@ -235,6 +237,15 @@ def _frame(fitted):
 def _order(labels):
   """[K] rows in the order that the detector has them: unlabelled ones last."""
   return np.argsort(labels < 0, kind='stable')
+
+
+def _typed(rows, support):
+  """Rows as the detector takes what was read already."""
+  if not isinstance(rows, pd.DataFrame):
+    return rows
+  return Samples(
+    rows, None, None, (), columns=support.columns, decimal=support.decimal
+  )
 
 
 def _take(rows, which):

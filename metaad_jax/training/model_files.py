@@ -40,6 +40,10 @@ def _of(default):
 
 
 _CONFIG = {f.name: _of(f.default) for f in dataclasses.fields(Config)}
+_COLUMN = {
+  'name': schema.TEXT, 'kind': schema.TEXT, 'missing': schema.number(0, 1),
+  'role': schema.TEXT, 'why': schema.TEXT,
+}  # fmt: skip
 _META = schema.fields({
   'config': schema.fields(_CONFIG),
   'layout': schema.fields({
@@ -61,10 +65,13 @@ _META = schema.fields({
       'false_alarm_rate': schema.number(1e-9, 1 - 1e-9),
       'window_features': schema.or_none(schema.TEXT),
       'rate': schema.or_none(schema.number(1e-9, 1e12)),
+      'features': schema.listed(schema.TEXT),
     }, ('false_alarm_rate', 'window_features', 'rate')),
     'names': schema.or_none(schema.listed(schema.TEXT)),
     'categories': schema.mapping(schema.listed(schema.TEXT)),
     'n_features_in': schema.whole(1, _LARGE),
+    'report': schema.listed(schema.fields(_COLUMN, tuple(_COLUMN))),
+    'decimal': schema.TEXT,
   }, ('options', 'names', 'categories', 'n_features_in')),
 }, ('config', 'layout'))  # fmt: skip
 
@@ -131,6 +138,9 @@ def _detector(arrays, meta):
   names, width = saved['names'], x.shape[1]
   if width != saved['n_features_in'] or len(names or x[0]) != width:
     raise DataError('detector/x has another number of columns than its names')
+  report = saved.get('report')
+  if report and not {*(names or ())} <= {column['name'] for column in report}:
+    raise DataError('its report lacks columns')
   for name, levels in saved['categories'].items():
     if name not in (names or ()) or len(set(levels)) < len(levels):
       schema.refuse(

@@ -264,45 +264,6 @@ def test_the_page_for_scikit_learn_runs(run_dir, monkeypatch, tmp_path):
   assert names['search'].best_score_ > 0.9
 
 
-def test_frames_with_categories(run_dir):
-  cells = {
-    'heat': list(np.random.default_rng(0).normal(20, 1, 30)),
-    'mode': ['slow', 'fast', None] * 10,
-    'on': [True] * 30,
-  }
-  found = []
-  for library in (pandas, polars):
-    frame = library.DataFrame(cells)
-    other = library.DataFrame(cells | {'mode': ['melted'] * 29 + ['molten']})
-    detector = MetaAnomalyDetector(run_dir).fit(frame)
-    assert list(detector.feature_names_in_) == ['heat', 'mode', 'on']
-    scores = detector.score_samples(frame)
-    found.append(scores)
-    assert detector.score_samples(other).mean() < scores.mean()
-    turned = frame[['on', 'heat', 'mode']]
-    assert_array_equal(detector.score_samples(turned), scores)
-    assert_array_equal(
-      detector.encode(frame).x[:3, 1:], [[1, 1], [0, 1], [np.nan, 1]]
-    )
-    # Rows encoded once are the same rows, and so are some of them.
-    rows = detector.encode(other)
-    assert (rows.x[:, 1] == 2).all()  # a code of its own
-    some = rows.take(np.array([4, 1]))
-    assert_array_equal(
-      detector.score_samples(some), detector.score_samples(other)[[4, 1]]
-    )
-    (told,) = detector.explain(rows.take([29]), detector.judge(rows).take([29]))
-    assert told.score == -detector.score_samples(other)[29]
-    assert told.words == {'mode': 'molten'} and told.row[0] == cells['heat'][29]
-    assert 'mode' in reasons.text(told).split(';')[0]
-    with pytest.raises(DataError, match="lacks column 'mode'"):
-      detector.predict(frame[['on', 'heat']])
-    words = library.DataFrame(cells | {'heat': ['hot'] * 30})
-    with pytest.raises(DataError, match="'heat' held numbers"):
-      detector.predict(words)
-  assert_array_equal(found[0], found[1])
-
-
 def test_what_is_masked_is_missing(run_dir, rows):
   x = rows[0][:20]
   detector = MetaAnomalyDetector(run_dir).fit(x)
@@ -312,18 +273,6 @@ def test_what_is_masked_is_missing(run_dir, rows):
   assert_array_equal(
     detector.score_samples(masked), detector.score_samples(holes)
   )
-
-
-def test_dates_in_frames_keep_their_seconds(run_dir):
-  start = pandas.Timestamp('2026-01-01')
-  frame = lambda t: pandas.DataFrame({'t': t, 'x': np.zeros(len(t))})
-  near = [start + pandas.Timedelta(seconds=i) for i in range(20)]
-  new = frame([start, start + pandas.Timedelta(days=1), pandas.NaT])
-  detector = MetaAnomalyDetector(run_dir).fit(frame(near))
-  first, late, _ = -detector.score_samples(new)
-  assert late > first + 1
-  seconds = detector.encode(new).x[:, 0]
-  assert_array_equal(seconds, [1767225600, 1767312000, np.nan])
 
 
 def test_saved_and_loaded(run_dir, rows, tmp_path):
@@ -480,22 +429,3 @@ def test_labels_that_make_no_sense(run_dir, y):
 def test_rates_that_make_no_sense(run_dir, rate):
   with pytest.raises(DataError, match='false_alarm_rate'):
     MetaAnomalyDetector(run_dir, false_alarm_rate=rate).fit(np.eye(2))
-
-
-def test_columns_of_a_frame_that_are_hardly_features_are_warned_of():
-  n = np.arange(40)
-  rows = pandas.DataFrame({
-    'heat': np.random.default_rng(0).normal(size=40),
-    'row': n,
-    'when': pandas.date_range('2024-03-01', periods=40, freq='min'),
-    'Class': n % 2,
-  })  # fmt: skip
-  with pytest.warns(UserWarning) as caught:
-    MetaAnomalyDetector().fit(rows[:20])
-  told = [
-    str(w.message) for w in caught if 'is used as a feature' in str(w.message)
-  ]
-  assert [text.split("'")[1] for text in told] == ['row', 'when', 'Class']
-  with warnings.catch_warnings():
-    warnings.simplefilter('error')
-    MetaAnomalyDetector().fit(rows[['heat']].assign(cold=-rows['heat']))
