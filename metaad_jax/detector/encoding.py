@@ -48,18 +48,31 @@ class Columns(NamedTuple):
     """The names of all columns of a frame."""
     return tuple(column.name for column in self.report) or self.names
 
+  def takes(self, data: Mapping[str, Any], name: str) -> bool:
+    """Whether a column of a frame holds numbers, as it did in `fit`."""
+    kind = getattr(getattr(data[name], 'dtype', None), 'kind', 'O')
+    known = name not in self.levels and name not in self.empty
+    return known and isinstance(data[name], pd.Series) and kind in 'fiub'
+
   def like(self, names: Sequence[str]) -> Samples:
-    """Rows of the kinds of the columns, and all their levels."""
-    rows = max([1, *map(len, self.levels.values())])
-    frame = pd.DataFrame(np.zeros((rows, len(names))), columns=pd.Index(names))
-    frame[list(self.empty)] = np.nan
-    for name, levels in self.levels.items():
-      values = [*levels, *[None] * (rows - len(levels))]
-      frame[name] = pd.Categorical(values, levels)
-    header, decimal = self.header or tuple(names), self.decimal
+    """Some columns as they were in `fit`: their kinds, and all their levels."""
+    rows = max([1, *(len(self.levels.get(name, ())) for name in names)])
+    frame = {}
+    for name in names:
+      if name in self.levels:
+        levels = self.levels[name]
+        values = [*levels, *[None] * (rows - len(levels))]
+        frame[name] = pd.Series(pd.Categorical(values, levels))
+      else:
+        frame[name] = pd.Series(
+          np.full(rows, np.nan if name in self.empty else 0.0)
+        )
+    header, report = self.header or tuple(names), self.report
+    report = tuple(column for column in report if column.name in frame)
     return Samples(
-      frame, None, None, header, columns=self.report, decimal=decimal
-    )
+      pd.DataFrame(frame), None, None, header, columns=report,
+      decimal=self.decimal,
+    )  # fmt: skip
 
 
 class Encoded(NamedTuple):
@@ -108,7 +121,7 @@ def read(
   try:
     content = formats.frame(rows)
     data: Any = content.data
-    names = list(data)
+    names, plain = list(data), {}
     count = len(next(iter(data.values()), ()))
     if not count:
       raise DataError(
@@ -120,15 +133,22 @@ def read(
       more: dict[str, Any] = {'features': chosen}
     else:
       check_names(names, known)
-      more = {'like': known.like(known.names or names)}
+      wanted = known.names or names
+      plain = {name: data[name] for name in wanted if known.takes(data, name)}
+      rest = [name for name in wanted if name not in plain]
+      if not rest:
+        return Samples(pd.DataFrame(plain), None, None, ())
+      more = {'like': known.like(rest)}
+      content = content._replace(data={name: data[name] for name in rest})
     samples = user_files.from_frame(content, labels(y, count), **more)
+    rows = pd.concat([samples.rows, pd.DataFrame(plain)], axis=1)
   except DataError as error:
     text = str(error)
     text = text if text.startswith('y ') else f'X: {_said(text)}'
     raise DataError(text) from error
   for note in samples.notes:
     warnings.warn(f'X: {_said(note)}', stacklevel=5)
-  return samples
+  return samples._replace(rows=rows)
 
 
 def warn_of_roles(rows: Any) -> None:
