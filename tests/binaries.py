@@ -24,7 +24,7 @@ def succeed(program, *arguments):
 
 
 def fail(program, code, *arguments, printed=''):
-  """The one line on stderr, but for notes; on stdout nothing, or lines that start so."""
+  """The error on stderr; on stdout nothing, or lines that start so."""
   got, out, err = call(program, *arguments)
   assert got == code, (out, err)
   assert all(printed and line.startswith(printed) for line in out.splitlines())

@@ -1,7 +1,8 @@
-"""Rows judged as they arrive on a stream of .csv lines."""
+"""Rows judged as they arrive on a stream of lines, of .csv or of JSON."""
 
 from collections.abc import Callable, Iterable, Iterator
 import csv
+import json
 import os
 import re
 import select
@@ -77,28 +78,31 @@ def follow(
     limit: end after so many rows.
 
   Yields:
-    {'row', 'score', 'p_value', 'decision', 'reasons'} for each row, reasons for
-    abnormal ones only; in the end {'summary': ...} with counts.
+    {'row', 'keys', 'score', 'p_value', 'decision', 'reasons'} for each row;
+    keys, if there are any, are ids and times, reasons those of abnormal rows;
+    in the end {'summary': ...} with counts.
 
   Raises:
     DataError: if the first line lacks the name of a column of the support.
   """
   names: tuple[str, ...] = ()
   count, alarms, malformed = 0, 0, 0
+  decimal = by.support.dialect.decimal if by.support.dialect else '.'
   for place, line in enumerate(lines, 1):
     try:
-      orders = (names,) if names else (by.support.header, by.columns)
-      cells = _cells(by, orders, line.decode('utf-8-sig').strip('\r'))
-      if not any(cells):
-        continue  # an empty line
-      if not names and not any(map(cells_lib.is_number, cells)):
-        same = roles.same_names(cells, by.support.header)
-        cells = [same.get(cell, cell) for cell in cells]
-      if _is_header(by, cells):
-        names = tuple(cells)
-        continue
-      row = _row(by, orders, cells)
-    except (ValueError, csv.Error) as error:  # DataError, UnicodeDecodeError
+      text = line.decode('utf-8-sig').strip('\r')
+      if text.lstrip().startswith('{'):
+        row = _row(by, _fields(by, text), '.')
+      else:
+        orders = (names,) if names else (by.support.header, by.columns)
+        cells = _cells(by, orders, text)
+        if not any(cells):
+          continue  # an empty line
+        if found := _names(by, cells):
+          names = found
+          continue
+        row = _row(by, _named(orders, cells), decimal)
+    except (ValueError, csv.Error, RecursionError) as error:
       if isinstance(error, _Lacking) and not names and not count:
         raise
       malformed += 1
@@ -128,23 +132,55 @@ def _cells(by, orders, text):
   return text_files.split(text, text_files.sniff([text]))
 
 
-def _is_header(by, cells):
-  """Whether these are the names of the columns; `_Lacking` if not of all."""
+def _names(by, cells):
+  """The names of the columns, if that is it; `_Lacking` if not of all."""
+  if any(map(cells_lib.is_number, cells)):
+    return ()
   known = {*by.columns, *by.support.header}
-  if any(map(cells_lib.is_number, cells)) or known.isdisjoint(cells):
-    return False
+  same = roles.same_names(cells, known)
+  names = tuple(same.get(cell, cell) for cell in cells)
+  if known.isdisjoint(names):
+    return ()
   for name in by.columns:
-    if name not in cells:
+    if name not in names:
       raise _Lacking(
         f'the rows to follow lack column {name!r} of {by.path}: give it, or '
         f'--ignore={name}'
       )
-  return True
+  return names
 
 
-def _encoded(by, cells):
+def _named(orders, cells):
+  names = next((o for o in orders if len(o) == len(cells)), orders[-1])
+  if len(cells) != len(names):
+    raise DataError(f'{len(cells)} values where {len(names)} were expected')
+  return dict(zip(names, cells, strict=True))
+
+
+def _fields(by, line):
+  """The cells of an object, by name; what is missing in known rows may be."""
+  cells = {
+    name: '' if value is None else str(value)
+    for name, value in _flat(json.loads(line))
+  }
+  gaps = by.support.rows.isna().any()
+  for name in by.columns:
+    if name not in cells and not gaps[name]:
+      raise DataError(f'it lacks {name!r}, which the known rows have')
+    cells.setdefault(name, '')
+  return cells
+
+
+def _flat(fields, start=''):
+  for name, value in fields.items():
+    if isinstance(value, dict):
+      yield from _flat(value, f'{start}{name}.')
+    else:
+      yield start + name, value
+
+
+def _encoded(by, cells, decimal):
   """A row of text; where all cells are plain numbers, without pandas."""
-  decimal = by.support.dialect.decimal if by.support.dialect else '.'
   plain = all(_PLAIN.fullmatch(cells[name]) for name in by.columns)
   if plain and decimal == '.' and (by.support.rows.dtypes == np.float64).all():
     numbers = [float(cells[name]) for name in by.columns]
@@ -154,13 +190,16 @@ def _encoded(by, cells):
   return by.encode(frame, 'the row')
 
 
-def _row(by, orders, cells):
-  names = next((o for o in orders if len(o) == len(cells)), orders[-1])
-  if len(cells) != len(names):
-    raise DataError(f'{len(cells)} values where {len(names)} were expected')
-  encoded = _encoded(by, dict(zip(names, cells, strict=True)))
+def _row(by, cells, decimal):
+  if all(map(cells_lib.is_missing, (cells[name] for name in by.columns))):
+    raise DataError('none of the columns that are looked at has a value')
+  encoded = _encoded(by, cells, decimal)
+  keys = [c.name for c in by.support.columns if c.role in ('id', 'time')]
   judged = by.detector.judge(encoded)
-  row: dict[str, Any] = {'score': float(judged.scores[0])}
+  row: dict[str, Any] = {}
+  if told := {name: cells[name] for name in keys if name in cells}:
+    row['keys'] = told
+  row['score'] = float(judged.scores[0])
   if by.threshold is None:
     return row
   row['p_value'] = float(judged.p_values[0])

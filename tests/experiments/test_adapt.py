@@ -235,6 +235,8 @@ def test_half_written_results_are_taken_away(tmp_path):
 
 # --- as they arrive ----------------------------------------------------------
 
+WHEN = [f'2026-03-{day:02}' for day in range(1, 31)]
+
 
 @pytest.fixture(scope='module')
 def judge(run_dir, tmp_path_factory):
@@ -282,6 +284,26 @@ def test_rows_one_by_one_are_judged_as_in_a_file(judge):
     again, _, skipped = followed(judge, ways)
     assert not skipped
     assert [r['score'] for r in again] == [r['score'] for r in rows]
+
+
+def test_objects_are_judged_as_lines_are(run_dir):
+  known, new, _ = numbers()
+  names = ['m.a', 'm.b.c', 'm.b.d', 'e']
+  frame = pandas.DataFrame(known, columns=names).assign(at=WHEN[:20])
+  by = judging.adapt(run_dir, 's', user_files.from_frame(frame), rate=0.05)
+  nested = [
+    {'at': WHEN[0], 'm': {'a': a, 'b': {'c': b, 'd': c}}, 'e': d, 'tags': []}
+    for a, b, c, d in new.tolist()
+  ]
+  lines = [json.dumps(record).encode() for record in nested]
+  rows, _, skipped = followed(by, lines)
+  expected = by.detector.judge(pandas.DataFrame(new, columns=names)).scores
+  assert not skipped and rows[0]['keys'] == {'at': WHEN[0]}
+  assert_allclose([row['score'] for row in rows], expected)
+  bad = [b'{"m": {"a": 1}, "e": 3}', b'{"a": [1', b'{"a":' * 9999, b'{}']
+  bad += [b'{"m": {"a": null, "b": {"c": null, "d": null}}, "e": null}']
+  rows, summary, skipped = followed(by, bad)
+  assert summary['malformed'] == 5 and "'m.b.c'" in skipped[0]
 
 
 def test_lines_that_make_no_sense_are_counted_told_and_skipped(judge):
