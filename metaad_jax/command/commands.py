@@ -14,11 +14,12 @@ import jax
 
 from metaad_jax import devices
 from metaad_jax.base import DataError
-from metaad_jax.command import endings, work
-from metaad_jax.detector import judge, reasons
+from metaad_jax.command import endings, series_work, work
+from metaad_jax.detector import judge, reasons, series_files
 from metaad_jax.detector.judge import Reading
 
 _SAMPLE = pathlib.Path(__file__).with_name('sample')
+_RATE = 0.05  # of false alarms
 _EXTRAS = {
   'report': ('matplotlib',),
   'formats': ('pyarrow', 'openpyxl', 'polars'),
@@ -27,32 +28,77 @@ _EXTRAS = {
 
 
 def detect(
-  *, normal: str, new: str, output: str, exit_code: bool, run_dir: str,
-  false_alarm_rate: float, dry_run: bool, **reading: Any,
+  *, normal: str, new: str | None, output: str, exit_code: bool, run_dir: str,
+  false_alarm_rate: float | None, dry_run: bool, **options: Any,
 ) -> int | None:  # fmt: skip
-  by, query = work.adapt(
-    run_dir, normal, Reading(**reading), false_alarm_rate, new, dry_run
-  )
+  reading, series = _parted(options)
+  if series.asked:
+    _refuse(false_alarm_rate, run_dir, reading)
+    found = series_work.detect(normal, new, reading, series, dry_run)
+    if found is None:
+      return None
+    return _code(exit_code, series_work.write(found, output))
+  if new is None:
+    raise endings.UsageError(
+      f'name a file of rows to judge by those of {normal}; if it is a series, '
+      'say until when it is healthy: --healthy_until=TIME'
+    )
+  rate = false_alarm_rate or _RATE
+  by, query = work.adapt(run_dir, normal, reading, rate, new, dry_run)
   if by is None or query is None:
     return None
   return _code(exit_code, _found(by, new, query, output))
 
 
 def fit(
-  *, normal: str, output: str, run_dir: str, false_alarm_rate: float,
-  dry_run: bool, **reading: Any,
+  *, normal: str, output: str, run_dir: str, false_alarm_rate: float | None,
+  dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
-  by, _ = work.adapt(
-    run_dir, normal, Reading(**reading), false_alarm_rate, dry_run=dry_run
-  )
-  if by is not None:
+  reading, series = _parted(options)
+  if series.asked:
+    _refuse(false_alarm_rate, run_dir, reading)
+    samples, healthy, _, _ = series_work.read(normal, reading, series, dry_run)
+    if dry_run:
+      return
+    fitted = series_work.fitted(normal, samples, healthy, reading, series)
+    series_files.save(fitted, output)
+  else:
+    rate = false_alarm_rate or _RATE
+    by, _ = work.adapt(run_dir, normal, reading, rate, dry_run=dry_run)
+    if by is None:
+      return
     judge.save(by, output)
-    print(work.size(output))
+  print(work.size(output))
+
+
+def _parted(options):
+  """How files are read, and what is said of series."""
+  series = series_work.Options._fields
+  return Reading(**{k: v for k, v in options.items() if k not in series}), (
+    series_work.Options(**{k: options[k] for k in series})
+  )
+
+
+def _refuse(rate, run_dir, reading):
+  """Flags that mean nothing for series."""
+  given = {
+    '--false_alarm_rate': rate, '--window': reading.window,
+    '--run_dir': run_dir != 'shipped',
+  }  # fmt: skip
+  for flag, value in given.items():
+    if value:
+      raise endings.UsageError(
+        f'{flag} is for rows of tables: of a series say --per_day=N for the '
+        'rate of false events; the lengths of its windows come from the data'
+      )
 
 
 def score(
   *, model: str, new: str, output: str, exit_code: bool, **reading: Any
 ) -> int | None:
+  if series_files.is_series(model):
+    found = series_work.score(model, new, reading)
+    return _code(exit_code, series_work.write(found, output))
   by = judge.load(model)
   query = work.query_of(by, new, reading)
   return _code(exit_code, _found(by, new, query, output))
@@ -106,6 +152,8 @@ def learn(
 
 
 def export(*, model: str, output: str) -> None:
+  if series_files.is_series(model):
+    raise DataError(f'{model} is of a series, and has no compiled form')
   judge.load(model).detector.export(output)
   print(work.size(output))
 

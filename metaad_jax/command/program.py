@@ -16,22 +16,33 @@ _ABOUT = """Finds what is abnormal in a table, from a few normal rows.
   metaad detect pump/normal.csv pump/new.csv    judged; found/report.html
   metaad fit pump/normal.csv --output=pump.npz  the same in two steps
   metaad score pump.npz pump/new.csv
+
+and in a series, from its healthy beginning:
+
+  metaad sample heart --series                  a real one
+  metaad detect heart/series.csv --healthy_until=20s
 """
 _READING = (
   'label', 'anomaly_label', 'features', 'ignore', 'time', 'id', 'window',
 )  # fmt: skip
-_ADAPTING = ('false_alarm_rate', *_READING, 'run_dir', 'dry_run')
+_SERIES = ('series', 'healthy_until', 'per_day', 'step', 'resample')
+_ADAPTING = (
+  'false_alarm_rate', *_READING, 'run_dir', 'dry_run', *_SERIES
+)  # fmt: skip
 _AGAIN = ('label', 'anomaly_label', 'time', 'id')  # of another file
 # Name -> what it does, an example, its arguments.
 _COMMANDS = {
   'detect': (
-    'judge the rows of one file by the known rows of another',
-    'metaad detect normal.csv new.csv --false_alarm_rate=0.02 --id=serial',
-    ('normal', 'new', 'output=found', 'exit_code', *_ADAPTING),
+    'judge rows by the known rows of another file, or a series by its start',
+    'metaad detect normal.csv new.csv --false_alarm_rate=0.02 --id=serial\n'
+    "  metaad detect series.csv --healthy_until='2024-01-05 12:00'\n"
+    '  metaad detect healthy.csv series.csv --series',
+    ('normal', 'new?', 'output=found', 'exit_code', *_ADAPTING),
   ),
   'fit': (
     'adapt to the known rows of a file; keep the detector in a model file',
-    'metaad fit normal.csv --output=pump.npz --ignore=operator',
+    'metaad fit normal.csv --output=pump.npz --ignore=operator\n'
+    '  metaad fit healthy.csv --series --output=pump.npz',
     ('normal', 'output=detector.npz', *_ADAPTING),
   ),
   'score': (
@@ -40,14 +51,15 @@ _COMMANDS = {
     ('model', 'new', 'output=found', 'exit_code', *_AGAIN),
   ),
   'explain': (
-    'say in words why rows of a file score what they score',
+    'say in words why rows, or events of a series, score what they score',
     'metaad explain pump.npz new.csv --rows=17,230',
     ('model', 'new', 'rows', *_AGAIN),
   ),
   'follow': (
-    'judge rows as they arrive, a line of JSON each',
-    'tail -F log.csv | metaad follow pump.npz -',
-    ('model', 'log', 'max_rows', 'exit_code'),
+    'judge rows, or a series, as they arrive: a line of JSON each',
+    'tail -F log.csv | metaad follow pump.npz -\n'
+    '  metaad follow series.npz log.csv --state=series.state.npz',
+    ('model', 'log', 'max_rows', 'exit_code', 'state'),
   ),
   'learn': (
     'train on your own fleet; say whether that beats the shipped network',
@@ -63,7 +75,7 @@ _COMMANDS = {
   'sample': (
     'write a real example: known rows, and rows to judge',
     'metaad sample pump',
-    ('folder',),
+    ('folder', 'series'),
   ),
   'doctor': (
     'check the installation, and say what is missing',
@@ -91,6 +103,12 @@ def _rate(text):
   return float(text)
 
 
+def _positive(text):
+  if not 0 < float(text) < 1e12:
+    raise argparse.ArgumentTypeError(f'{text}: choose one above 0')
+  return float(text)
+
+
 def _count(text):
   if not 0 <= int(text) < 1 << 31:
     raise argparse.ArgumentTypeError(f'{text}: choose 0 or more')
@@ -112,7 +130,8 @@ def _columns(text):
 
 # Those of `add_argument`; a command with an argument 'output' has a default.
 _FILES = {
-  'normal': 'file of known rows: all normal, or with a column of labels',
+  'normal': 'file of known rows: all normal, or with a column of labels; or '
+  'a series',
   'new': 'file of rows to judge',
   'model': 'what metaad fit wrote',
   'fleet': 'one long file of the rows of many machines, patients or shops',
@@ -120,7 +139,7 @@ _FILES = {
 }
 _FLAGS: dict[str, dict[str, Any]] = {
   'false_alarm_rate': {
-    'type': _rate, 'default': 0.05, 'metavar': 'SHARE',
+    'type': _rate, 'default': None, 'metavar': 'SHARE',
     'help': 'of normal rows that may be called abnormal (default: 0.05)',
   },
   'label': _column(
@@ -160,6 +179,34 @@ _FLAGS: dict[str, dict[str, Any]] = {
     'action': 'store_true',
     'help': f'end with {endings.ALARMS} if a row is abnormal',
   },
+  'series': {
+    'action': 'store_true',
+    'help': 'the files are series: what the rows do in time counts, not each '
+    'alone; the first file is healthy',
+  },
+  'healthy_until': {
+    'default': '', 'metavar': 'TIME',
+    'help': 'the file is a series, and healthy before this time stamp, for '
+    "this duration ('3 days') or for this number of rows; the rest is judged",
+  },
+  'per_day': {
+    'type': _positive, 'default': None, 'metavar': 'N',
+    'help': 'false events of a series that may come a day, 24 = one an hour '
+    '(default: 1 per 10,000 points)',
+  },
+  'step': {
+    'type': _positive, 'default': None, 'metavar': 'SECONDS',
+    'help': 'between two samples of a series without time stamps',
+  },
+  'resample': {
+    'default': '', 'metavar': 'WIDTH',
+    'help': "average a series over bins of time, such as '10s' or '5min'",
+  },
+  'state': {
+    'default': '', 'metavar': 'FILE',
+    'help': 'of a series: go on from this file, and keep what is needed to go '
+    'on in it',
+  },
   'rows': {
     'type': _counts, 'default': (), 'metavar': 'NUMBERS',
     'help': 'of the rows, from 0 (default: the five most abnormal)',
@@ -187,8 +234,10 @@ def parser() -> argparse.ArgumentParser:
     made = commands.add_parser(command, help=text, description=about, **options)
     for name in names:
       name, _, default = name.partition('=')
-      if name in _FILES:
-        made.add_argument(name, help=_FILES[name])
+      if name.rstrip('?') in _FILES:
+        count = '?' if name[-1] == '?' else None
+        name = name.rstrip('?')
+        made.add_argument(name, help=_FILES[name], nargs=count)
       elif name == 'folder':
         made.add_argument(name, nargs='?', default='sample', help='to write')
       elif default:

@@ -39,6 +39,13 @@ def read(
   table = known is not None and isinstance(known.rows, pd.DataFrame)
   like = known if table else None
   samples = user_files.read(path, **reading._asdict(), like=like)
+  return report(path, samples, known, full)
+
+
+def report(
+  path: str, samples: Samples, known: Samples | None, full: bool
+) -> Samples:
+  """Prints how the columns were read, and hands the samples on; see `read`."""
   print(judged_lib.columns_text(path, samples, full), flush=True)
   for note in samples.notes:
     if known is None or note not in known.notes:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from metaad_jax.base import DataError
-from metaad_jax.data import cells, user_files
+from metaad_jax.data import cells, times, user_files
 
 LONGEST_GAP = 8  # samples in a row that are filled in by interpolation
 _LARGEST = 1e100  # of a value: beyond it squares are infinite
@@ -80,10 +80,13 @@ def read(
   if hasattr(series, 'columns') or isinstance(series, dict):
     samples = user_files.from_frame(series, features=tuple(names))
     line = of_samples(samples, names, resample)
-    told = f'column {line.time!r} holds '  # dates, and is no feature
+    aside = f'column {line.time!r} '  # is no feature, as it should
     return line._replace(
-      notes=tuple(n for n in line.notes if not n.startswith(told))
-    )
+      notes=tuple(
+        note for note in line.notes
+        if not (note.startswith(aside) and 'no feature' in note)
+      )
+    )  # fmt: skip
   values = _array(series)
   if resample:
     raise DataError(f'resample={resample!r} needs time stamps: give a frame')
@@ -131,6 +134,7 @@ def of_samples(
   """
   if not isinstance(samples.rows, pd.DataFrame):
     raise DataError('it holds windows: a series is [n] or [n, channels]')
+  samples = timed(samples, names)
   rows, notes = samples.rows, [*samples.notes]
   time, stamps, seconds, note = _times(samples, names)
   notes += [note] * bool(note)
@@ -166,16 +170,41 @@ def _times(samples, names=()):
     found = _seconds(name, samples.keys[name])
     if found is not None:
       return name, samples.keys[name].array, *found
+  return '', np.arange(len(samples.rows)), None, ''
+
+
+def timed(samples: user_files.Samples, wanted: Sequence[str] = ()) -> Any:
+  """The same with the column of times aside, if it was taken for a feature.
+
+  Times of day, and numbers that rise under a name such as seconds; none of the
+  columns that are `wanted`, and only where no other column holds times.
+  """
+  roles = {c.name: c for c in samples.columns}
+  if any(c.role == 'time' or (c.role == 'id' and _unit(c.name))
+         for c in samples.columns):  # fmt: skip
+    return samples
   for name in samples.rows:
     x = samples.rows[name]
-    if name in names or cells.kind_of(x) == 'category':
+    if name in wanted or cells.kind_of(x) == 'category':
       continue
-    if name in aside and aside[name].kind == 'time':
-      x = _unwrapped(x.to_numpy())
-      return name, pd.to_timedelta(x, unit='s').array, x, ''
-    if _unit(name) and len(x) > 1 and (np.diff(x.to_numpy()) > 0).all():
-      return name, x.array, *(_seconds(name, x) or (None, ''))
-  return '', np.arange(len(samples.rows)), None, ''
+    clock = name in roles and roles[name].kind == 'time'
+    rises = len(x) > 1 and bool((np.diff(x.to_numpy()) > 0).all())
+    if clock or (rises and _unit(name)):
+      keys = samples.keys.assign(**{
+        name: pd.to_timedelta(_unwrapped(x.to_numpy()), unit='s')
+        if clock else x
+      })  # fmt: skip
+      return samples._replace(
+        rows=samples.rows.drop(columns=name), keys=keys,
+        columns=tuple(
+          c._replace(role='time', why='') if c.name == name else c
+          for c in samples.columns
+        ),
+        notes=tuple(
+          n for n in samples.notes if not n.startswith(f'column {name!r}')
+        ),
+      )  # fmt: skip
+  return samples
 
 
 def _unit(name):
@@ -329,6 +358,72 @@ def without_anomalies(line: Timeline) -> Timeline:
     f'{bad.sum()} rows of the healthy part are labelled anomalous: left out'
   )
   return line._replace(values=values, notes=(*line.notes, note))
+
+
+def split(line: Timeline, row: int) -> tuple[Timeline, Timeline]:
+  """The series before a row, and from it on."""
+  begin, end = line.at[row], line.at[row - 1] + 1
+  part = lambda x, which: None if x is None else x[which]
+  made = [
+    line._replace(
+      values=line.values[some], at=line.at[which] - line.at[which][0],
+      stamps=line.stamps[which], seconds=part(line.seconds, which),
+      labels=part(line.labels, which),
+    )
+    for some, which in (
+      (slice(end), slice(row)), (slice(begin, None), slice(row, None))
+    )
+  ]  # fmt: skip
+  return made[0], made[1]
+
+
+def row_of(until: str, line: Timeline, form: str = '') -> int:
+  """The first row that does not lie before a time.
+
+  Args:
+    until: a number of rows; a duration from the start, such as '3 days'; or a
+      time stamp.
+    line: the series.
+    form: of dates in its file, such as '%d/%m/%Y'.
+
+  Raises:
+    DataError: if it makes no sense, or no row or all of them lie before it.
+  """
+  if re.fullmatch(r'\d+', until.strip()):
+    row = int(until)
+  elif line.seconds is None:
+    raise DataError(
+      f'{until!r} is a time, and no column holds time stamps: give a number of '
+      'rows, or name the column of times'
+    )
+  else:
+    row = int(np.searchsorted(line.seconds, _moment(until, line, form)))
+  if not 0 < row < len(line.at):
+    ends = f', from {line.stamps[0]} to {line.stamps[-1]}' * bool(line.time)
+    raise DataError(
+      f'{"no" if row < 1 else "every"} row lies before {until!r}: the series '
+      f'has {len(line.at)} rows{ends}'
+    )
+  return row
+
+
+def _moment(until, line, form):
+  """Seconds, on the clock of the series."""
+  assert line.seconds is not None
+  try:
+    return line.seconds[0] + pd.Timedelta(until).total_seconds()
+  except ValueError:
+    pass
+  for known in filter(None, (form, 'ISO8601')):
+    try:
+      dates = pd.Series(pd.to_datetime([until.strip()], format=known, utc=True))
+      return float(times.seconds(dates)[0])
+    except (ValueError, OverflowError):
+      continue
+  raise DataError(
+    f'{until!r} is no time: write it as in the file or as 2024-01-31 12:00, as '
+    "a duration such as '3 days', or as a number of rows"
+  )
 
 
 class Piece(NamedTuple):

@@ -421,13 +421,25 @@ def _csv(judged: Judged) -> str:
       '; '.join(r.text for r in why.get(row, ())) for row in range(count)
     ],
   })  # fmt: skip
-  for name, column in reversed(list(keys(judged).items())):
-    name = f'{name} of the file' if name in frame else name
-    frame.insert(1, name, column.to_numpy())
   if window:
     frame.insert(1, 'last_sample', (frame['row'] + 1) * window - 1)
     frame.insert(1, 'first_sample', frame['row'] * window)
-  frame = frame.map(_harmless).rename(columns=_harmless)
+  return with_keys(frame, keys(judged), 1 + 2 * bool(window))
+
+
+def with_keys(frame: pd.DataFrame, keys: pd.DataFrame, place: int = 1) -> str:
+  """Findings [n] as .csv, with the ids and times [n] as columns at a place."""
+  for name, column in reversed(list(keys.items())):
+    name = f'{name} of the file' if name in frame else str(name)
+    frame.insert(place, name, column.to_numpy())
+  return harmless_csv(frame)
+
+
+def harmless_csv(frame: pd.DataFrame) -> str:
+  """A frame as .csv without a cell that a spreadsheet takes for a formula."""
+  for name in frame.select_dtypes(exclude='number'):
+    frame[name] = frame[name].map(_harmless)
+  frame = frame.rename(columns=_harmless)
   return frame.to_csv(index=False, lineterminator='\n')
 
 

@@ -12,7 +12,10 @@ from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.data import timelines
 from metaad_jax.data.timelines import Timeline
+from metaad_jax.detector import series_explanations
+from metaad_jax.detector.series_explanations import SeriesExplanation
 from metaad_jax.features import subsequences
+from metaad_jax.training import model_files
 
 _SHORTEST = 30  # samples of a healthy stretch
 _FARTHEST = 1e6  # deviations from the mean: what is beyond is as abnormal
@@ -27,6 +30,7 @@ class Event(NamedTuple):
     score: there; higher = more abnormal.
     p_value: of the peak.
     reason: in words.
+    rows: numbers of the rows of start, end and peak.
   """
 
   start: Any
@@ -35,6 +39,27 @@ class Event(NamedTuple):
   score: float
   p_value: float
   reason: str
+  rows: tuple[int, int, int] = (0, 0, 0)
+
+
+class Judgement(NamedTuple):
+  """What is said of a series of n rows.
+
+  Attributes:
+    line: the series as it was read.
+    scores: [n] float64, higher = more abnormal; NaN where nothing is said.
+    p_values: [n]
+    outliers: [n] bool, alarms.
+    events: in order of time.
+    changed: the row at which what is called healthy has changed, or None.
+  """
+
+  line: Timeline
+  scores: np.ndarray
+  p_values: np.ndarray
+  outliers: np.ndarray
+  events: list[Event]
+  changed: int | None
 
 
 class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
@@ -61,6 +86,12 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     threshold_: a time stamp whose abnormality is above this is an alarm.
     offset_: -threshold_; decision_function = score_samples - offset_.
     n_features_in_: number of channels.
+    names_: of the channels, () if they have none.
+    time_: name of the column of times, or ''.
+    stretches_: the healthy parts, [n, C] each.
+    starts_: seconds at which each begins, or None.
+    step_: seconds between two samples, or None.
+    event_rate_: false events per sample that `false_alarms` allows.
 
   Example:
     >>> detector = SeriesAnomalyDetector(step=60).fit(healthy)
@@ -114,17 +145,20 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     found = [timelines.pieces(line) for line in lines]
     for line, (_, note) in zip(lines, found, strict=True):
       _warn([*line.notes, note])
-    self.stretches_ = [
-      piece.values for pieces, _ in found for piece in pieces
-      if len(piece.values) >= _SHORTEST
+    kept = [
+      (_begin(line, piece), piece.values)
+      for line, (pieces, _) in zip(lines, found, strict=True)
+      for piece in pieces if len(piece.values) >= _SHORTEST
     ]  # fmt: skip
+    self.starts_ = [start for start, _ in kept]
+    self.stretches_ = [x for _, x in kept]
     if not self.stretches_:
       raise DataError(
         f'a healthy stretch needs at least {_SHORTEST} samples in a row, none '
         'of them missing'
       )
-    self._step = self.step or _common_step(lines)
-    self._names, self._time = lines[0].names, lines[0].time
+    self.step_ = self.step or _common_step(lines)
+    self.names_, self.time_ = lines[0].names, lines[0].time
     self.n_features_in_ = channels.pop()
     joined = np.concatenate(self.stretches_)
     self.mean_ = joined.mean(0)
@@ -145,10 +179,13 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       return self.fit(X, y)
     none = np.zeros(0, int)
     known = [
-      Timeline(x, none, none, step=self._step, names=self._names)
+      Timeline(x, none, none, step=self.step_, names=self.names_)
       for x in self.stretches_
     ]
-    return self._fit([*known, *self._lines(_stretches(X), self._names)])
+    starts = self.starts_
+    self._fit([*known, *self._lines(_stretches(X), self.names_)])
+    self.starts_[: len(starts)] = starts
+    return self
 
   def score_samples(self, X) -> np.ndarray:
     """[n], one per time stamp; lower = more abnormal, as in scikit-learn."""
@@ -172,36 +209,53 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
 
   def events(self, X) -> list[Event]:
     """Alarms less than a period apart as one event each, in order of time."""
+    return self._events(*self._score(X))
+
+  def explain(self, X, event: Event | int) -> SeriesExplanation:
+    """Why an event, or the row of a number, of a series is abnormal."""
+    row = event if isinstance(event, int) else event.rows[2]
+    line = timelines.read(X, self.names_, self.resample)
+    return series_explanations.explain(self, line, row)
+
+  def judge(self, X) -> Judgement:
+    """All that is said of a series, scored once."""
     scores, which, line = self._score(X)
-    alarms = np.flatnonzero(scores > self.threshold_)
-    if not len(alarms):
-      return []
-    cuts = np.flatnonzero(np.diff(line.at[alarms]) > self.period_) + 1
-    events = []
-    for part in np.split(alarms, cuts):
-      peak = part[np.argmax(scores[part])]
-      events.append(
-        Event(
-          line.stamps[part[0]],
-          line.stamps[part[-1]],
-          line.stamps[peak],
-          float(scores[peak]),
-          float(self._p_values(scores[peak])),
-          self._reason(which[peak]),
-        )  # fmt: skip
-      )
-    return events
+    return Judgement(
+      line, scores, self._p_values(scores),
+      self._known(scores) > self.threshold_,
+      self._events(scores, which, line), self._changed(scores, line, 0.01),
+    )  # fmt: skip
 
   def changed(self, X, rate: float = 0.01) -> int | None:
-    """The first index at which what is called healthy has changed for good.
+    """The first row at which what is called healthy has changed for good.
 
     A test martingale bets against the p-values of successive periods (Vovk,
     Nouretdinov and Gammerman, Testing exchangeability on-line, ICML 2003): on
     a series like the healthy part it ever exceeds 1 / rate with a probability
     of at most `rate`. None = nothing to be said against it.
     """
-    scores = self._known(self._score(X)[0])
-    blocks = _blocks(scores, self.period_)
+    scores, _, line = self._score(X)
+    return self._changed(scores, line, rate)
+
+  def _events(self, scores, which, line):
+    alarms = np.flatnonzero(self._known(scores) > self.threshold_)
+    if not len(alarms):
+      return []
+    cuts = np.flatnonzero(np.diff(line.at[alarms]) > self.period_) + 1
+    events = []
+    for part in np.split(alarms, cuts):
+      peak = part[np.argmax(scores[part])]
+      rows = part[0], part[-1], peak
+      events.append(Event(
+        *(line.stamps[row] for row in rows), float(scores[peak]),
+        float(self._p_values(scores[peak])),
+        series_explanations.reason(self, which[peak]),
+        tuple(map(int, rows)),
+      ))  # fmt: skip
+    return events
+
+  def _changed(self, scores, line, rate):
+    blocks = _blocks(self._known(scores), self.period_)
     p = np.clip(self._p_values(blocks), 1e-12, 1)
     powers = np.linspace(0.05, 0.95, 19)[:, None]
     wealth = np.cumsum(np.log(powers) + (powers - 1) * np.log(p), 1)
@@ -210,16 +264,27 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     return int(over[0] * self.period_) if len(over) else None
 
   @property
+  def healthy_range_(self) -> tuple[float, float]:
+    """The lowest and the highest score of a healthy stretch of a period."""
+    return float(self._healthy[0]), float(self._healthy[-1])
+
+  @property
   def offset_(self) -> float:
     return -self.threshold_
 
-  def save(self, path: str) -> None:
-    """Writes options and healthy stretches into a model file (.npz)."""
+  def save(self, path: str, more: dict[str, Any] | None = None) -> None:
+    """Writes options and healthy stretches into a model file (.npz).
+
+    Args:
+      path: of the file.
+      more: meta data of the caller, 'file'.
+    """
     check_is_fitted(self, 'stretches_')
     arrays = {f'stretch/{i}': x for i, x in enumerate(self.stretches_)}
     meta = {
-      'kind': 'series', 'step': self._step, 'names': self._names,
-      'options': self.get_params(),
+      'kind': 'series', 'format': 1, 'step': self.step_, 'names': self.names_,
+      'time': self.time_, 'starts': self.starts_,
+      'options': self.get_params(), **(more or {}),
     }  # fmt: skip
     storage.save(path, arrays, meta)
 
@@ -230,35 +295,33 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     Raises:
       DataError: if the file is missing, damaged, or no series detector.
     """
+    return cls.restore(path)[0]
+
+  @classmethod
+  def restore(cls, path: str) -> tuple[Self, dict[str, Any]]:
+    """The detector of a model file, and the file's meta data; as `load`."""
     arrays, meta = storage.load(path)
-    options: Any = meta.get('options')
-    names = [f'stretch/{i}' for i in range(len(arrays))]
-    kinds = {
-      'false_alarms': str, 'period': int, 'step': int | float | None,
-      'resample': str,
-    }  # fmt: skip
-    good = (
-      meta.get('kind') == 'series'
-      and isinstance(options, dict)
-      and options.keys() == kinds.keys()
-      and all(isinstance(options[k], kind) for k, kind in kinds.items())
-      and isinstance(meta.get('step'), int | float | None)
-      and isinstance(meta.get('names'), list)
-      and arrays.keys() == set(names)
-    )
-    if not names or not good:
-      raise DataError(f'{path} is no detector for series')
-    made = cls(**options | {'step': meta['step']})
-    made.set_params(resample='').fit([arrays[name] for name in names])
-    made.set_params(step=options['step'], resample=options['resample'])
-    made._step, made._names = meta['step'], tuple(map(str, meta['names']))
-    made._calibrate()
-    return made
+    try:
+      model_files.check_series(arrays, meta)
+    except DataError as error:
+      raise DataError(f'{path} is no detector for series: {error}') from error
+    options = meta['options']
+    made = cls(**options)
+    none = np.zeros(0, int)
+    made._fit([
+      Timeline(
+        arrays[f'stretch/{i}'], none, none, step=meta['step'],
+        names=tuple(meta['names']), time=meta['time'],
+      )
+      for i in range(len(arrays))
+    ])  # fmt: skip
+    made.starts_ = list(meta['starts'])
+    return made, meta
 
   def _score(self, X):
     """[n] abnormality, NaN = missing; [n] which view; the timeline."""
     check_is_fitted(self, 'stretches_')
-    line = timelines.read(X, self._names, self.resample)
+    line = timelines.read(X, self.names_, self.resample)
     pieces, note = timelines.pieces(line)
     _warn([*line.notes, note])
     if line.values.shape[1] != self.n_features_in_:
@@ -272,9 +335,9 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
         f'{max(len(p.values) for p in pieces)} samples in a row are shorter '
         f'than a window of {shortest}: give a longer stretch'
       )
-    if line.step and self._step and abs(line.step / self._step - 1) > 0.1:
+    if line.step and self.step_ and abs(line.step / self.step_ - 1) > 0.1:
       _warn([
-        f'samples are {line.step:g} s apart, but {self._step:g} s in fit: '
+        f'samples are {line.step:g} s apart, but {self.step_:g} s in fit: '
         'resample one of them, or shapes and rates do not compare'
       ])  # fmt: skip
     scores = np.full(len(line.values), np.nan)
@@ -305,7 +368,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
         blocks.append(_blocks(scores[np.isfinite(scores)], self.period_))
         at += len(x)
       self._healthy = np.sort(np.concatenate(blocks))
-    rate = _per_sample(self.false_alarms, self._step)
+    rate = self.event_rate_ = _per_sample(self.false_alarms, self.step_)
     level = -np.expm1(-rate * self.period_)  # of one period
     known, n = self._healthy, len(self._healthy)
     above = int(level * (n + 1)) - 1  # healthy ones that may exceed it
@@ -328,18 +391,12 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     top = self._healthy[-max(1, len(self._healthy) // 5) :]
     return max(float((top - top[0]).mean()), 0.05)
 
-  def _reason(self, which):
-    channels = self._scales[0].farthest.shape[1]
-    scale, rest = divmod(int(which), len(subsequences.VIEWS) * channels)
-    view, channel = divmod(rest, channels)
-    where = ''
-    if channels > 1:
-      last = channel == channels - 1
-      where = ' of all channels together' if last else f' of channel {channel}'
-    return (
-      f'{subsequences.VIEWS[view]}{where} over {self._scales[scale].length} '
-      'samples is like nothing in the healthy part'
-    )
+
+def _begin(line, piece):
+  """Seconds at which a piece begins, or None."""
+  if line.seconds is None or not len(line.at):
+    return None
+  return float(line.seconds[np.searchsorted(line.at, piece.start)])
 
 
 def _stretches(X):

@@ -76,13 +76,13 @@ def windows(x: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
   return np.moveaxis(means, 1, 2).astype(np.float32)
 
 
-def _describe(w, typical):
+def _describe(w, typical, xp=jnp):
   """[N, C, P] windows -> [views, C, N, P]; `typical` [C] is their deviation."""
   centred = w - w.mean(-1, keepdims=True)
-  size = jnp.maximum(centred.std(-1), 0.1 * typical)[..., None]
-  steps = jnp.diff(w, axis=-1, prepend=w[..., :1])
-  views = jnp.stack([w, centred, centred / size, steps])
-  return jnp.swapaxes(views, 1, 2) / jnp.sqrt(POINTS)
+  size = xp.maximum(centred.std(-1), 0.1 * typical)[..., None]
+  steps = xp.diff(w, axis=-1, prepend=w[..., :1])
+  views = xp.stack([w, centred, centred / size, steps])
+  return xp.swapaxes(views, 1, 2) / POINTS**0.5
 
 
 @jax.jit
@@ -136,6 +136,32 @@ def _distances(scale, deviation, x, starts, apart=0, at=0):
     )
     done = slice(first, first + len(some))
     yield done, np.asarray(least)[..., : len(some)]
+
+
+class Comparison:
+  """One window at a time against the healthy ones of a length, by NumPy."""
+
+  def __init__(self, scale: Scale, deviation: np.ndarray):
+    self.scale, self._deviation = scale, deviation.astype(np.float32)
+    self._views = _describe(scale.bank, self._deviation, np)
+    self._squares = (self._views**2).sum(-1)
+
+  def __call__(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A window [L, C] -> [views, C or C + 1] log ratios as in `score`.
+
+    And the number of the nearest healthy window for each of them.
+    """
+    w = windows(window, np.zeros(1, int), self.scale.length)
+    asked = _describe(w, self._deviation, np)[:, :, 0]
+    product = (self._views @ asked[..., None])[..., 0]
+    squares = (asked**2).sum(-1)[..., None] + self._squares - 2 * product
+    if squares.shape[1] > 1:
+      together = squares.mean(1, keepdims=True)
+      squares = np.concatenate([squares, together], 1)
+    nearest = squares.argmin(-1)
+    least = np.take_along_axis(squares, nearest[..., None], -1)[..., 0]
+    ratio = np.log(np.maximum(least, _FLOOR**2)) / 2 - self.scale.farthest
+    return ratio, nearest
 
 
 def fit(

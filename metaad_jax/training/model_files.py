@@ -76,6 +76,47 @@ _META = schema.fields({
 }, ('config', 'layout'))  # fmt: skip
 
 
+_SERIES = schema.fields({
+  'kind': schema.satisfies(lambda v: v == 'series', "'series'"),
+  'format': schema.whole(1, 1),  # a newer one is of a newer version
+  'step': schema.or_none(schema.number(1e-12, 1e12)),
+  'names': schema.listed(schema.TEXT, 4096),
+  'time': schema.TEXT,
+  'starts': schema.listed(schema.or_none(schema.number(-1e12, 1e12))),
+  'options': schema.fields({
+    'false_alarms': schema.TEXT,
+    'period': schema.whole(0, 1_000_000),
+    'step': schema.or_none(schema.number(1e-12, 1e12)),
+    'resample': schema.TEXT,
+  }, ('false_alarms', 'period', 'step', 'resample')),
+  'file': schema.mapping(schema.ANYTHING),  # `series_files.load` reads it
+}, ('kind', 'format', 'step', 'names', 'time', 'starts', 'options')
+)  # fmt: skip
+
+
+def check_series(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+  """Raises DataError for what no model file of a detector of series holds."""
+  _SERIES('its model.json', meta)
+  if not arrays or arrays.keys() != {
+    f'stretch/{i}' for i in range(len(arrays))
+  }:
+    raise DataError('its arrays are not stretch/0, stretch/1, ...')
+  shapes = {x.shape[1:] for x in arrays.values()}
+  for name, x in arrays.items():
+    if x.dtype.kind != 'f' or x.ndim != 2 or len(x) < 30 or not x.shape[1]:
+      schema.refuse(name, x.shape, 'numbers [30 or more, channels]')
+    if not (np.abs(x) <= 1e100).all():
+      raise DataError(f'{name} holds what is no number, or an absurd one')
+  (channels,) = shapes.pop() if len(shapes) == 1 else (0,)
+  names = meta['names']
+  if len(meta['starts']) != len(arrays):
+    schema.refuse('starts', meta['starts'], 'one of each stretch')
+  if not channels or len({*names}) not in (0, channels):
+    raise DataError('its stretches and names are of different channels')
+  if len(names) not in (0, channels):
+    schema.refuse('names', names, 'different names of the channels')
+
+
 def check(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
   """Raises DataError for what no model file holds; see `runs.pack`.
 

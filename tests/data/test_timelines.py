@@ -147,3 +147,19 @@ def test_what_is_no_series_is_refused_in_one_line(series):
   with pytest.raises(DataError) as told:
     timelines.pieces(timelines.read(series))
   assert '\n' not in str(told.value)
+
+
+def test_a_series_is_cut_at_a_row_a_time_or_after_a_while():
+  frame = pd.DataFrame(X, TIMES, ['a', 'b'])
+  line = timelines.read(frame)
+  for until in ('2', '2024-03-01 00:00:20', '20s', '2024-03-01 00:00:12'):
+    before, after = timelines.split(line, timelines.row_of(until, line))
+    np.testing.assert_array_equal(before.values, X[:2])
+    np.testing.assert_array_equal(after.values, X[2:])
+    assert after.stamps[0] == TIMES[2] and after.at.tolist() == [0, 1, 2, 3]
+  assert timelines.row_of('01/03/2024 00:00:20', line, '%d/%m/%Y %H:%M:%S') == 2
+  for until in ('0', '6', '1 day', '1999-01-01', 'noon'):
+    with pytest.raises(DataError):
+      timelines.row_of(until, line)
+  with pytest.raises(DataError, match='time stamps'):
+    timelines.row_of('20s', timelines.read(X))

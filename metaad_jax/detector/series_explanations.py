@@ -1,0 +1,174 @@
+"""Why an event of a series is one: where, how, and what would be healthy."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from metaad_jax.data import timelines
+from metaad_jax.features import subsequences
+
+TOGETHER = 'all channels together'
+_DATES = 1e8  # seconds: above they count since 1970
+
+
+class SeriesExplanation(NamedTuple):
+  """Why a place in a series is abnormal.
+
+  Attributes:
+    view: what of the window is unlike: one of `subsequences.VIEWS`.
+    channel: of which channel, or `TOGETHER`.
+    length: samples of the window.
+    excess: how many times as far from the healthy part as any healthy window is
+      from the others.
+    channels: the names of the channels, the farthest first, and how many times
+      as far each is on its own.
+    rows: the window's first row and the row after its last, in the series.
+    window: [length, channels] its values.
+    stretch, sample: where the nearest healthy window begins: in which healthy
+      stretch, and at which of its samples.
+    healthy: [length, channels] its values.
+    since: when that was, in words, or ''.
+  """
+
+  view: str
+  channel: str
+  length: int
+  excess: float
+  channels: tuple[tuple[str, float], ...]
+  rows: tuple[int, int]
+  window: np.ndarray
+  stretch: int
+  sample: int
+  healthy: np.ndarray
+  since: str
+
+
+def channel_name(detector: Any, channel: int) -> str:
+  if detector.n_features_in_ == 1 and not detector.names_:
+    return ''
+  if channel == detector.n_features_in_:
+    return TOGETHER
+  return detector.names_[channel] if detector.names_ else f'channel {channel}'
+
+
+def explain(
+  detector: Any, line: timelines.Timeline, row: int
+) -> SeriesExplanation:
+  """Explains a row of a series.
+
+  Args:
+    detector: a fitted `SeriesAnomalyDetector`.
+    line: the series.
+    row: its number, such as that of an event's peak.
+
+  Raises:
+    DataError: if nothing can be said there, since too much is missing.
+  """
+  place = int(line.at[row])
+  pieces, _ = timelines.pieces(line)
+  shortest = detector._scales[0].length
+  held = [
+    p for p in pieces
+    if p.start <= place < p.start + len(p.values) and len(p.values) >= shortest
+  ]  # fmt: skip
+  if not held:
+    raise timelines.DataError(
+      f'nothing can be said of row {row}: too much is missing around it'
+    )
+  (piece,) = held
+  x = detector._standardized(piece.values)
+  best: Any = None
+  excess = np.full(detector.n_features_in_, -np.inf)
+  for scale in detector._scales:
+    length = scale.length
+    if length > len(x):
+      continue
+    start = place - piece.start - (length - 1) // 2
+    start = int(np.clip(start, 0, len(x) - length))
+    compare = subsequences.Comparison(scale, detector._deviation)
+    ratio, nearest = compare(x[start : start + length])
+    excess = np.maximum(excess, ratio[:, : len(excess)].max(0))
+    view, channel = np.unravel_index(ratio.argmax(), ratio.shape)
+    if best is None or ratio.max() > best[0]:
+      begin = scale.starts[nearest[view, channel]]
+      best = ratio.max(), length, int(view), int(channel), start, int(begin)
+  length, view, channel, start, begin = best[1:]
+  ends = np.cumsum([len(s) for s in detector.stretches_])
+  stretch = int(np.searchsorted(ends, begin, 'right'))
+  sample = begin - int(ends[stretch] - len(detector.stretches_[stretch]))
+  rows = np.searchsorted(
+    line.at, [piece.start + start, piece.start + start + length]
+  )
+  return SeriesExplanation(
+    subsequences.VIEWS[view], channel_name(detector, channel), length,
+    float(np.exp(best[0])), tuple(
+      (channel_name(detector, c), float(np.exp(excess[c])))
+      for c in np.argsort(-excess, kind='stable')
+    ), (int(rows[0]), int(rows[1])),
+    piece.values[start : start + length], stretch, sample,
+    detector.stretches_[stretch][sample : sample + length],
+    _since(detector, stretch, sample),
+  )  # fmt: skip
+
+
+def _since(detector, stretch, sample):
+  """When a sample of the healthy part was."""
+  start, step = detector.starts_[stretch], detector.step_
+  if start is None or step is None:
+    return ''
+  seconds = start + sample * step
+  if seconds < _DATES:
+    return f'{seconds:.6g} s'
+  return str(pd.Timestamp(round(seconds, 3), unit='s'))
+
+
+def reason(detector: Any, which: int) -> str:
+  """In words, which of the comparisons is the farthest.
+
+  Args:
+    detector: a fitted `SeriesAnomalyDetector`.
+    which: of `subsequences.score`.
+  """
+  columns = detector._scales[0].farthest.shape[1]
+  number, rest = divmod(int(which), len(subsequences.VIEWS) * columns)
+  view, channel = divmod(rest, columns)
+  name = channel_name(detector, channel)
+  length = detector._scales[number].length
+  of = f' of {name}' if name else ''
+  return (
+    f'{subsequences.VIEWS[view]}{of} over '
+    f'{length_text(length, detector.step_)}: unlike anything healthy'
+  )
+
+
+def text(e: SeriesExplanation, step: float | None = None) -> str:
+  """A line on it; `step` in seconds."""
+  of = f' of {e.channel}' if e.channel else ''
+  when = f', {e.since},' if e.since else ''
+  many = [f'{name} ({x:.2g})' for name, x in e.channels[:3]]
+  more = f'; each alone: {", ".join(many)}' if len(e.channels) > 1 else ''
+  return (
+    f'{e.view}{of} over {length_text(e.length, step)} lies {e.excess:.2g} '
+    'times as far from the healthy part as any of its own windows does; the '
+    f'nearest healthy window{when} begins at sample {e.sample}'
+    f'{f" of stretch {e.stretch}" if e.stretch else ""}{more}'
+  )
+
+
+_UNITS = ((86400.0, 'day'), (3600.0, 'hour'), (60.0, 'minute'))
+
+
+def length_text(samples: float, step: float | None) -> str:
+  """'288 samples (1 day)'."""
+  text = f'{samples:,.0f} samples'
+  return text if step is None else f'{text} ({seconds_text(samples * step)})'
+
+
+def seconds_text(seconds: float) -> str:
+  """'1.5 hours'."""
+  for unit, name in _UNITS:
+    if seconds >= unit:
+      many = f'{seconds / unit:.3g}'
+      return f'{many} {name}{"s" if many != "1" else ""}'
+  return f'{seconds:.3g} seconds'
