@@ -19,6 +19,7 @@ from metaad_jax.detector import judge, reasons, series_files
 from metaad_jax.detector.judge import Reading
 
 _SAMPLE = pathlib.Path(__file__).with_name('sample')
+_SAMPLE_SERIES = pathlib.Path(__file__).with_name('sample_series')
 _RATE = 0.05  # of false alarms
 _EXTRAS = {
   'report': ('matplotlib',),
@@ -117,6 +118,8 @@ def _code(wanted, alarms):
 def explain(
   *, model: str, new: str, rows: Sequence[int], **reading: Any
 ) -> None:
+  if series_files.is_series(model):
+    return series_work.explain(model, new, rows, reading)
   by = judge.load(model)
   query = work.query_of(by, new, reading)
   judged = judge.judge(by, new, query, rows or 5)
@@ -158,11 +161,15 @@ def export(*, model: str, output: str) -> None:
   print(work.size(output))
 
 
-def sample(*, folder: str) -> None:
-  files = {path.name: path.read_bytes() for path in _SAMPLE.iterdir()}
+def sample(*, folder: str, series: bool) -> None:
+  source = _SAMPLE_SERIES if series else _SAMPLE
+  files = {path.name: path.read_bytes() for path in source.iterdir()}
   written = judge.save_files(folder, files)
   print(f'{", ".join(written)} written\n{files["README.txt"].decode()}')
-  print(f'now: metaad detect {folder}/normal.csv {folder}/new.csv')
+  print(
+    f'now: metaad detect {folder}/series.csv --healthy_until=25s'
+    if series else f'now: metaad detect {folder}/normal.csv {folder}/new.csv'
+  )  # fmt: skip
 
 
 def doctor() -> None:

@@ -20,7 +20,7 @@ _ABOUT = """Finds what is abnormal in a table, from a few normal rows.
 and in a series, from its healthy beginning:
 
   metaad sample heart --series                  a real one
-  metaad detect heart/series.csv --healthy_until=20s
+  metaad detect heart/series.csv --healthy_until=25s
 """
 _READING = (
   'label', 'anomaly_label', 'features', 'ignore', 'time', 'id', 'window',

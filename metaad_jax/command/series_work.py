@@ -1,5 +1,6 @@
 """What `metaad` does with series: files in, alarms and events out."""
 
+from collections.abc import Sequence
 import sys
 from typing import Any, NamedTuple
 
@@ -176,3 +177,21 @@ def write(found: JudgedSeries, folder: str) -> bool:
   written = rows.save_files(folder, files)
   print(f'{series_files.summary(found)}\n{", ".join(written)} written')
   return bool(found.found.events)
+
+
+def explain(
+  model: str, new: str, which: Sequence[int], changes: dict[str, Any]
+) -> None:
+  """Prints why rows, or the five highest events, are what they are."""
+  found = score(model, new, changes)
+  by, line = found.judge.detector, found.found.line
+  events = sorted(found.found.events, key=lambda e: -e.score)[:5]
+  for row in which or [e.rows[2] for e in events]:
+    if row >= len(line.at):
+      raise DataError(f'{new}: there is no row {row}: it has {len(line.at)}')
+    why = by.explain(line, row)
+    text = series_explanations.text(why, by.step_)
+    print(f'row {row}, {line.stamps[row]}: {text}' if line.time
+          else f'row {row}: {text}')  # fmt: skip
+  if not which and not events:
+    print('no event')
