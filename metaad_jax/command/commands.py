@@ -128,8 +128,12 @@ def explain(
 
 
 def follow(
-  *, model: str, log: str, max_rows: int, exit_code: bool
+  *, model: str, log: str, max_rows: int, exit_code: bool, state: str
 ) -> int | None:
+  if series_files.is_series(model):
+    raise DataError(f'{model} is of a series, which cannot be followed yet')
+  if state:
+    raise endings.UsageError('--state is for series: rows have none')
   code, alarms = work.follow(judge.load(model), log, max_rows)
   return code or _code(exit_code, alarms)
 

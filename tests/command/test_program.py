@@ -1,12 +1,11 @@
 """The console command, from files to files."""
 
-import contextlib
-import io
 import json
 import pathlib
 import subprocess
 import sys
 
+from calls import call, succeed
 import nearest_run
 import numpy as np
 import pandas
@@ -27,21 +26,6 @@ def elsewhere(tmp_path, monkeypatch):
   write('normal.csv', normal[:20])
   write('new.csv', new)
   write('quiet.csv', normal[:5])
-
-
-def call(*arguments):
-  """(exit code, stdout, stderr)."""
-  out, err = io.StringIO(), io.StringIO()
-  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-    with pytest.raises(SystemExit) as stopped:
-      program.main(arguments)
-  return stopped.value.code or 0, out.getvalue(), err.getvalue()
-
-
-def succeed(*arguments, code=0):
-  got, out, err = call(*arguments)
-  assert got == code, err
-  return out
 
 
 RUN = f'--run_dir={nearest_run.shared()}'

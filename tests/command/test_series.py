@@ -3,10 +3,10 @@
 import json
 import pathlib
 
+from calls import call, succeed
 import numpy as np
 import pandas
 import pytest
-import calls
 
 from metaad_jax.command import endings
 
