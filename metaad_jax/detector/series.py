@@ -247,10 +247,11 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       peak = part[np.argmax(scores[part])]
       rows = part[0], part[-1], peak
       events.append(Event(
-        *(line.stamps[row] for row in rows), float(scores[peak]),
+        line.stamps[rows[0]], line.stamps[rows[1]], line.stamps[peak],
+        float(scores[peak]),
         float(self._p_values(scores[peak])),
         series_explanations.reason(self, which[peak]),
-        tuple(map(int, rows)),
+        (int(rows[0]), int(rows[1]), int(peak)),
       ))  # fmt: skip
     return events
 

@@ -159,8 +159,8 @@ def load(path: str) -> SeriesJudge:
   names = detector.names_
   try:
     dialect, read = about.get('dialect'), dict(about.get('reading', {}))
-    listed = {
-      k: tuple(map(str, read.pop(k, ()))) for k in ('ignore', 'features')
+    read |= {
+      k: tuple(map(str, read.get(k, ()))) for k in ('ignore', 'features')
     }
     support = Samples(
       pd.DataFrame(np.concatenate(detector.stretches_), columns=list(names)),
@@ -168,7 +168,7 @@ def load(path: str) -> SeriesJudge:
       columns=tuple(Column(*column) for column in about.get('columns', ())),
       dialect=dialect and text_files.Dialect(*map(str, dialect)),
     )  # fmt: skip
-    reading = rows.Reading(**read, **listed)
+    reading = rows.Reading(**read)
   except (TypeError, ValueError, AttributeError) as error:
     raise DataError(
       f'{path} does not say how its files are read ({error!r}): fit it anew'
