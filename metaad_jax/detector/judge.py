@@ -19,12 +19,11 @@ from metaad_jax.base import DataError
 from metaad_jax.data import cells, text_files
 from metaad_jax.data.roles import Column
 from metaad_jax.data.user_files import Samples
-from metaad_jax.detector import encoding, estimator, explanations
+from metaad_jax.detector import encoding, estimator, explanations, sheets
 from metaad_jax.detector import reasons as reasons_lib
 from metaad_jax.scores import metrics
 
 _AT_LEAST, _AT_MOST = 5, 50  # rows that get reasons: the alarms, and others
-_FORMULA = ('=', '+', '-', '@', '\t', '\r')
 
 
 class Reading(NamedTuple):
@@ -424,30 +423,7 @@ def _csv(judged: Judged) -> str:
   if window:
     frame.insert(1, 'last_sample', (frame['row'] + 1) * window - 1)
     frame.insert(1, 'first_sample', frame['row'] * window)
-  return with_keys(frame, keys(judged), 1 + 2 * bool(window))
-
-
-def with_keys(frame: pd.DataFrame, keys: pd.DataFrame, place: int = 1) -> str:
-  """Findings [n] as .csv, with the ids and times [n] as columns at a place."""
-  for name, column in reversed(list(keys.items())):
-    name = f'{name} of the file' if name in frame else str(name)
-    frame.insert(place, name, column.to_numpy())
-  return harmless_csv(frame)
-
-
-def harmless_csv(frame: pd.DataFrame) -> str:
-  """A frame as .csv without a cell that a spreadsheet takes for a formula."""
-  for name in frame.select_dtypes(exclude='number'):
-    frame[name] = frame[name].map(_harmless)
-  frame = frame.rename(columns=_harmless)
-  return frame.to_csv(index=False, lineterminator='\n')
-
-
-def _harmless(cell):
-  """A cell that no spreadsheet takes for a formula: numbers, or text."""
-  if not isinstance(cell, str) or not cell.startswith(_FORMULA):
-    return cell
-  return cell if cells.is_number(cell) else f"'{cell}"
+  return sheets.with_keys(frame, keys(judged), 1 + 2 * bool(window))
 
 
 def _json(judged: Judged) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from metaad_jax.data.roles import Column
 from metaad_jax.data.timelines import Timeline
 from metaad_jax.data.user_files import Samples
 from metaad_jax.detector import judge as rows
+from metaad_jax.detector import sheets
 from metaad_jax.detector.series import Judgement, SeriesAnomalyDetector
 from metaad_jax.detector.series_explanations import length_text
 
@@ -246,7 +247,7 @@ def _scores_csv(judged):
                                                         strict=True)],
     'decision': _decisions(found),
   })  # fmt: skip
-  return rows.with_keys(frame, judged.keys)
+  return sheets.with_keys(frame, judged.keys)
 
 
 def event_rows(judged: JudgedSeries) -> list[dict[str, Any]]:
@@ -295,6 +296,6 @@ def files(judged: JudgedSeries) -> dict[str, bytes]:
   }  # fmt: skip
   return {
     'scores.csv': _scores_csv(judged).encode(),
-    'events.csv': rows.harmless_csv(table).encode(),
+    'events.csv': sheets.harmless_csv(table).encode(),
     'events.json': json.dumps(said, indent=1, allow_nan=False).encode(),
   }
