@@ -8,6 +8,7 @@ words, and a column that mixes numbers and words is refused.
 from collections.abc import Iterable, Mapping, Sequence
 import datetime
 import decimal as decimal_lib
+import functools
 import numbers as numbers_lib
 import re
 from typing import Any, NamedTuple
@@ -91,6 +92,7 @@ def key(value: Any) -> str:
   return text
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def _parse(cell: str, decimal: str) -> _Number | None:
   """Reads a number with whatever is put around it."""
   if _HEX.fullmatch(cell):

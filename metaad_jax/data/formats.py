@@ -9,7 +9,6 @@ import warnings
 
 import numpy as np
 import pandas as pd
-import scipy.io.wavfile
 
 from metaad_jax.base import DataError
 from metaad_jax.data import text_files
@@ -166,6 +165,8 @@ def _cell(value):
 
 
 def _wav(path):
+  import scipy.io.wavfile  # late, as are those of other formats
+
   with warnings.catch_warnings():  # chunks that are no sound
     warnings.simplefilter('ignore', scipy.io.wavfile.WavFileWarning)
     try:

@@ -26,7 +26,6 @@ from metaad_jax.detector import (
   encoding,
   explanations,
   fitted,
-  queries,
   sanity,
 )
 from metaad_jax.detector.encoding import Columns, Encoded
@@ -255,6 +254,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     Raises:
       DataError: if fewer than n rows of X are unknown.
     """
+    from metaad_jax.detector import queries  # late: it brings scikit-learn's
+
     return queries.choose(self._checked(), self.encode(X).x, n, policy)
 
   def explain(
@@ -294,9 +295,9 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
   ) -> Self:
     """Compiles ahead of `fit` for tables of so many columns and known rows.
 
-    What is compiled serves up to 8, 32, 128, 512, ... of either, and is kept on
-    disk for later processes (`devices.persist`). Without it `fit` compiles what
-    it needs, some seconds, and nothing after it does.
+    What is compiled serves up to 8, 16, 24, 32, 48, ... columns and 8, 32, 128,
+    ... rows, and is kept on disk for later processes (`devices.persist`).
+    Without it `fit` compiles what it needs, some seconds, and nothing after it.
     """
     fitted.warm_up(self.run_dir, columns, rows)
     return self

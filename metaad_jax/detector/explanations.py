@@ -12,16 +12,19 @@ Reference:
     predictions with feature contributions, 2014.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import collections
+from collections.abc import Callable, Generator, Mapping, Sequence
 import types
 from typing import Any, NamedTuple
 
 import numpy as np
 
 Score = Callable[[np.ndarray], np.ndarray]
+Plan = Generator[tuple[Score, np.ndarray], np.ndarray, Any]  # see `together`
 _BUDGET = 2048  # rows that are scored for the attributions of one
 # Of more columns, so many are looked at one by one, and the others in groups.
 _WIDE, _SINGLES, _GROUPS = 256, 32, 16
+_AT_ONCE = 1 << 24  # numbers, of the rows that are explained together
 
 
 class Change(NamedTuple):
@@ -63,53 +66,91 @@ class Explanation(NamedTuple):
   words: Mapping[str, str] = types.MappingProxyType({})
 
 
-def explain(
-  fitted: Any,
-  row: np.ndarray,
-  score: float,
-  p_value: float,
-  words: Mapping[str, str],
-) -> Explanation:
-  """Explains a row [d] or window [length, channels] of a `fitted.Fitted`."""
+def together(plans: Sequence[Plan]) -> list[Any]:
+  """Runs plans in step: the rows that they ask for are scored together.
+
+  A plan yields a score, a function of rows [n, ...], and rows, and is sent
+  their scores [n]. Returns what the plans return.
+  """
+  asked, results = {}, [None] * len(plans)
+
+  def go_on(i, scores):
+    try:
+      asked[i] = plans[i].send(scores)
+    except StopIteration as end:
+      asked.pop(i, None)
+      results[i] = end.value
+
+  for i in range(len(plans)):
+    go_on(i, None)
+  while asked:
+    askers = collections.defaultdict(list)
+    for i, (score, _) in asked.items():
+      askers[score].append(i)
+    for score, members in askers.items():
+      rows = [asked[i][1] for i in members]
+      ends = np.cumsum([len(part) for part in rows])[:-1]
+      parts = np.split(score(np.concatenate(rows)), ends)
+      for i, part in zip(members, parts, strict=True):
+        go_on(i, part)
+  return results
+
+
+def explain(fitted: Any, rows: Any, judged: Any) -> list[Explanation]:
+  """Explains rows (`encoding.Encoded`) that a `fitted.Fitted` judged."""
   support, normal = fitted.x[fitted.support], fitted.y[fitted.support] != 1
-  seen, values = fitted.features(support), fitted.features(row[None])
-  normals, unseen = seen[normal], fitted.unseen
-  flat = normals.reshape(len(normals), -1)
-  near, distances = nearest(values.ravel(), flat)
+  seen, threshold = fitted.features(support), fitted.threshold
+  normals, unseen, values = seen[normal], fitted.unseen, fitted.features(rows.x)
+  windows = rows.x.ndim > 2
+  shown = normals.reshape(len(normals), -1) if windows else support[normal]
   reference = float(np.mean(fitted.scores[fitted.normal]))
-  gains, shared, mend = np.zeros(0), 0.0, None
-  if normals.ndim == 2:
-    judges = [(by, seen[which]) for by, which in unseen]
-    gains, shared = of_columns(judges, values[0], normals, score - reference)
-    mend = change(
-      fitted.score_features, values[0], normals, gains, fitted.threshold
-    )
-  if row.ndim == 1:  # shown as it came, not as it is scored
-    values, flat = row, support[normal]
-    if mend is not None:
-      mended = row.copy()
-      mended[mend.columns] = flat[mend.normal][mend.columns]
-      mend = mend._replace(row=mended)
-  explanation = Explanation(
-    fitted.names, values.ravel(), gains, float(score), reference, shared,
-    fitted.threshold, float(p_value), flat, near, distances, mend,
-    numbers=np.flatnonzero(fitted.normal), categories=fitted.columns.levels,
-    words=words,
-  )  # fmt: skip
-  return explanation if row.ndim == 1 else _timed(fitted, explanation, row)
+  judges = [(by, seen[which]) for by, which in unseen]
+  of_windows = [
+    (lambda x, by=by: by(fitted.features(x)), support[which])
+    for by, which in unseen
+  ] if windows else []  # fmt: skip
 
+  def plan(i):
+    score, row = float(judged.scores[i]), values[i]
+    near, distances = nearest(row.ravel(), normals.reshape(len(normals), -1))
+    gains, shared, mend = np.zeros(0), 0.0, None
+    if normals.ndim == 2:
+      rise = score - reference
+      gains, shared = yield from of_columns(judges, row, normals, rise)
+    # A copy of a known row is normal, whatever the learner says of it.
+    if normals.ndim == 2 and score > threshold:
+      mend = yield from change(
+        fitted.score_features, row, normals, gains, threshold
+      )
+    if not windows:  # shown as it came, not as it is scored
+      row = rows.x[i]
+      if mend is not None:
+        mended = row.copy()
+        mended[mend.columns] = shown[mend.normal][mend.columns]
+        mend = mend._replace(row=mended)
+    told = Explanation(
+      fitted.names, row.ravel(), gains, score, reference, shared, threshold,
+      float(judged.p_values[i]), shown, near, distances, mend,
+      numbers=np.flatnonzero(fitted.normal), categories=fitted.columns.levels,
+      words=rows.words(i),
+    )  # fmt: skip
+    if not windows:
+      return told
+    return (yield from _timed(fitted, told, rows.x[i], of_windows))
 
-def _timed(fitted, explanation, row):
-  """The explanation of a window, with up to 16 equal stretches of time."""
-  support = fitted.x[fitted.support]
-  judges = [
-    (lambda rows, by=by: by(fitted.features(rows)), support[which])
-    for by, which in fitted.unseen
+  most = max(1, _AT_ONCE // (_BUDGET * rows.x[:1].size or 1))
+  parts = [
+    range(len(rows.x))[i : i + most] for i in range(0, len(rows.x), most)
   ]
+  return [told for part in parts for told in together([*map(plan, part)])]
+
+
+def _timed(fitted, explanation, row, judges):
+  """The explanation of a window, with up to 16 equal stretches of time."""
   part = np.arange(len(row)) * min(len(row), 16) // len(row)
   players = np.repeat(part[:, None], row.shape[1], 1)
   rise = explanation.score - explanation.reference
-  times, _ = attributions(judges, row, players, rise)
+  times, _ = yield from attributions(judges, row, players, rise)
   ends = np.append(np.flatnonzero(np.diff(part, prepend=-1)), len(row))
   rate = fitted.run.layout.rate or fitted.options.rate
   return explanation._replace(
@@ -124,7 +165,7 @@ def of_columns(
   row: np.ndarray,
   normals: np.ndarray,
   rise: float,
-) -> tuple[np.ndarray, float]:
+) -> Plan:
   """`attributions` of the columns of a row [F].
 
   Of more than 256 columns, 32 are players of their own and the others share
@@ -133,7 +174,7 @@ def of_columns(
   """
   width = len(row)
   if width <= _WIDE:
-    return attributions(judges, row, np.arange(width), rise)
+    return (yield from attributions(judges, row, np.arange(width), rise))
   with np.errstate(invalid='ignore'):
     each = np.abs(row - np.nanmean(normals, 0)) / _spread(normals)
   each[np.isnan(each)] = 10
@@ -143,7 +184,9 @@ def of_columns(
     order = order[np.argsort(-np.abs(each[order]), kind='stable')]
     players = np.arange(width)
     players[order] = [*range(_SINGLES), *(_SINGLES + groups)]
-    gains, shared = attributions(judges, row, players, rise, len(judges))
+    gains, shared = yield from attributions(
+      judges, row, players, rise, len(judges)
+    )
     each = (gains / np.bincount(players))[players]
   return each, shared
 
@@ -154,7 +197,7 @@ def attributions(
   players: np.ndarray,
   rise: float,
   budget: int = _BUDGET,
-) -> tuple[np.ndarray, float]:
+) -> Plan:
   """Shapley values, with normals that the detector has not seen.
 
   A detector scores the rows that it was adapted to far too low; a step away
@@ -173,7 +216,9 @@ def attributions(
   share = budget // len(judges)
   gains = np.zeros(count)
   for seed, (score, normals) in enumerate(judges):
-    part = shapley(score, row, normals, players, budget=share, seed=seed)
+    part = yield from shapley(
+      score, row, normals, players, budget=share, seed=seed
+    )
     gains += len(normals) / total * part
   left = rise - gains.sum()
   size = np.abs(gains)
@@ -189,7 +234,7 @@ def shapley(
   *,
   budget: int = _BUDGET,
   seed: int = 0,
-) -> np.ndarray:
+) -> Plan:
   """[P] float64 attributions to groups of entries of a row; see the module.
 
   `players` [...] int says which of P groups an entry of the row [...] belongs
@@ -213,7 +258,7 @@ def shapley(
     for way in (order, order[::-1]) if pairs else (order,):
       ranks.append(np.argsort(way))
       rows.append(np.where(ranks[-1][players] < steps, row, normals[base]))
-  scores = score(np.concatenate(rows)).reshape(len(ranks), count + 1)
+  scores = (yield score, np.concatenate(rows)).reshape(len(ranks), count + 1)
   return np.take_along_axis(np.diff(scores), np.array(ranks), 1).mean(0)
 
 
@@ -249,7 +294,7 @@ def change(
   normals: np.ndarray,
   attributions: np.ndarray,
   threshold: float,
-) -> Change | None:
+) -> Plan:
   """The fewest columns to set to a near normal's values, greedily.
 
   The columns of a row [F] are replaced in the order of their attributions until
@@ -258,7 +303,7 @@ def change(
   already, or even the normals themselves are not. Of more than 256 columns, not
   every number is tried.
   """
-  if not score(row[None])[0] > threshold:
+  if not (yield score, row[None])[0] > threshold:
     return None
   order = np.argsort(-attributions, kind='stable')
   rank = np.argsort(order, kind='stable')
@@ -267,7 +312,7 @@ def change(
   def mended(columns, normal):
     changed = row.copy()
     changed[columns] = normal[columns]
-    return changed, float(score(changed[None])[0])
+    return changed
 
   wide = len(row) > _WIDE
   for number in nearest(row, normals)[0]:
@@ -276,7 +321,8 @@ def change(
     for points in (12, 8) if wide else (high,):
       space = np.geomspace if points == 12 else np.linspace
       steps = np.unique(space(low + 1, high, points).astype(int))
-      good = score(np.where(rank < steps[:, None], other, row)) <= threshold
+      tried = np.where(rank < steps[:, None], other, row)
+      good = (yield score, tried) <= threshold
       if not good.any():
         break
       first = np.argmax(good)
@@ -285,10 +331,13 @@ def change(
       kept = list(order[:high])
       for column in kept[::-1][: 8 if wide else None]:
         without = [c for c in kept if c != column]
-        if without and mended(without, other)[1] <= threshold:
+        if not without:
+          continue
+        if (yield score, mended(without, other)[None])[0] <= threshold:
           kept = without
       if best is None or len(kept) < len(best.columns):
-        changed, value = mended(kept, other)
+        changed = mended(kept, other)
+        value = float((yield score, changed[None])[0])
         best = Change(np.array(kept), changed, value, int(number))
       if wide:
         break

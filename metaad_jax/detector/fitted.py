@@ -15,7 +15,7 @@ import numpy as np
 
 from metaad_jax import devices, features, storage
 from metaad_jax.base import DataError
-from metaad_jax.data import episodes, roles
+from metaad_jax.data import roles
 from metaad_jax.detector import (
   adaptation,
   encoding,
@@ -281,13 +281,7 @@ class Fitted:
     self, rows: Encoded, judged: Judgement
   ) -> list[explanations.Explanation]:
     """Why each row scores what it scores."""
-    each = zip(rows.x, judged.scores, judged.p_values, strict=True)
-    told = [
-      explanations.explain(self, row, score, p, rows.words(i))
-      for i, (row, score, p) in enumerate(each)
-    ]
-    normal = lambda e: e.score <= self.threshold  # a copy of a known row may be
-    return [e._replace(change=None) if normal(e) else e for e in told]
+    return explanations.explain(self, rows, judged)
 
   def save(self, path: str, about: dict[str, Any] | None = None) -> None:
     """Writes a model file; see `MetaAnomalyDetector.save`."""
@@ -337,7 +331,7 @@ class Fitted:
     """Writes compiled functions; see `MetaAnomalyDetector.export`."""
     run, feature, width = self.run, self.feature, self.adapted.width
     if run.setup.any_width:
-      width = episodes.padded_size(width)
+      width = adaptation.padded_width(width)
 
     def score(state, x):
       if feature is not None:

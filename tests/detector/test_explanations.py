@@ -15,12 +15,19 @@ def run_dir():
   return nearest_run.shared()
 
 
+def alone(plan, *args, **options):
+  (result,) = explanations.together([plan(*args, **options)])
+  return result
+
+
 def test_shapley_values_of_a_linear_score_are_exact():
   """phi_j = w_j (x_j - mean of the normals' column j)."""
   rng = np.random.default_rng(0)
   weight, row = rng.normal(size=(2, 5))
   normals = rng.normal(size=(8, 5))
-  found = explanations.shapley(lambda x: x @ weight, row, normals, np.arange(5))
+  found = alone(
+    explanations.shapley, lambda x: x @ weight, row, normals, np.arange(5)
+  )
   exact = weight * (row - normals.mean(0))
   assert_allclose(found, exact, atol=1e-9)
 
@@ -28,8 +35,12 @@ def test_shapley_values_of_a_linear_score_are_exact():
 def test_shapley_values_of_a_product_are_symmetric():
   """x y: each of the two gets one half, the idle third nothing."""
   score = lambda x: x[:, 0] * x[:, 1]
-  found = explanations.shapley(
-    score, np.array([2.0, 3.0, 9.0]), np.zeros((4, 3)), np.arange(3)
+  found = alone(
+    explanations.shapley,
+    score,
+    np.array([2.0, 3.0, 9.0]),
+    np.zeros((4, 3)),
+    np.arange(3),
   )
   assert_allclose(found, [3, 3, 0], atol=1e-12)
 
@@ -37,7 +48,7 @@ def test_shapley_values_of_a_product_are_symmetric():
 def test_groups_of_entries_are_one_player():
   score = lambda x: x.sum((1, 2))
   row, players = np.ones((4, 2)), np.repeat([[0], [0], [1], [2]], 2, 1)
-  found = explanations.shapley(score, row, np.zeros((3, 4, 2)), players)
+  found = alone(explanations.shapley, score, row, np.zeros((3, 4, 2)), players)
   assert_allclose(found, [4, 2, 2])
 
 
@@ -83,10 +94,10 @@ def test_what_parts_of_the_support_miss_is_shared_out():
     (lambda x: x @ np.array([2.0, -1.0, 0.0]), normals),
   ]
   row, players = np.ones(3), np.arange(3)
-  found, shared = explanations.attributions(judges, row, players, 2.6)
+  found, shared = alone(explanations.attributions, judges, row, players, 2.6)
   assert abs(shared - 0.6) < 1e-9
   assert_allclose(found, [2.6, 0, 0], atol=1e-9)
-  still, _ = explanations.attributions(judges, np.zeros(3), players, 0.3)
+  still, _ = alone(explanations.attributions, judges, np.zeros(3), players, 0.3)
   assert_allclose(still, 0.1)  # nothing differs: an equal share
 
 
@@ -111,6 +122,20 @@ def test_a_planted_band_comes_first_and_is_a_ratio_of_powers(run_dir):
   assert "times the power of the normals' strongest" in line
   assert f'band {names[c][10:]} has {ratio:.2g} times' in line
   assert 'the nearest normal is window ' in line and 'row' not in line
+
+
+def test_rows_explained_together_are_each_explained_as_alone(run_dir):
+  normal, bad = nearest_run.table(np.random.default_rng(6), 30, 7, 6.0)
+  detector = MetaAnomalyDetector(run_dir).fit(normal[:20])
+  rows = np.concatenate([bad[:3], normal[20:21], bad[3:5]])
+  for row, told in zip(rows, detector.explain(rows), strict=True):
+    (other,) = detector.explain(row[None])
+    assert_allclose(told.attributions, other.attributions, rtol=1e-5, atol=1e-6)
+    assert_array_equal(told.row, other.row)
+    assert_array_equal(told.nearest, other.nearest)
+    assert (told.change is None) == (other.change is None)
+    if told.change is not None:
+      assert_array_equal(told.change.columns, other.change.columns)
 
 
 def test_a_change_is_small_and_mends(run_dir):
@@ -141,19 +166,33 @@ def test_the_fewest_columns_by_hand():
   """The score counts columns that are not 0: two must go of three."""
   score = lambda x: (x != 0).sum(1).astype(float)
   row, normals = np.array([5.0, 0.0, 1.0, 2.0]), np.zeros((2, 4))
-  found = explanations.change(
-    score, row, normals, np.array([3.0, 0.0, 1.0, 2.0]), 1.0
+  found = alone(
+    explanations.change,
+    score,
+    row,
+    normals,
+    np.array([3.0, 0.0, 1.0, 2.0]),
+    1.0,
   )
   assert_array_equal(found.columns, [0, 3])
   assert found.score == 1
-  assert explanations.change(score, row, normals, np.zeros(4), 3.0) is None
-  assert explanations.change(score, row, normals, np.zeros(4), -1.0) is None
+  assert (
+    alone(explanations.change, score, row, normals, np.zeros(4), 3.0) is None
+  )
+  assert (
+    alone(explanations.change, score, row, normals, np.zeros(4), -1.0) is None
+  )
 
 
 def test_columns_that_need_not_go_are_put_back():
   score = lambda x: 1.0 * (x[:, 2] != 0)
-  found = explanations.change(
-    score, np.ones(3), np.zeros((1, 3)), np.array([3.0, 2.0, 1.0]), 0.5
+  found = alone(
+    explanations.change,
+    score,
+    np.ones(3),
+    np.zeros((1, 3)),
+    np.array([3.0, 2.0, 1.0]),
+    0.5,
   )
   assert_array_equal(found.columns, [2])
 
@@ -206,7 +245,7 @@ def test_texts_stay_texts_and_large_values_stay_as_they_came(run_dir):
   known = make(
     rng.choice(['http', 'smtp'], 30), day + rng.integers(0, 1000, 30)
   )
-  detector = MetaAnomalyDetector(run_dir).fit(known)
+  detector = MetaAnomalyDetector(run_dir, features=['time']).fit(known)
   told = detector.explain(make(['ftp', 'http'], [day + 500, day + 90_000]))
   assert told[0].row[1] == day + 500
   assert "kind is 'ftp', as in none of the normals" in reasons.text(told[0])
@@ -224,8 +263,8 @@ def test_every_normal_counts_the_same():
   for width, number, budget in ((3, 5, 100), (40, 7, 100), (9, 13, 512)):
     row, normals = rng.normal(size=width), rng.normal(size=(number, width))
     score = lambda x: np.sin(3 * x).sum(1) + x[:, 0] * x[:, 1]
-    found = explanations.shapley(
-      score, row, normals, np.arange(width), budget=budget
+    found = alone(
+      explanations.shapley, score, row, normals, np.arange(width), budget=budget
     )
     total = score(row[None])[0] - score(normals).mean()
     assert_allclose(found.sum(), total, atol=1e-9)
@@ -259,10 +298,10 @@ def test_of_very_many_columns_the_guilty_ones_come_first():
 
   rise = float((row - normals.mean(0)) @ weight)
   judges = [(score, normals[:4]), (score, normals[4:])]
-  found, shared = explanations.of_columns(judges, row, normals, rise)
+  found, shared = alone(explanations.of_columns, judges, row, normals, rise)
   assert found.shape == (600,) and sum(calls) < 250
   assert_allclose(found.sum(), rise)
   assert set(np.argsort(-found)[:10]) == set(guilty)
   bar = score(normals).max()
-  mended = explanations.change(score, row, normals, found, bar)
+  mended = alone(explanations.change, score, row, normals, found, bar)
   assert score(mended.row[None])[0] <= bar

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import zlib
 
 import numpy as np
-import scipy.sparse.csgraph
 
 from metaad_jax import specs
 from metaad_jax.base import Entity
@@ -203,6 +202,7 @@ def near_duplicates(
   Returns:
     Per table the number of the first table of its group.
   """
+  import scipy.sparse.csgraph  # late: the detector does without
 
   plain = [
     {re.sub(r'[\W_]+', '', name.lower()) for name in names} for names in columns
