@@ -132,11 +132,11 @@ def write(judged: Judged, folder: str) -> None:
   except ImportError:
     _warn("no scores.png without matplotlib: pip install 'metaad_jax[report]'")
   files['report.html'] = judged_lib.page(judged)
-  more = int(judged.outliers.sum()) - len(judged.explanations)
-  if more > 0:
+  alarms, told = int(judged.outliers.sum()), len(judged.explanations)
+  if alarms > told:
     _warn(
-      f'reasons are given for the {len(judged.explanations)} most abnormal rows; '
-      f'for the {more} others: metaad explain --rows=...'
+      f'{told} of the {alarms} abnormal rows have reasons, the most abnormal '
+      'ones; for others: metaad explain --rows=...'
     )
   written = judge.save_files(folder, files)
   print(f'{judge.summary(judged)}\n{", ".join(written)} written')
