@@ -80,8 +80,8 @@ def test_nothing_is_compiled_after_fit(caplog):
 
 
 def test_what_is_warmed_up_is_not_compiled_in_fit(caplog):
-  MetaAnomalyDetector(nearest_run.shared()).warm_up(columns=[40], rows=[3])
-  x = np.random.default_rng(0).normal(size=(7, 50))
+  MetaAnomalyDetector(nearest_run.shared()).warm_up(columns=[50], rows=[3])
+  x = np.random.default_rng(0).normal(size=(7, 60))
   with jax.log_compiles(), caplog.at_level(logging.WARNING):
     MetaAnomalyDetector(nearest_run.shared()).fit(x).predict(x)
   assert not [r for r in caplog.records if 'Compiling' in r.getMessage()]
