@@ -131,7 +131,8 @@ def follow(
   *, model: str, log: str, max_rows: int, exit_code: bool, state: str
 ) -> int | None:
   if series_files.is_series(model):
-    raise DataError(f'{model} is of a series, which cannot be followed yet')
+    code, alarms = series_work.follow(model, log, max_rows, state)
+    return code or _code(exit_code, alarms)
   if state:
     raise endings.UsageError('--state is for series: rows have none')
   code, alarms = work.follow(judge.load(model), log, max_rows)

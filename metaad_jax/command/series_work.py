@@ -1,7 +1,9 @@
 """What `metaad` does with series: files in, alarms and events out."""
 
 from collections.abc import Sequence
+import os
 import sys
+import time
 from typing import Any, NamedTuple
 
 from metaad_jax.base import DataError
@@ -10,7 +12,7 @@ from metaad_jax.data import timelines, user_files
 from metaad_jax.data.timelines import Timeline
 from metaad_jax.data.user_files import Samples
 from metaad_jax.detector import judge as rows
-from metaad_jax.detector import series_explanations, series_files
+from metaad_jax.detector import series_explanations, series_files, series_lines
 from metaad_jax.detector.judge import Reading
 from metaad_jax.detector.series_files import JudgedSeries, SeriesJudge
 from metaad_jax.reports import series as page
@@ -195,3 +197,42 @@ def explain(
           else f'row {row}: {text}')  # fmt: skip
   if not which and not events:
     print('no event')
+
+
+def follow(
+  model: str, path: str, limit: int = 0, state: str = ''
+) -> tuple[int, int]:
+  """Judges the points of a file, or of standard input (-), as they come.
+
+  Args:
+    model: a model file.
+    path: of the file.
+    limit: end after so many points; 0 = never.
+    state: file to go on from, if it is there, and to keep the state in, in the
+      end and once a minute; '' = none.
+
+  Returns:
+    As `work.follow`.
+  """
+  by = series_files.load(model)
+  going = state and os.path.exists(state)
+  stream = by.detector.follow(state if going else '')
+  if going:
+    print(f'note: goes on after {stream.number} points', file=sys.stderr)
+  if state and not going:
+    stream.save(state)  # what cannot be written is said now
+
+  def judged(lines, tell):
+    saved = time.monotonic()
+    many = limit or sys.maxsize
+    for row in series_lines.follow(by, stream, lines, tell, many):
+      yield row
+      if state and time.monotonic() - saved > 60:
+        stream.save(state)
+        saved = time.monotonic()
+
+  try:
+    return work.streamed(path, judged)
+  finally:
+    if state:
+      stream.save(state)

@@ -1,6 +1,6 @@
 """What `metaad` and `experiments.adapt` do: files in, findings out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import json
 import os
@@ -163,13 +163,26 @@ def follow(by: Judge, path: str, limit: int = 0) -> tuple[int, int]:
   """
   if not isinstance(by.support.rows, pd.DataFrame):
     raise DataError(f'{by.path} holds windows: only rows can be followed')
+  judged = lambda lines, tell: following.follow(
+    by, lines, tell, limit or sys.maxsize
+  )
+  return streamed(path, judged)
+
+
+def streamed(
+  path: str,
+  judged: Callable[
+    [Iterable[bytes], Callable[[str], None]], Iterator[dict[str, Any]]
+  ],
+) -> tuple[int, int]:
+  """Prints what is said of lines as they come; see `follow`."""
   alarms = 0
   tell = lambda line: print(line, file=sys.stderr, flush=True)
   with signals.collected() as heard, _opened(path) as descriptor:
     stopped = lambda: bool(heard.came)
     lines = following.stream(descriptor, stopped)
     try:
-      for row in following.follow(by, lines, tell, limit or sys.maxsize):
+      for row in judged(lines, tell):
         following.tell(json.dumps(row, allow_nan=False), stopped)
         alarms = row.get('summary', {}).get('abnormal', alarms)
     except BrokenPipeError:

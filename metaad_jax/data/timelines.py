@@ -161,13 +161,20 @@ def of_samples(
 # --- times -------------------------------------------------------------------
 
 
+def written(stamp: Any) -> Any:
+  """A time stamp or the number of a row as JSON holds it."""
+  if isinstance(stamp, np.generic):
+    return stamp.item()
+  return stamp if isinstance(stamp, int | float) else str(stamp)
+
+
 def _times(samples, names=()):
   """Name, stamps [n], seconds [n] of the column of times, and a note."""
   aside = {c.name: c for c in samples.columns}
   keys = [n for n in samples.keys if n not in names]
   dated = sorted(keys, key=lambda n: n in aside and aside[n].role != 'time')
   for name in dated:
-    found = _seconds(name, samples.keys[name])
+    found = seconds(name, samples.keys[name])
     if found is not None:
       return name, samples.keys[name].array, *found
   return '', np.arange(len(samples.rows)), None, ''
@@ -212,8 +219,8 @@ def _unit(name):
   return next((_UNITS[w] for w in reversed(words) if w in _UNITS), None)
 
 
-def _seconds(name, raw):
-  """[n] seconds and a note; None if it holds no times."""
+def seconds(name: str, raw: Any) -> tuple[np.ndarray, str] | None:
+  """[n] seconds of a column and a note; None if it holds no times."""
   try:
     typed = cells.from_values(name, raw)
   except DataError:

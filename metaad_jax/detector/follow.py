@@ -20,7 +20,7 @@ from metaad_jax.detector import judge, reasons
 _WAIT = 0.1  # seconds between looks at `stopped`
 _LONGEST = 1 << 20  # bytes of a line
 _BLOCK = 1 << 16
-_PLAIN = re.compile(r'[-+]?\d+(\.\d*)?([eE][-+]?\d+)?')
+PLAIN = re.compile(r'[-+]?\d+(\.\d*)?([eE][-+]?\d+)?')
 
 
 def stream(descriptor: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
@@ -60,10 +60,12 @@ def tell(text: str, stopped: Callable[[], bool]) -> None:
 
 
 def follow(
-  by: judge.Judge,
+  by: Any,
   lines: Iterable[bytes],
   tell: Callable[[str], None],
   limit: int = sys.maxsize,
+  judged: Callable[[Any, dict[str, str], str], dict[str, Any] | None]
+  | None = None,
 ) -> Iterator[dict[str, Any]]:
   """Judges lines; those that make no sense are told, counted and skipped.
 
@@ -76,6 +78,8 @@ def follow(
     lines: see `stream`.
     tell: gets one line for each that is skipped.
     limit: end after so many rows.
+    judged: what is said of a row by the judge, its cells by name, and their
+      decimal sign; None = nothing is. If not given, rows of a table are judged.
 
   Yields:
     {'row', 'keys', 'score', 'p_value', 'decision', 'reasons'} for each row;
@@ -86,13 +90,14 @@ def follow(
     DataError: if the first line lacks the name of a column of the support.
   """
   names: tuple[str, ...] = ()
+  judged = judged or _row
   count, alarms, malformed = 0, 0, 0
   decimal = by.support.dialect.decimal if by.support.dialect else '.'
   for place, line in enumerate(lines, 1):
     try:
       text = line.decode('utf-8-sig').strip('\r')
       if text.lstrip().startswith('{'):
-        row = _row(by, _fields(by, text), '.')
+        row = judged(by, _fields(by, text), '.')
       else:
         orders = (names,) if names else (by.support.header, by.columns)
         cells = _cells(by, orders, text)
@@ -101,13 +106,15 @@ def follow(
         if found := _names(by, cells):
           names = found
           continue
-        row = _row(by, _named(orders, cells), decimal)
+        row = judged(by, _named(orders, cells), decimal)
     except (ValueError, csv.Error, RecursionError) as error:
       if isinstance(error, _Lacking) and not names and not count:
         raise
       malformed += 1
       reason = storage.reason(error)
       tell(f'line {place} skipped ({malformed} so far): {reason}')
+      continue
+    if row is None:
       continue
     alarms += row.get('decision') == 'abnormal'
     yield {'row': count, **row}
@@ -181,7 +188,7 @@ def _flat(fields, start=''):
 
 def _encoded(by, cells, decimal):
   """A row of text; where all cells are plain numbers, without pandas."""
-  plain = all(_PLAIN.fullmatch(cells[name]) for name in by.columns)
+  plain = all(PLAIN.fullmatch(cells[name]) for name in by.columns)
   if plain and decimal == '.' and (by.support.rows.dtypes == np.float64).all():
     numbers = [float(cells[name]) for name in by.columns]
     if np.isfinite(numbers).all():

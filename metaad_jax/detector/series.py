@@ -12,8 +12,9 @@ from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.data import timelines
 from metaad_jax.data.timelines import Timeline
-from metaad_jax.detector import series_explanations
+from metaad_jax.detector import series_explanations, series_follow
 from metaad_jax.detector.series_explanations import SeriesExplanation
+from metaad_jax.detector.series_follow import SeriesStream
 from metaad_jax.features import subsequences
 from metaad_jax.training import model_files
 
@@ -171,6 +172,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     self.period_ = self.period or subsequences.period(longest)
     self._deviation, self._scales = subsequences.fit(inner, self.period_)
     self._calibrate(inner)
+    self._lead: float | None = None  # of streams, found by the first
     return self
 
   def partial_fit(self, X, y=None) -> Self:
@@ -217,6 +219,17 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     line = timelines.read(X, self.names_, self.resample)
     return series_explanations.explain(self, line, row)
 
+  def follow(self, state: str = '') -> SeriesStream:
+    """A stream that judges points as they arrive.
+
+    Args:
+      state: a file of `SeriesStream.save` to go on from; '' = anew.
+    """
+    check_is_fitted(self, 'stretches_')
+    if state:
+      return SeriesStream.load(self, state)
+    return SeriesStream(self)
+
   def judge(self, X) -> Judgement:
     """All that is said of a series, scored once."""
     scores, which, line = self._score(X)
@@ -258,10 +271,8 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
   def _changed(self, scores, line, rate):
     blocks = _blocks(self._known(scores), self.period_)
     p = np.clip(self._p_values(blocks), 1e-12, 1)
-    powers = np.linspace(0.05, 0.95, 19)[:, None]
-    wealth = np.cumsum(np.log(powers) + (powers - 1) * np.log(p), 1)
-    mixed = np.logaddexp.reduce(wealth, 0) - np.log(len(powers))
-    over = np.flatnonzero(mixed > -np.log(rate))
+    wealth = np.cumsum(series_follow.bet(p), 1)
+    over = np.flatnonzero(series_follow.mixed(wealth) > -np.log(rate))
     return int(over[0] * self.period_) if len(over) else None
 
   @property

@@ -252,7 +252,7 @@ def _scores_csv(judged):
 
 def event_rows(judged: JudgedSeries) -> list[dict[str, Any]]:
   """The events as JSON holds them."""
-  plain = lambda x: x.item() if isinstance(x, np.generic) else str(x)
+  plain = timelines.written
   return [
     {
       'event': number, 'start': plain(e.start), 'end': plain(e.end),

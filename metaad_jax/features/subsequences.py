@@ -223,28 +223,88 @@ def score(
     one far window alone may be noise. And [T] which view is the farthest: the
     index into [scales, views, channels].
   """
-  best = np.full(len(x), -np.inf, np.float32)
-  which = np.zeros(len(x), np.int64)
-  for number, scale in enumerate(scales):
-    if len(x) < scale.length:
-      continue
+  tracks = []
+  for scale in scales:
     last = len(x) - scale.length
-    starts = np.unique(np.r_[0 : last : max(1, scale.length // 8), last])
-    high = np.empty(len(starts), np.float32)
-    index = np.empty(len(starts), np.int64)
-    gap = max(apart, scale.length) if apart else 0
-    for done, least in _distances(scale, deviation, x, starts, gap, at):
-      ratio = np.log(least) - scale.farthest[..., None]
-      ratio = ratio.reshape(-1, ratio.shape[-1])
-      high[done], index[done] = ratio.max(0), ratio.argmax(0)
+    starts = np.unique(np.r_[0 : last : hop(scale), last])
+    tracks.append(_track(scale, deviation, x, starts[starts >= 0], apart, at))
+  return of_stamps(scales, tracks, len(x))
+
+
+def _track(scale, deviation, x, starts, apart, at):
+  """[3, n] of the windows at `starts`; see `of_stamps`."""
+  track = np.zeros((3, len(starts)))
+  gap = max(apart, scale.length) if apart else 0
+  for done, least in _distances(scale, deviation, x, starts, gap, at):
+    ratio = np.log(least) - scale.farthest[..., None]
+    ratio = ratio.reshape(-1, ratio.shape[-1])
+    track[:, done] = starts[done], ratio.max(0), ratio.argmax(0)
+  return track
+
+
+def arriving(
+  scales: Sequence[Scale], deviation: np.ndarray, x: np.ndarray, apart: int,
+  at: int,
+) -> np.ndarray:  # fmt: skip
+  """[T] what `score` says of each time stamp when it is the last that came.
+
+  Arguments of `score`; NaN before the first window is complete.
+  """
+  tracks = [
+    _track(s, deviation, x, np.arange(len(x) - s.length + 1), apart, at)
+    for s in scales
+  ]
+  scores = np.full(len(x), np.nan)
+  for size in range(scales[0].length, len(x) + 1):
+    first, some = max(0, size - 1 - blend(scales)), []
+    for scale, track in zip(scales, tracks, strict=True):
+      last = size - scale.length
+      low = max(0, first - scale.length - 2 * hop(scale))
+      low -= low % hop(scale)
+      which = np.unique(np.r_[low : last : hop(scale), last])
+      some.append(track[:, which[which >= 0]])
+    scores[size - 1] = of_stamps(scales, some, size, first)[0][-1]
+  return scores
+
+
+def hop(scale: Scale) -> int:
+  """Samples between the starts of two windows that are scored."""
+  return max(1, scale.length // 8)
+
+
+def blend(scales: Sequence[Scale]) -> int:
+  """Samples that half of a score is averaged over."""
+  return max(1, scales[-1].length // 2)
+
+
+def of_stamps(
+  scales: Sequence[Scale], tracks: Sequence[np.ndarray], size: int,
+  first: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+  """Scores of time stamps from those of windows; see `score`.
+
+  Args:
+    scales: of `fit`.
+    tracks: for each scale [3, n]: where windows start, the highest logarithm of
+      a ratio, and its number among [views, channels].
+    size: T, time stamps of the series.
+    first: the first one that is asked for; of what lies before it only what is
+      less than `blend` away counts.
+  """
+  stamps = np.arange(first, size)
+  best = np.full(len(stamps), -np.inf, np.float32)
+  which = np.zeros(len(stamps), np.int64)
+  for number, (scale, (starts, high, index)) in enumerate(
+    zip(scales, tracks, strict=True)
+  ):
+    if not len(starts):
+      continue
     centres = starts + (scale.length - 1) / 2
-    values = np.interp(np.arange(len(x)), centres, high)
-    nearest = np.searchsorted(
-      (centres[1:] + centres[:-1]) / 2, np.arange(len(x))
-    )
+    values = np.interp(stamps, centres, high)
+    nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, stamps)
     higher = values > best
     best[higher] = values[higher]
-    which[higher] = number * scale.farthest.size + index[nearest[higher]]
-  width = min(max(1, scales[-1].length // 2), len(x))
+    which[higher] = (number * scale.farthest.size + index[nearest])[higher]
+  width = min(blend(scales), size)
   smooth = ndimage.uniform_filter1d(best, width, mode='nearest')
   return (best + smooth) / 2, which

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 
 from calls import call, succeed
 import numpy as np
@@ -84,6 +85,33 @@ def test_a_dry_run_says_how_and_writes_nothing():
   )
   assert 'flow, heat' in out and '2024-01-02' in out and 'when' in out
   assert not pathlib.Path('found').exists()
+
+
+def test_points_are_followed_and_a_restart_goes_on(monkeypatch):
+  succeed('fit', 'healthy.csv', '--series', LABEL, '--output=m.npz')
+  text = pathlib.Path('new.csv').read_text().splitlines(keepends=True)[:700]
+
+  def followed(lines, *more):
+    pathlib.Path('in.csv').write_text(''.join(lines))
+    with open('in.csv') as file:
+      monkeypatch.setattr(sys, 'stdin', file)
+      out = succeed('follow', 'm.npz', '-', *more)
+    return [json.loads(line) for line in out.splitlines()]
+
+  *whole, last = followed([*text, 'nonsense\n'])
+  assert len(whole) == 699 and last['summary']['malformed'] == 1
+  assert whole[0]['keys'] == {'when': str(TIMES[1500])}
+  abnormal = {r['row'] for r in whole if r['decision'] == 'abnormal'}
+  assert abnormal >= set(range(510, 550))
+  events = [r['event'] for r in whole if 'event' in r]
+  worst = max(events, key=lambda e: e['score'])
+  assert 495 <= worst['rows'][0] <= worst['rows'][2] <= 600
+  assert 'heat' in worst['reason']
+  state = '--state=s.npz'
+  *first, _ = followed(text, state, '--max_rows=300')
+  *second, last = followed(text, state)  # the lines that were seen are skipped
+  assert last['summary']['seen'] == 300
+  assert first + second == whole
 
 
 def test_the_sample_is_judged():
