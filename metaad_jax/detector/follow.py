@@ -59,14 +59,13 @@ def tell(text: str, stopped: Callable[[], bool]) -> None:
       return
 
 
+Judged = Callable[[Any, dict[str, str], str], dict[str, Any] | None]
+
+
 def follow(
-  by: Any,
-  lines: Iterable[bytes],
-  tell: Callable[[str], None],
-  limit: int = sys.maxsize,
-  judged: Callable[[Any, dict[str, str], str], dict[str, Any] | None]
-  | None = None,
-) -> Iterator[dict[str, Any]]:
+  by: Any, lines: Iterable[bytes], tell: Callable[[str], None],
+  limit: int = sys.maxsize, judged: Judged | None = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
   """Judges lines; those that make no sense are told, counted and skipped.
 
   A line may name the columns, in any order, for those that come after it;
