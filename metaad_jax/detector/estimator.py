@@ -113,7 +113,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     """Adapts to an entity.
 
     Of the normals, as many as the calibration has seen in a support are
-    adapted to, drawn at random; the others calibrate.
+    adapted to, drawn at random; the others calibrate. Copies count once.
 
     Args:
       X: rows that were verified, see the class; or None.
@@ -130,10 +130,12 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       raise DataError(
         'y marks every row as an anomaly: give at least one normal row'
       )
-    draw = np.argsort(sanity.row_keys(rows.x, rows.columns.words))
+    words = rows.columns.words
+    draw = np.unique(sanity.originals(rows.x, labels, words))
+    draw = draw[np.argsort(sanity.row_keys(rows.x[draw], words))]
     support = np.zeros(len(labels), bool)
     room = _room(run := self._run())
-    rest = max(0, room - int((labels == 0).sum()))
+    rest = max(0, room - int((labels[draw] == 0).sum()))
     for kind, most in ((0, room), (-1, rest), (1, _ANOMALIES)):
       support[draw[labels[draw] == kind][:most]] = True
     return self._adapt(rows.columns, rows.x, labels, support, run)
@@ -151,18 +153,19 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       return MetaAnomalyDetector.fit(self, X, y, unlabelled)
     rows, labels = self._take_in(X, y, unlabelled)
     known, room = self._fitted, _room(self._fitted.run)
-    bad, normal = labels == 1, labels == 0
+    x, y = (
+      np.concatenate(pair) for pair in ((known.x, rows.x), (known.y, labels))
+    )
+    first = sanity.originals(x, y, known.columns.words) == np.arange(len(x))
+    new = np.where(first[len(known.x) :], labels, -2)
+    bad, normal = new == 1, new == 0
     seen = (known.y == 0).sum() + np.cumsum(normal)
-    good = (labels == -1) | (normal & (seen % 2 == 0))
+    good = (new == -1) | (normal & (seen % 2 == 0))
     marked = known.support & (known.y == 1)
     chosen = good & (np.cumsum(good) <= room - known.normal.sum())
     chosen |= bad & (np.cumsum(bad) <= _ANOMALIES - marked.sum())
     return self._adapt(
-      known.columns,
-      np.concatenate([known.x, rows.x]),
-      np.concatenate([known.y, labels]),
-      np.concatenate([known.support, chosen]),
-      known.run,
+      known.columns, x, y, np.concatenate([known.support, chosen]), known.run
     )
 
   def fit_predict(self, X, y=None, verified=None) -> np.ndarray:

@@ -147,6 +147,17 @@ class Fitted:
     return self.support & (self.y != 1)
 
   @functools.cached_property
+  def originals(self) -> np.ndarray:
+    """[n] see `sanity.originals`; copies neither support nor calibrate."""
+    return sanity.originals(self.x, self.y, self.columns.words)
+
+  @property
+  def own(self) -> np.ndarray:
+    """[n] bool, the normals that calibrate."""
+    first = self.originals == np.arange(len(self.x))
+    return ~self.support & (self.y == 0) & first
+
+  @functools.cached_property
   def guard(self) -> sanity.Guard:
     return sanity.guard(self.x, self.y, self.columns.words)
 
@@ -203,7 +214,7 @@ class Fitted:
       scores[normal], rest = without, ~normal
     if rest.any():
       scores[rest] = self.score_features(x[rest])
-    return scores
+    return scores[self.originals]
 
   def _evidence(self, known, own):
     labels = self.y[self.support]
@@ -215,14 +226,14 @@ class Fitted:
   @functools.cached_property
   def evidence(self) -> conformal.Evidence:
     """What the rows say of the entity, for the calibration."""
-    own = self.scores[~self.support & (self.y == 0)]
+    own = self.scores[self.own]
     known = self.scores[self.normal] if self.normal.sum() > 1 else np.zeros(0)
     return self._evidence(known, own)
 
   def check_rate(self) -> None:
     """Raises DataError for a false-alarm rate that cannot be promised."""
     if self.run.calibration is not None:
-      own = np.zeros((~self.support & (self.y == 0)).sum())
+      own = np.zeros(self.own.sum())
       evidence = self._evidence(np.zeros(0), own)
       rate = self.options.false_alarm_rate
       conformal.check(self.run.calibration, evidence, rate)

@@ -23,6 +23,7 @@ _TINY = 1e-12  # multiples of 2^-60 below this are what is left of differences
 _RANGES = 1e3  # beyond the known values: farther out, learners see no more
 _ABSURD = 3e5, 9e5  # ranges: from here an outlier by degrees, and certainly
 _RISE = 0.05, 30.0  # of the score for a power of ten, from about so many
+_MEASURED = 5  # values of a column at least, if rows are to be copies
 _NOISE = 0.03, 0.12  # of a column's deviation: a copy, and no copy any more
 
 
@@ -104,6 +105,27 @@ def order_keys(x: np.ndarray) -> np.ndarray:
   flat = _flat(np.where(np.isnan(x), np.pi, x + 0.0))
   bits = np.ascontiguousarray(flat, np.float64).view(np.uint64)
   return _mixed(bits ^ _mixed(bits).sum(0)).sum(1)
+
+
+def originals(x: np.ndarray, y: np.ndarray, words: np.ndarray) -> np.ndarray:
+  """[n] the first row that is the same as this one, in values and label.
+
+  Only a column of measured values, which do not come again by chance, shows
+  that rows are copies; without one, every row is its own.
+  """
+  flat = np.ascontiguousarray(_flat(np.where(np.isnan(x), np.pi, x + 0.0)))
+  places = _mixed(np.arange(1, flat.shape[1] + 1, dtype=np.uint64))
+  keys = _mixed(flat.view(np.uint64) ^ places).sum(1)
+  pairs = np.stack([keys, y.astype(np.int64).view(np.uint64)], 1)
+  _, first, group = np.unique(
+    pairs, axis=0, return_index=True, return_inverse=True
+  )
+  if len(first) < len(x):
+    some = np.delete(flat[first], words, axis=1)
+    values = [len(np.unique(column)) for column in some.T]
+    if max(values, default=0) >= max(_MEASURED, len(first) / 2):
+      return first[group.ravel()]
+  return np.arange(len(x))
 
 
 def _mixed(z):

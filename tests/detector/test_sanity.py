@@ -154,6 +154,24 @@ def test_promises_hold_where_most_rows_are_copies():
   assert np.mean(alarms) < 0.1 + 3 * np.std(alarms) / np.sqrt(len(alarms))
 
 
+def test_copies_of_known_rows_count_once():
+  x = mixed(np.random.default_rng(3), 70)
+  known, more, new = x[:12], x[12:60], x[60:]
+  run = nearest_run.shared()
+  once = fitted(run, known)
+  for rows in (np.tile(known, (4, 1)), np.r_[known, known[[3] * 30]]):
+    again = fitted(run, rows)
+    assert again.support_.sum() == len(known)
+    assert_array_equal(again.p_values(new), once.p_values(new))
+    later = fitted(run, known).partial_fit(rows)
+    assert_array_equal(later.p_values(new), once.p_values(new))
+  many = fitted(run, np.r_[known, more])
+  twice = fitted(run, np.tile(np.r_[known, more], (2, 1)))
+  assert_array_equal(twice.p_values(new), many.p_values(new))
+  few = np.tile(x[:4, 4:7], (4, 1))  # nothing measured: they may be so
+  assert fitted(run, few).support_.all()
+
+
 def test_what_resembles_a_known_anomaly_is_not_held_to_be_normal():
   x = np.random.default_rng(0).normal(size=(20, 3))
   y = np.zeros(20, int)
