@@ -1,11 +1,13 @@
 """The console command `metaad`: its commands, their arguments and help."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import csv
 import importlib
 import sys
 from typing import Any, NoReturn
+import warnings
 
 import metaad_jax
 from metaad_jax.command import endings
@@ -98,9 +100,15 @@ def _listed(text):
 
 
 def _rate(text):
-  if not 0 < float(text) < 1:
-    raise argparse.ArgumentTypeError(f'{text}: choose one between 0 and 1')
-  return float(text)
+  try:
+    rate = float(text.removesuffix('%')) / (100 if text.endswith('%') else 1)
+  except ValueError:
+    rate = 0.0
+  if not 0 < rate < 1:
+    raise argparse.ArgumentTypeError(
+      f'{text}: choose one between 0 and 1, such as 0.05 or 5%'
+    )
+  return rate
 
 
 def _positive(text):
@@ -248,9 +256,20 @@ def parser() -> argparse.ArgumentParser:
   return whole
 
 
+@contextlib.contextmanager
+def _noted() -> Iterator[None]:
+  """Warnings as notes, not as places in the code."""
+  before = warnings.formatwarning
+  warnings.formatwarning = lambda text, *_: f'note: {text}\n'
+  try:
+    yield
+  finally:
+    warnings.formatwarning = before
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
   """Runs a command, and exits as `endings` says."""
-  with endings.told():
+  with endings.told(), _noted():
     args = vars(parser().parse_args(argv))
     # Late: --help need not wait for jax.
     commands = importlib.import_module('metaad_jax.command.commands')

@@ -15,8 +15,8 @@ from metaad_jax.base import DataError
 from metaad_jax.command import endings
 from metaad_jax.data import roles, user_files
 from metaad_jax.data.user_files import Samples
+from metaad_jax.detector import doubts, judge
 from metaad_jax.detector import follow as following
-from metaad_jax.detector import judge
 from metaad_jax.detector.judge import Judge, Judged, Reading
 from metaad_jax.reports import judged as judged_lib
 
@@ -100,6 +100,8 @@ def adapt(
   by = judge.adapt(
     run_dir, path, support, rate=rate, columns=columns, reading=reading
   )
+  for doubt in doubts.of_known(by):
+    _warn(f'{path}: {doubt}')
   return by, query
 
 
@@ -132,6 +134,8 @@ def write(judged: Judged, folder: str) -> None:
   except ImportError:
     _warn("no scores.png without matplotlib: pip install 'metaad_jax[report]'")
   files['report.html'] = judged_lib.page(judged)
+  for doubt in doubts.of_found(judged):
+    _warn(f'{judged.path}: {doubt}')
   alarms, told = int(judged.outliers.sum()), len(judged.explanations)
   if alarms > told:
     _warn(

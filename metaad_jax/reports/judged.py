@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metaad_jax.data.user_files import Samples
-from metaad_jax.detector import judge, reasons
+from metaad_jax.detector import doubts, judge, reasons
 from metaad_jax.reports import rendering
 
 _NAMED = 8  # columns of a role that are named in a line
@@ -72,7 +72,7 @@ def page(found: judge.Judged) -> bytes:
     'judged.html.j2',
     found=found,
     names=names,
-    summary=judge.summary(found).splitlines(),
+    summary=[*judge.summary(found).splitlines(), *doubts.of_found(found)],
     strip=_strip(found),
     keys=list(keys),
     rows=rows,

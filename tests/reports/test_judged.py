@@ -27,6 +27,7 @@ def made_up(monkeypatch, n=40, threshold=2.0):
   monkeypatch.setattr(judge, 'summary', lambda found: ATTACK)
   columns = (roles.Column(ATTACK, 'number', 0.5, 'feature', ATTACK),)
   rows = types.SimpleNamespace(
+    rows=None,
     keys=pd.DataFrame({ATTACK: [f'pump {i} {ATTACK}' for i in range(n)]}),
     columns=columns,
   )
