@@ -227,7 +227,7 @@ class Guard:
     (far, farthest), copies = self.far(x), self.copies(x)
     slope, start = _RISE
     begin, end = _ABSURD
-    rise = slope * np.log10((1 + far / start) * (1 + farthest / begin))
+    rise = slope * (np.log10(1 + far / start) + np.log10(1 + farthest / begin))
     absurd = np.log(np.maximum(farthest, begin) / begin) / np.log(end / begin)
     absurd = np.minimum(absurd, 1)
     if not (absurd.any() or copies.any()):

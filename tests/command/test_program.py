@@ -1,5 +1,6 @@
 """The console command, from files to files."""
 
+import io
 import json
 import pathlib
 import subprocess
@@ -86,3 +87,17 @@ def test_nobody_reads_and_nothing_is_said():
     capture_output=True, check=False,
   )  # fmt: skip
   assert done.returncode in (0, endings.NOBODY_READS) and not done.stderr
+
+
+def test_without_standard_input_or_letters_beyond_ascii(monkeypatch):
+  succeed('fit', 'normal.csv', RUN)
+  monkeypatch.setattr(sys, 'stdin', None)  # as in `metaad ... <&-`
+  code, _, err = call('follow', 'detector.npz', '-')
+  assert code == 1 and err.startswith('error: standard input is closed')
+  screen = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
+  monkeypatch.setattr(sys, 'stdout', screen)
+  with pytest.raises(SystemExit) as stopped:
+    score = 'score', 'detector.npz', 'new.csv'
+    program.main([*score, '--output=größe'])
+  assert not stopped.value.code and pathlib.Path('größe/scores.csv').exists()
+  assert b'gr\\xf6' in screen.buffer.getvalue()

@@ -243,3 +243,25 @@ def test_what_float32_cannot_hold_is_shifted_and_scaled():
   assert_array_equal(one(np.array([[0.0, 7.5]])), [[0.0, 7.5]])
   noise = np.array([[0.3, 1e6], [0.1 + 0.2, 1e6 - 1e-9], [0.3, 1e6]])
   assert (np.ptp(read(noise)(noise), axis=0) == 0).all()
+
+
+WILD = (
+  0.0, -0.0, 5e-324, -1e-308, 1e-300, 1.0, 1.5, 1e15, -1e154, 1e200, 1e308,
+  -1.7e308, np.nan,
+)  # fmt: skip
+
+
+@settings(properties, max_examples=150)
+@given(st.integers(0, 10**6))
+def test_whatever_the_numbers_the_scores_are_finite(seed):
+  """And nothing overflows on the way, or is undefined."""
+  rng = np.random.default_rng(seed)
+  x = rng.choice(WILD, (12, 3))
+  new = np.concatenate([x, rng.choice(WILD, (20, 3))])
+  y, words = np.append(0, rng.choice([0, 0, 1, -1], 11)), np.zeros(0, int)
+  with np.errstate(over='raise', invalid='raise', divide='raise'):
+    guard = sanity.guard(x, y, words)
+    seen = sanity.reading(x, guard, words, np.zeros((0, 1)))(new)
+    scores = guard(new, rng.normal(size=32), lambda: np.array([0.0, 1, 2]))
+  assert_array_equal(np.isfinite(seen), ~np.isnan(new))
+  assert np.isfinite(scores).all()
