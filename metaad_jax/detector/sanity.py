@@ -148,6 +148,7 @@ def reading(
   x = ranked(x, words, ranks)
   with warnings.catch_warnings(), np.errstate(all='ignore'):
     warnings.simplefilter('ignore', RuntimeWarning)  # columns all missing
+    never = np.isnan(x).all(0)
     low, high = (np.nan_to_num(f(x, 0)) for f in (np.nanmin, np.nanmax))
     span, centre = high / 2 - low / 2, np.zeros(x.shape[1])
     size = np.maximum(np.abs(low), np.abs(high))
@@ -165,7 +166,9 @@ def reading(
   odd = (size > _LARGE) | ((size < 1 / _LARGE) & (size > 0) & ~left)
   exponent = np.frexp(np.where(odd, size, 0.0))[1]
   unit = np.exp2(np.clip(-exponent, -1000, 1000).astype(np.float64))
-  constant = np.where(left, 0.0, high)
+  # Of a value where there never was one, that it is there is all it says.
+  constant = np.where(never, 1.0, np.where(left, 0.0, high))
+  noise = np.where(never, np.inf, noise)
   return Reading(centre, unit, constant, noise, *guard.limits, words, ranks)
 
 

@@ -186,7 +186,9 @@ def test_a_value_in_a_column_that_was_always_missing_is_seen():
   guard = sanity.guard(x, np.zeros(4), np.zeros(0, int))
   none = np.zeros(0, int)
   reading = sanity.reading(x, guard, none, np.zeros((0, 1)))
-  assert_array_equal(reading(np.array([[1e9, 7.0]])), [[3003.0, 7.0]])
+  new = np.array([[1e9, 7.0], [1e9, 0.0], [1e9, np.nan]])
+  seen = [[3003.0, 1.0], [3003.0, 1.0], [3003.0, np.nan]]
+  assert_array_equal(reading(new), seen)
   assert (guard.far(np.array([[1.0, 7.0]])) == 0).all()
 
 
