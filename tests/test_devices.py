@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import fast
 import jax
@@ -97,23 +98,49 @@ def test_more_devices_train_alike(alone):
   assert four['params'] != one['params']  # truly shared out
 
 
-@pytest.mark.slow
-def test_two_processes_of_two_devices_train_alike_and_keep_one_run(
-  alone, tmp_path
-):
+def _start_two(folder, steps):
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
-  together = [
+  return [
     _start(f'''
 jax.config.update('jax_num_cpu_devices', 2)
 devices.start(
   0, coordinator='localhost:{port}', processes=2, process={process}
 )
-main(0, {str(tmp_path)!r}, 5)
+main(0, {str(folder)!r}, {steps})
 ''')
     for process in (0, 1)
   ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('killed', [0, 1])
+def test_where_one_process_dies_the_other_ends_in_one_line(killed, tmp_path):
+  """Within 30 s, though it waits for what the dead one would send."""
+  both = _start_two(tmp_path, 10**7)
+  left = both[1 - killed]
+  log = tmp_path / 'metrics.jsonl'
+  deadline = time.monotonic() + 200
+  while not (log.exists() and log.stat().st_size):
+    assert time.monotonic() < deadline and left.poll() is None
+    time.sleep(0.2)
+  both[killed].kill()
+  try:
+    _, err = left.communicate(timeout=30)
+  finally:
+    left.kill()
+    both[killed].communicate()
+  assert left.returncode == 1
+  assert err.startswith('error: another of the processes'), err[:2000]
+  assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_devices_train_alike_and_keep_one_run(
+  alone, tmp_path
+):
+  together = _start_two(tmp_path, 5)
   first, second = ([*_printed(p)][-1] for p in together)
   assert (first['process'], second['process']) == (0, 1)
   assert first['devices'] == 4 and first['params'] == second['params']

@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+import resource
 import subprocess
 import sys
 
@@ -101,3 +102,21 @@ def test_without_standard_input_or_letters_beyond_ascii(monkeypatch):
     program.main([*score, '--output=größe'])
   assert not stopped.value.code and pathlib.Path('größe/scores.csv').exists()
   assert b'gr\\xf6' in screen.buffer.getvalue()
+
+
+@pytest.mark.parametrize('room', [0, 3000])  # bytes of a file
+def test_a_disk_that_takes_no_more_is_an_error_and_leaves_nothing(room):
+  succeed('fit', 'normal.csv', RUN)
+  score = 'score', 'detector.npz', 'new.csv'
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+  try:
+    code, _, err = call(*score)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  lines = [x for x in err.splitlines() if not x.startswith('note: ')]
+  assert code == 1 and len(lines) == 1 and 'found/' in lines[0]
+  assert not pathlib.Path('found').exists()
+  pathlib.Path('found').write_text('in the place of the folder')
+  code, _, err = call(*score)
+  assert code == 1 and 'found' in err.splitlines()[-1]
