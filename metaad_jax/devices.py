@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from typing import Any, NamedTuple, NoReturn
+import warnings
 
 import jax
 from jax._src import xla_bridge
@@ -392,5 +393,7 @@ def persist() -> None:
   except OSError:
     return
   if os.access(folder, os.W_OK):
+    # A full disk only makes it compile again.
+    warnings.filterwarnings('ignore', '.*persistent compilation cache')
     jax.config.update('jax_compilation_cache_dir', folder)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)

@@ -101,9 +101,11 @@ def locked(folder: str) -> Iterator[None]:
       ) from error
     except OSError:  # a file system without locks
       pass
-    file.truncate(0)
-    file.write(f'process {os.getpid()} on {platform.node()}')
-    file.flush()
+    with contextlib.suppress(OSError):  # whose it is, where there is room
+      file.truncate(0)
+      os.write(
+        file.fileno(), f'process {os.getpid()} on {platform.node()}'.encode()
+      )
     try:
       yield
     finally:
