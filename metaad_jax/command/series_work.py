@@ -160,7 +160,8 @@ def detect(
 def query(by: SeriesJudge, path: str, samples: Samples) -> JudgedSeries:
   """Judges a file that was read as the one that was fitted to."""
   notes: list[str] = []
-  line = _lined(path, samples, notes, by.columns, by.detector.resample)
+  names, resample = by.detector.names_, by.detector.resample
+  line = _lined(path, samples, notes, names, resample)
   say(path, notes)
   return judged(by, path, samples, line)
 
@@ -169,7 +170,8 @@ def score(model: str, new: str, changes: dict[str, Any]) -> JudgedSeries:
   """Judges a file by a model file."""
   by = series_files.load(model)
   reading = by.reading._replace(**{k: v for k, v in changes.items() if v})
-  return query(by, new, _read(new, reading, by.support))
+  known = by.support if by.detector.names_ else None
+  return query(by, new, _read(new, reading, known))
 
 
 def write(found: JudgedSeries, folder: str) -> bool:

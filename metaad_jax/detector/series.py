@@ -32,6 +32,9 @@ class Event(NamedTuple):
     p_value: of the peak.
     reason: in words.
     rows: numbers of the rows of start, end and peak.
+    view: what is unlike at the peak, one of `subsequences.VIEWS`.
+    channel: of which channel; see `series_explanations`.
+    length: over how many samples.
   """
 
   start: Any
@@ -40,7 +43,10 @@ class Event(NamedTuple):
   score: float
   p_value: float
   reason: str
-  rows: tuple[int, int, int] = (0, 0, 0)
+  rows: tuple[int, int, int]
+  view: str
+  channel: str
+  length: int
 
 
 class Judgement(NamedTuple):
@@ -172,7 +178,9 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     self.period_ = self.period or subsequences.period(longest)
     self._deviation, self._scales = subsequences.fit(inner, self.period_)
     self._calibrate(inner)
-    self._lead: float | None = None  # of streams, found by the first
+    # Found when first asked for: what streams and explanations need.
+    self._lead: float | None = None
+    self._comparisons: Any = None
     return self
 
   def partial_fit(self, X, y=None) -> Self:
@@ -215,9 +223,11 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
 
   def explain(self, X, event: Event | int) -> SeriesExplanation:
     """Why an event, or the row of a number, of a series is abnormal."""
-    row = event if isinstance(event, int) else event.rows[2]
     line = timelines.read(X, self.names_, self.resample)
-    return series_explanations.explain(self, line, row)
+    if isinstance(event, int):
+      return series_explanations.explain(self, line, event)
+    asked = event.view, event.channel, event.length
+    return series_explanations.explain(self, line, event.rows[2], asked)
 
   def follow(self, state: str = '') -> SeriesStream:
     """A stream that judges points as they arrive.
@@ -265,6 +275,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
         float(self._p_values(scores[peak])),
         series_explanations.reason(self, which[peak]),
         (int(rows[0]), int(rows[1]), int(peak)),
+        *series_explanations.compared(self, which[peak]),
       ))  # fmt: skip
     return events
 

@@ -53,14 +53,16 @@ def channel_name(detector: Any, channel: int) -> str:
 
 
 def explain(
-  detector: Any, line: timelines.Timeline, row: int
-) -> SeriesExplanation:
+  detector: Any, line: timelines.Timeline, row: int,
+  asked: tuple[str, str, int] | None = None,
+) -> SeriesExplanation:  # fmt: skip
   """Explains a row of a series.
 
   Args:
     detector: a fitted `SeriesAnomalyDetector`.
     line: the series.
     row: its number, such as that of an event's peak.
+    asked: view, channel and length to explain it by; None = the farthest.
 
   Raises:
     DataError: if nothing can be said there, since too much is missing.
@@ -78,22 +80,27 @@ def explain(
     )
   (piece,) = held
   x = detector._standardized(piece.values)
-  best: Any = None
+  found: Any = None
   excess = np.full(detector.n_features_in_, -np.inf)
-  for scale in detector._scales:
+  for scale, compare in zip(detector._scales, comparisons(detector),
+                            strict=True):  # fmt: skip
     length = scale.length
     if length > len(x):
       continue
     start = place - piece.start - (length - 1) // 2
     start = int(np.clip(start, 0, len(x) - length))
-    compare = subsequences.Comparison(scale, detector._deviation)
     ratio, nearest = compare(x[start : start + length])
     excess = np.maximum(excess, ratio[:, : len(excess)].max(0))
     view, channel = np.unravel_index(ratio.argmax(), ratio.shape)
-    if best is None or ratio.max() > best[0]:
+    if asked and asked[2] == length:
+      view = subsequences.VIEWS.index(asked[0])
+      channel = _names(detector).index(asked[1])
+    high = ratio[view, channel]
+    first = found is None or (not asked and high > found[0])
+    if first or (asked and asked[2] == length):
       begin = scale.starts[nearest[view, channel]]
-      best = ratio.max(), length, int(view), int(channel), start, int(begin)
-  length, view, channel, start, begin = best[1:]
+      found = high, length, int(view), int(channel), start, int(begin)
+  high, length, view, channel, start, begin = found
   ends = np.cumsum([len(s) for s in detector.stretches_])
   stretch = int(np.searchsorted(ends, begin, 'right'))
   sample = begin - int(ends[stretch] - len(detector.stretches_[stretch]))
@@ -102,7 +109,7 @@ def explain(
   )
   return SeriesExplanation(
     subsequences.VIEWS[view], channel_name(detector, channel), length,
-    float(np.exp(best[0])), tuple(
+    float(np.exp(high)), tuple(
       (channel_name(detector, c), float(np.exp(excess[c])))
       for c in np.argsort(-excess, kind='stable')
     ), (int(rows[0]), int(rows[1])),
@@ -123,22 +130,40 @@ def _since(detector, stretch, sample):
   return str(pd.Timestamp(round(seconds, 3), unit='s'))
 
 
-def reason(detector: Any, which: int) -> str:
-  """In words, which of the comparisons is the farthest.
+def _names(detector):
+  """Names of the channels, and of all of them together."""
+  count = detector._scales[0].farthest.shape[1]
+  return [channel_name(detector, c) for c in range(count)]
 
-  Args:
-    detector: a fitted `SeriesAnomalyDetector`.
-    which: of `subsequences.score`.
-  """
+
+def comparisons(detector: Any) -> list[subsequences.Comparison]:
+  """Of each length; made once for a detector."""
+  if detector._comparisons is None:
+    detector._comparisons = [
+      subsequences.Comparison(scale, detector._deviation)
+      for scale in detector._scales
+    ]
+  return detector._comparisons
+
+
+def compared(detector: Any, which: int) -> tuple[str, str, int]:
+  """View, channel and length of a number of `subsequences.score`."""
   columns = detector._scales[0].farthest.shape[1]
   number, rest = divmod(int(which), len(subsequences.VIEWS) * columns)
   view, channel = divmod(rest, columns)
-  name = channel_name(detector, channel)
-  length = detector._scales[number].length
+  return (
+    subsequences.VIEWS[view], channel_name(detector, channel),
+    detector._scales[number].length,
+  )  # fmt: skip
+
+
+def reason(detector: Any, which: int) -> str:
+  """In words, which of the comparisons is the farthest; see `compared`."""
+  view, name, length = compared(detector, which)
   of = f' of {name}' if name else ''
   return (
-    f'{subsequences.VIEWS[view]}{of} over '
-    f'{length_text(length, detector.step_)}: unlike anything healthy'
+    f'{view}{of} over {length_text(length, detector.step_)}: unlike anything '
+    'healthy'
   )
 
 

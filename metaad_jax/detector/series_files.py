@@ -157,7 +157,9 @@ def load(path: str) -> SeriesJudge:
   """
   detector, meta = SeriesAnomalyDetector.restore(path)
   about = meta.get('file', {})
-  names = detector.names_
+  names = detector.names_ or tuple(
+    f'column {i}' for i in range(detector.n_features_in_)
+  )
   try:
     dialect, read = about.get('dialect'), dict(about.get('reading', {}))
     read |= {
@@ -258,6 +260,7 @@ def event_rows(judged: JudgedSeries) -> list[dict[str, Any]]:
       'event': number, 'start': plain(e.start), 'end': plain(e.end),
       'peak': plain(e.peak), 'score': round(e.score, 6),
       'p_value': float(f'{e.p_value:.4g}'), 'reason': e.reason,
+      'channel': e.channel, 'view': e.view, 'samples': e.length,
       **{
         f'{name}_row': judged.first + row
         for name, row in zip(('start', 'end', 'peak'), e.rows, strict=True)
@@ -268,8 +271,8 @@ def event_rows(judged: JudgedSeries) -> list[dict[str, Any]]:
 
 
 _EVENT = (
-  'event', 'start', 'end', 'peak', 'score', 'p_value', 'reason', 'start_row',
-  'end_row', 'peak_row',
+  'event', 'start', 'end', 'peak', 'score', 'p_value', 'reason', 'channel',
+  'view', 'samples', 'start_row', 'end_row', 'peak_row',
 )  # fmt: skip
 
 

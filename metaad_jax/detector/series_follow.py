@@ -60,10 +60,7 @@ class SeriesStream:
 
   def __init__(self, detector: Any):
     self._detector, self._scales = detector, detector._scales
-    self._compare = [
-      subsequences.Comparison(scale, detector._deviation)
-      for scale in self._scales
-    ]
+    self._compare = series_explanations.comparisons(detector)
     # A score is one of the last window alone, and so a little higher than in
     # the middle of a series, for which the threshold is.
     if detector._lead is None:
@@ -206,7 +203,7 @@ class SeriesStream:
     p = float(detector._p_values(np.array(score - self._lead)))
     alarm = known and score > self.threshold
     why = series_explanations.reason(detector, which) if alarm else ''
-    ended = self._grow(alarm, score, p, stamp, why)
+    ended = self._grow(alarm, score, p, stamp, which)
     if self._drifted(score) and not self._changed:
       self._changed = True
       note = (
@@ -216,12 +213,12 @@ class SeriesStream:
       )
     return Point(self._number - 1, score, p, alarm, ended, why, note)
 
-  def _grow(self, alarm, score, p, stamp, why):
+  def _grow(self, alarm, score, p, stamp, which):
     """Goes on with an event; the one that has ended, or None."""
     number, ended = self._number - 1, None
     open_, period = self._event, self._detector.period_
     if open_ and number - open_['rows'][1] > period:
-      ended, open_, self._event = _event(open_), None, None
+      ended, open_, self._event = self.finish(), None, None
     if alarm:
       if open_ is None:
         open_ = self._event = {
@@ -229,13 +226,23 @@ class SeriesStream:
         }  # fmt: skip
       open_['end'], open_['rows'][1] = stamp, number
       if score > open_['score']:
-        open_ |= {'score': score, 'p_value': p, 'peak': stamp, 'reason': why}
+        open_ |= {'score': score, 'p_value': p, 'peak': stamp, 'which': which}
         open_['rows'][2] = number
     return ended
 
   def finish(self) -> Any:
     """The event that is not over yet, or None."""
-    return _event(self._event) if self._event else None
+    if self._event is None:
+      return None
+    from metaad_jax.detector.series import Event
+
+    e, detector = self._event, self._detector
+    which = e['which']
+    return Event(
+      e['start'], e['end'], e['peak'], e['score'], e['p_value'],
+      series_explanations.reason(detector, which), tuple(e['rows']),
+      *series_explanations.compared(detector, which),
+    )  # fmt: skip
 
   def _drifted(self, score):
     """Bets once a period, as `SeriesAnomalyDetector.changed` does."""
@@ -327,6 +334,11 @@ class SeriesStream:
     self._number, self._last = meta['number'], meta['last']
     self._fast, self._changed = meta['fast'], meta['changed']
     self._event = meta['event']
+    numbers = len(self._scales) * self._scales[0].farthest.size
+    if self._event and not (
+      self._event['which'] < numbers and len(self._event['rows']) == 3
+    ):
+      raise DataError('its event is of another detector')
 
 
 def _lead(detector):
@@ -358,18 +370,12 @@ _STATE = schema.fields({
   'fast': _COUNT,
   'changed': schema.satisfies(lambda v: isinstance(v, bool), 'true or false'),
   'event': schema.or_none(schema.fields({
-    'start': _STAMP, 'end': _STAMP, 'peak': _STAMP, 'reason': schema.TEXT,
+    'start': _STAMP, 'end': _STAMP, 'peak': _STAMP, 'which': _COUNT,
     'score': schema.number(-1e300, 1e300), 'p_value': schema.number(0, 1),
     'rows': schema.listed(_COUNT, 3),
-  }, ('start', 'end', 'peak', 'reason', 'score', 'p_value', 'rows'))),
+  }, ('start', 'end', 'peak', 'which', 'score', 'p_value', 'rows'))),
 }, ('kind', 'format', 'model', 'number', 'count', 'last', 'fast', 'changed',
     'event'))  # fmt: skip
-
-
-def _event(open_):
-  from metaad_jax.detector.series import Event
-
-  return Event(**{**open_, 'rows': tuple(open_['rows'])})
 
 
 def fingerprint(detector: Any) -> str:
