@@ -6,9 +6,12 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.command import endings, work
-from metaad_jax.data import timelines, user_files
+from metaad_jax.data import moments, timelines, user_files
 from metaad_jax.data.timelines import Timeline
 from metaad_jax.data.user_files import Samples
 from metaad_jax.detector import judge as rows
@@ -62,8 +65,29 @@ def _lined(path, samples, notes, names=(), resample=''):
 
 
 def _read(path, reading, known, full=False):
-  samples = user_files.read(path, **reading._asdict(), like=known)
-  return work.report(path, timelines.timed(samples), known, full)
+  x = _one_channel(path)
+  if x is None:
+    samples = user_files.read(path, **reading._asdict(), like=known)
+  else:
+    samples = user_files.from_frame(x, features=('column 0',))
+  samples = moments.timed(samples)
+  times = [f'column {c.name!r} ' for c in samples.columns if c.role == 'time']
+  notes = tuple(
+    n for n in samples.notes
+    if not ('no feature' in n and n.startswith(tuple(times)))
+  )  # fmt: skip
+  return work.report(path, samples._replace(notes=notes), known, full)
+
+
+def _one_channel(path):
+  """[n, 1] of an array [n] in a file .npy, which is no table; or None."""
+  if not path.lower().endswith('.npy'):
+    return None
+  try:
+    x = np.load(path, allow_pickle=False, mmap_mode='r')
+  except storage.BROKEN:
+    return None  # it is told by the reader
+  return np.array(x[:, None]) if x.ndim == 1 and len(x) else None
 
 
 def read(

@@ -12,19 +12,12 @@ import numpy as np
 import pandas as pd
 
 from metaad_jax.base import DataError
-from metaad_jax.data import cells, times, user_files
+from metaad_jax.data import cells, moments, times, user_files
 
 LONGEST_GAP = 8  # samples in a row that are filled in by interpolation
 _LARGEST = 1e100  # of a value: beyond it squares are infinite
+_DURATION = re.compile(r'(\d+(\.\d+)?\s*[a-z]+\s*)+', re.IGNORECASE)
 _LOOSE, _SOME = 0.25, 0.01  # of a step; share of steps that may deviate more
-# Names of columns of numbers that are seconds since some start, or parts.
-_UNITS = {
-  's': 1.0, 'sec': 1.0, 'secs': 1.0, 'second': 1.0, 'seconds': 1.0, 't': 1.0,
-  'time': 1.0, 'elapsed': 1.0, 'timestamp': 1.0, 'ts': 1.0, 'ms': 1e-3,
-  'millis': 1e-3, 'milliseconds': 1e-3, 'us': 1e-6, 'min': 60.0,
-  'minute': 60.0, 'minutes': 60.0, 'hour': 3600.0, 'hours': 3600.0,
-}  # fmt: skip
-_EPOCHS = ((1e9, 1.0), (1e12, 1e-3), (1e15, 1e-6), (1e18, 1e-9))
 
 
 class Timeline(NamedTuple):
@@ -134,9 +127,9 @@ def of_samples(
   """
   if not isinstance(samples.rows, pd.DataFrame):
     raise DataError('it holds windows: a series is [n] or [n, channels]')
-  samples = timed(samples, names)
+  samples = moments.timed(samples, names)
   rows, notes = samples.rows, [*samples.notes]
-  time, stamps, seconds, note = _times(samples, names)
+  time, stamps, seconds, note = moments.find(samples, names)
   notes += [note] * bool(note)
   words = [n for n in rows if cells.kind_of(rows[n]) == 'category']
   notes += [f'column {n!r} holds words: left out' for n in words]
@@ -156,99 +149,6 @@ def of_samples(
     samples.labels, tuple(notes),
   )  # fmt: skip
   return _evened(made, resample)
-
-
-# --- times -------------------------------------------------------------------
-
-
-def written(stamp: Any) -> Any:
-  """A time stamp or the number of a row as JSON holds it."""
-  if isinstance(stamp, np.generic):
-    return stamp.item()
-  return stamp if isinstance(stamp, int | float) else str(stamp)
-
-
-def _times(samples, names=()):
-  """Name, stamps [n], seconds [n] of the column of times, and a note."""
-  aside = {c.name: c for c in samples.columns}
-  keys = [n for n in samples.keys if n not in names]
-  dated = sorted(keys, key=lambda n: n in aside and aside[n].role != 'time')
-  for name in dated:
-    found = seconds(name, samples.keys[name])
-    if found is not None:
-      return name, samples.keys[name].array, *found
-  return '', np.arange(len(samples.rows)), None, ''
-
-
-def timed(samples: user_files.Samples, wanted: Sequence[str] = ()) -> Any:
-  """The same with the column of times aside, if it was taken for a feature.
-
-  Times of day, and numbers that rise under a name such as seconds; none of the
-  columns that are `wanted`, and only where no other column holds times.
-  """
-  roles = {c.name: c for c in samples.columns}
-  if any(c.role == 'time' or (c.role == 'id' and _unit(c.name))
-         for c in samples.columns):  # fmt: skip
-    return samples
-  for name in samples.rows:
-    x = samples.rows[name]
-    if name in wanted or cells.kind_of(x) == 'category':
-      continue
-    clock = name in roles and roles[name].kind == 'time'
-    rises = len(x) > 1 and bool((np.diff(x.to_numpy()) > 0).all())
-    if clock or (rises and _unit(name)):
-      keys = samples.keys.assign(**{
-        name: pd.to_timedelta(_unwrapped(x.to_numpy()), unit='s')
-        if clock else x
-      })  # fmt: skip
-      return samples._replace(
-        rows=samples.rows.drop(columns=name), keys=keys,
-        columns=tuple(
-          c._replace(role='time', why='') if c.name == name else c
-          for c in samples.columns
-        ),
-        notes=tuple(
-          n for n in samples.notes if not n.startswith(f'column {name!r}')
-        ),
-      )  # fmt: skip
-  return samples
-
-
-def _unit(name):
-  words = re.findall(r'[^\W\d_]+', name.lower())
-  return next((_UNITS[w] for w in reversed(words) if w in _UNITS), None)
-
-
-def seconds(name: str, raw: Any) -> tuple[np.ndarray, str] | None:
-  """[n] seconds of a column and a note; None if it holds no times."""
-  try:
-    typed = cells.from_values(name, raw)
-  except DataError:
-    return None
-  if typed.kind not in ('time', 'number') or not len(typed.values):
-    return None
-  x = typed.values.to_numpy(np.float64)
-  if typed.kind == 'time':
-    return _unwrapped(x), ''
-  if 'durations' in typed.note:
-    return x, ''
-  low, high = np.nanmin(x), np.nanmax(x)
-  for start, unit in _EPOCHS:
-    if start < low and high < 2.1 * start:
-      return x * unit, ''
-  unit = _unit(name)
-  if unit is None:
-    return None
-  kind = {1.0: 'seconds', 1e-3: 'milliseconds', 1e-6: 'microseconds'}.get(
-    unit, 'minutes' if unit == 60 else 'hours'
-  )
-  return x * unit, f'column {name!r} is taken for {kind}'
-
-
-def _unwrapped(x):
-  """Seconds; times of day go on after midnight."""
-  day = np.nanmin(x, initial=0) >= 0 and np.nanmax(x, initial=0) <= 86400
-  return x + 86400 * np.cumsum(np.r_[0, np.diff(x) < -43200]) if day else x
 
 
 def _evened(line, resample):
@@ -281,9 +181,13 @@ def _evened(line, resample):
   if again.any():
     row = int(np.flatnonzero(again)[0]) + 1
     does = 'repeats' if steps[row - 1] == 0 else 'goes back'
+    mend = 'sort the rows and drop copies'
+    if does == 'repeats':
+      mend += ", or resample, as in resample='1min'"
+    elif -3600 <= steps[row - 1] and len(again.nonzero()[0]) < 3:
+      mend += '; if summer time ends there, write times in UTC'
     raise DataError(
-      f'the time stamp {stamps[row]}{where} of row {row} {does}: sort the '
-      'rows and drop copies' + (', or resample' if does == 'repeats' else '')
+      f'the time stamp {stamps[row]}{where} of row {row} {does}: {mend}'
     )
   return _binned(line, resample) if resample else _placed(line, where)
 
@@ -396,6 +300,11 @@ def row_of(until: str, line: Timeline, form: str = '') -> int:
   Raises:
     DataError: if it makes no sense, or no row or all of them lie before it.
   """
+  if line.seconds is not None and line.seconds[-1] < line.seconds[0]:
+    raise DataError(
+      'the newest row comes first: sort the rows by time, to say until when '
+      'they are healthy'
+    )
   if re.fullmatch(r'\d+', until.strip()):
     row = int(until)
   elif line.seconds is None:
@@ -417,11 +326,12 @@ def row_of(until: str, line: Timeline, form: str = '') -> int:
 def _moment(until, line, form):
   """Seconds, on the clock of the series."""
   assert line.seconds is not None
-  try:
-    return line.seconds[0] + pd.Timedelta(until).total_seconds()
-  except ValueError:
-    pass
-  for known in filter(None, (form, 'ISO8601')):
+  if _DURATION.fullmatch(until.strip()):
+    try:
+      return line.seconds[0] + pd.Timedelta(until).total_seconds()
+    except ValueError:
+      pass
+  for known in filter(None, (form, form.split(' ')[0], 'ISO8601')):
     try:
       dates = pd.Series(pd.to_datetime([until.strip()], format=known, utc=True))
       return float(times.seconds(dates)[0])

@@ -281,8 +281,8 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
 
   def _changed(self, scores, line, rate):
     blocks = _blocks(self._known(scores), self.period_)
-    p = np.clip(self._p_values(blocks), 1e-12, 1)
-    wealth = np.cumsum(series_follow.bet(p), 1)
+    p = self._p_values(blocks)
+    wealth = np.cumsum(series_follow.bet(p, len(self._healthy)), 1)
     over = np.flatnonzero(series_follow.mixed(wealth) > -np.log(rate))
     return int(over[0] * self.period_) if len(over) else None
 

@@ -91,7 +91,7 @@ def explain(
     start = int(np.clip(start, 0, len(x) - length))
     ratio, nearest = compare(x[start : start + length])
     excess = np.maximum(excess, ratio[:, : len(excess)].max(0))
-    view, channel = np.unravel_index(ratio.argmax(), ratio.shape)
+    view, channel = divmod(int(ratio.argmax()), ratio.shape[1])
     if asked and asked[2] == length:
       view = subsequences.VIEWS.index(asked[0])
       channel = _names(detector).index(asked[1])
@@ -99,7 +99,7 @@ def explain(
     first = found is None or (not asked and high > found[0])
     if first or (asked and asked[2] == length):
       begin = scale.starts[nearest[view, channel]]
-      found = high, length, int(view), int(channel), start, int(begin)
+      found = high, length, view, channel, start, int(begin)
   high, length, view, channel, start, begin = found
   ends = np.cumsum([len(s) for s in detector.stretches_])
   stretch = int(np.searchsorted(ends, begin, 'right'))

@@ -17,7 +17,7 @@ import pandas as pd
 
 from metaad_jax import storage
 from metaad_jax.base import DataError
-from metaad_jax.data import text_files, timelines
+from metaad_jax.data import moments, text_files, timelines
 from metaad_jax.data.roles import Column
 from metaad_jax.data.timelines import Timeline
 from metaad_jax.data.user_files import Samples
@@ -210,8 +210,8 @@ def summary(judged: JudgedSeries) -> str:
     f'{n} rows judged from {length_text(healthy, by.step_)} of healthy series '
     f'with a period of {length_text(by.period_, by.step_)}',
     f'{len(events)} event{"s" if len(events) != 1 else ""} at a rate of '
-    f'{rate_text(by)} false ones: {by.event_rate_ * n:.2g} of these would be '
-    'false on average',
+    f'{rate_text(by)} false ones: a series as healthy as that would have '
+    f'{by.event_rate_ * n:.2g} in as many rows',
   ]
   for event in sorted(events, key=lambda e: -e.score)[:3]:
     lines.append(
@@ -254,7 +254,7 @@ def _scores_csv(judged):
 
 def event_rows(judged: JudgedSeries) -> list[dict[str, Any]]:
   """The events as JSON holds them."""
-  plain = timelines.written
+  plain = moments.written
   return [
     {
       'event': number, 'start': plain(e.start), 'end': plain(e.end),

@@ -12,7 +12,7 @@ import pandas as pd
 
 from metaad_jax import schema, storage
 from metaad_jax.base import DataError
-from metaad_jax.data import timelines
+from metaad_jax.data import moments, timelines
 from metaad_jax.detector import series_explanations
 from metaad_jax.features import subsequences
 
@@ -254,9 +254,8 @@ class SeriesStream:
     if count + 1 < detector.period_:
       return False
     top = np.array(self._block[0] - self._lead)
-    p = np.clip(detector._p_values(top), 1e-12, 1)
-    self._block = [-np.inf, 0]
-    self._wealth = self._wealth + bet(p)
+    won = bet(detector._p_values(top), len(detector._healthy))
+    self._block, self._wealth = [-np.inf, 0], self._wealth + won
     return mixed(self._wealth) > -np.log(RATE)
 
   # --- files -----------------------------------------------------------------
@@ -274,7 +273,7 @@ class SeriesStream:
     for i, track in enumerate(self._tracks):
       arrays[f'track/{i}'] = np.array(track, np.float64).reshape(-1, 3)
     event = self._event and {
-      name: value if name == 'rows' else timelines.written(value)
+      name: value if name == 'rows' else moments.written(value)
       for name, value in self._event.items()
     }
     storage.save(path, arrays, {
@@ -399,8 +398,13 @@ def seconds_of(time: Any) -> float:
   raise DataError(f'{time!r} is no time')
 
 
-def bet(p: np.ndarray) -> np.ndarray:
-  """[powers, ...] logarithms of what the bets of all powers win by p-values."""
+def bet(p: np.ndarray, known: int) -> np.ndarray:
+  """[powers, ...] logarithms of what the bets of all powers win by p-values.
+
+  None counts as smaller than the number of known scores can tell, so that one
+  event, however far out, is no change of what is normal.
+  """
+  p = np.clip(p, 1 / (known + 1), 1)
   powers = POWERS.reshape(-1, *[1] * np.ndim(p))
   return np.log(powers) + (powers - 1) * np.log(p)
 

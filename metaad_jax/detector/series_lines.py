@@ -11,7 +11,7 @@ import pandas as pd
 
 from metaad_jax.base import DataError
 from metaad_jax.data import cells as cells_lib
-from metaad_jax.data import timelines
+from metaad_jax.data import moments
 from metaad_jax.detector import follow as lines_lib
 from metaad_jax.detector import judge
 from metaad_jax.detector.series import Event
@@ -85,7 +85,7 @@ def event(ended: Event) -> dict[str, Any]:
   """An event as JSON holds it."""
   told = ended._asdict()
   for name in ('start', 'end', 'peak'):
-    told[name] = timelines.written(told[name])
+    told[name] = moments.written(told[name])
   return told
 
 
@@ -124,7 +124,7 @@ def _clock(by) -> Callable[[str], float | None]:
         return pd.to_datetime(cell, format=form[1], utc=True).timestamp()
       except ValueError:
         pass
-    found = timelines.seconds(by.time, pd.Series([cell]))
+    found = moments.seconds(by.time, pd.Series([cell]))
     if found is None or np.isnan(found[0][0]):
       raise DataError(f'{cell[:40]!r} in column {by.time!r} is no time')
     return float(found[0][0])

@@ -104,7 +104,7 @@ def test_points_are_followed_and_a_restart_goes_on(monkeypatch):
   assert whole[0]['keys'] == {'when': str(TIMES[1900])}
   abnormal = {r['row'] for r in whole if r['decision'] == 'abnormal'}
   assert abnormal >= set(range(110, 150))
-  events = [r['event'] for r in whole if 'event' in r]
+  events = [r['event'] for r in [*whole, last] if 'event' in r]
   worst = max(events, key=lambda e: e['score'])
   assert 95 <= worst['rows'][0] <= worst['rows'][2] <= 200
   assert 'heat' in worst['reason']

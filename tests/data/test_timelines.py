@@ -115,6 +115,16 @@ def test_times_that_go_back_are_refused_and_turned_round_if_all_do():
     timelines.read(frame.set_axis([TIMES[0], pd.NaT, *TIMES[2:]]))
 
 
+def test_a_day_and_a_time_of_day_in_two_columns_are_one():
+  times = pd.date_range('2024-03-01 23:59:40', periods=6, freq='10s')
+  line = timelines.read(pd.DataFrame({
+    'date': times.strftime('%d/%m/%Y'), 'time': times.strftime('%H:%M:%S'),
+    'a': X[:, 0],
+  }))  # fmt: skip
+  assert line.names == ('a',) and line.step == 10 and not line.notes
+  assert line.stamps[5] == times[5] and line.at.tolist() == [*range(6)]
+
+
 def test_clocks_go_on_after_midnight():
   times = ['23:59:40', '23:59:50', '00:00:00', '00:00:10', '00:00:20']
   line = timelines.read(pd.DataFrame({'time': times, 'a': X[:5, 0]}))
@@ -158,6 +168,11 @@ def test_a_series_is_cut_at_a_row_a_time_or_after_a_while():
     np.testing.assert_array_equal(after.values, X[2:])
     assert after.stamps[0] == TIMES[2] and after.at.tolist() == [0, 1, 2, 3]
   assert timelines.row_of('01/03/2024 00:00:20', line, '%d/%m/%Y %H:%M:%S') == 2
+  assert timelines.row_of('02.03.2024', timelines.read(
+    pd.DataFrame(X, pd.date_range('2024-03-01', periods=6), ['a', 'b'])
+  ), '%d.%m.%Y %H:%M') == 1  # fmt: skip
+  with pytest.raises(DataError, match='newest'):
+    timelines.row_of('20s', timelines.read(frame[::-1]))
   for until in ('0', '6', '1 day', '1999-01-01', 'noon'):
     with pytest.raises(DataError):
       timelines.row_of(until, line)
