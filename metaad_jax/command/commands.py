@@ -63,6 +63,7 @@ def fit(
       return
     fitted = series_work.fitted(normal, samples, healthy, reading, series)
     series_files.save(fitted, output)
+    print(series_files.fitted_text(fitted))
   else:
     rate = false_alarm_rate or _RATE
     by, _ = work.adapt(run_dir, normal, reading, rate, dry_run=dry_run)

@@ -26,6 +26,7 @@ from metaad_jax.detector import sheets
 from metaad_jax.detector.series import Judgement, SeriesAnomalyDetector
 from metaad_jax.detector.series_explanations import length_text
 
+_PERIODS = 10  # of a healthy part that the promise is kept from
 _UNITS = (
   (7 * 86400.0, 'week'), (86400.0, 'day'), (3600.0, 'hour'), (60.0, 'minute'),
   (1.0, 'second'),
@@ -121,6 +122,12 @@ def fit(
   healthy = pd.DataFrame(
     np.concatenate(detector.stretches_), columns=list(line.names)
   )
+  if len(healthy) < _PERIODS * detector.period_:
+    warnings.warn(
+      f'the healthy part holds {len(healthy) / detector.period_:.2g} periods: '
+      f'expect more false events than promised of less than {_PERIODS}',
+      stacklevel=2,
+    )
   return SeriesJudge(path, samples._replace(rows=healthy), detector, reading)
 
 
@@ -199,6 +206,17 @@ def rate_text(detector: SeriesAnomalyDetector) -> str:
   )
   said = f'{rate * unit / step:.3g} per {name}'
   return said if said == text else f'{said} ({detector.false_alarms})'
+
+
+def fitted_text(by: SeriesJudge) -> str:
+  """A line on what was learned."""
+  detector = by.detector
+  healthy = sum(map(len, detector.stretches_))
+  return (
+    f'{length_text(healthy, detector.step_)} of healthy series, a period of '
+    f'{length_text(detector.period_, detector.step_)}, '
+    f'{rate_text(detector)} false events'
+  )
 
 
 def summary(judged: JudgedSeries) -> str:

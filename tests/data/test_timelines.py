@@ -118,7 +118,7 @@ def test_times_that_go_back_are_refused_and_turned_round_if_all_do():
 def test_a_day_and_a_time_of_day_in_two_columns_are_one():
   times = pd.date_range('2024-03-01 23:59:40', periods=6, freq='10s')
   line = timelines.read(pd.DataFrame({
-    'date': times.strftime('%d/%m/%Y'), 'time': times.strftime('%H:%M:%S'),
+    'date': times.strftime('%Y/%m/%d'), 'time': times.strftime('%H:%M:%S'),
     'a': X[:, 0],
   }))  # fmt: skip
   assert line.names == ('a',) and line.step == 10 and not line.notes
