@@ -56,10 +56,10 @@ class Options(NamedTuple):
     return f'{self.per_day:g} per day'
 
 
-def _lined(path, samples, notes, names=(), resample=''):
+def _lined(path, samples, notes, names=(), resample='', form=''):
   """The series of a file; what `samples` has noted was said already."""
   with series_files.told(path, notes):
-    line = timelines.of_samples(samples, names, resample)
+    line = timelines.of_samples(samples, names, resample, form)
   notes += [note for note in line.notes if note not in samples.notes]
   return line._replace(notes=())
 
@@ -104,12 +104,8 @@ def read(
   line = _lined(path, samples, notes, resample=options.resample)
   healthy, rest, row = line, None, 0
   if options.healthy_until:
-    form = next(
-      (c.why.partition('read as ')[2] for c in samples.columns
-       if c.name == line.time), ''
-    )  # fmt: skip
     with series_files.told(path, notes):
-      row = timelines.row_of(options.healthy_until, line, form)
+      row = timelines.row_of(options.healthy_until, line)
     healthy, rest = timelines.split(line, row)
   say(path, notes)
   _describe(line, row, rest is not None)
@@ -185,7 +181,7 @@ def query(by: SeriesJudge, path: str, samples: Samples) -> JudgedSeries:
   """Judges a file that was read as the one that was fitted to."""
   notes: list[str] = []
   names, resample = by.detector.names_, by.detector.resample
-  line = _lined(path, samples, notes, names, resample)
+  line = _lined(path, samples, notes, names, resample, by.form)
   say(path, notes)
   return judged(by, path, samples, line)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from metaad_jax.base import DataError
-from metaad_jax.data import cells, user_files
+from metaad_jax.data import cells, times, user_files
 
 # Names of columns of numbers that are seconds since some start, or parts.
 _UNITS = {
@@ -17,6 +17,7 @@ _UNITS = {
   'millis': 1e-3, 'milliseconds': 1e-3, 'us': 1e-6, 'min': 60.0,
   'minute': 60.0, 'minutes': 60.0, 'hour': 3600.0, 'hours': 3600.0,
 }  # fmt: skip
+GOES_WITH = 'goes with '  # said of a column of times of day, and the days
 _EPOCHS = ((1e9, 1.0), (1e12, 1e-3), (1e15, 1e-6), (1e18, 1e-9))
 
 
@@ -28,20 +29,22 @@ def written(stamp: Any) -> Any:
 
 
 def find(
-  samples: user_files.Samples, names: Sequence[str] = ()
-) -> tuple[str, Any, np.ndarray | None, str]:
-  """Name, stamps [n], seconds [n] of the column of times, and a note.
+  samples: user_files.Samples, names: Sequence[str] = (), form: str = ''
+) -> tuple[str, Any, np.ndarray | None, str, str]:
+  """Name, stamps [n], seconds [n] of the column of times; a note; the form.
 
-  None of the columns of `names`; without one ('', numbers of rows, None, '').
+  None of the columns of `names`; without one ('', numbers of rows, None, '',
+  ''). `form` is that of dates in a file that was read before, such as
+  '%d/%m/%Y', or ''.
   """
   aside = {c.name: c for c in samples.columns}
   keys = [n for n in samples.keys if n not in names]
   dated = sorted(keys, key=lambda n: n in aside and aside[n].role != 'time')
   for name in dated:
-    found = seconds(name, samples.keys[name])
+    found = seconds(name, samples.keys[name], form)
     if found is not None:
       return name, samples.keys[name].array, *found
-  return '', np.arange(len(samples.rows)), None, ''
+  return '', np.arange(len(samples.rows)), None, '', ''
 
 
 def timed(samples: user_files.Samples, wanted: Sequence[str] = ()) -> Any:
@@ -83,26 +86,29 @@ def _joined(samples, roles):
   """A column of days that repeat takes in that of the times of day."""
   days = [
     c.name for c in samples.columns
-    if c.role == 'time' and samples.keys[c.name].duplicated().any()
+    if c.role == 'time' and c.name in samples.keys
+    and samples.keys[c.name].duplicated().any()
   ]  # fmt: skip
-  clocks = [
-    n for n in samples.rows
-    if n in roles and roles[n].kind == 'time' and 'times of day' in roles[n].why
-  ]  # fmt: skip
+  if not days:
+    return samples
+  clocks = {
+    n: x for n in [*samples.rows, *samples.keys] if n in roles
+    for x in [_clock(samples, n, roles[n])] if x is not None
+  }  # fmt: skip
+  days = [name for name in days if name not in clocks]
   if len(days) != 1 or len(clocks) != 1:
     return samples
-  (day,), (clock,) = days, clocks
+  (day,), ((clock, times_of_day),) = days, clocks.items()
   found = seconds(day, samples.keys[day])
   if found is None or (found[0] % 86400).any():
     return samples
-  moment = pd.to_datetime(
-    found[0] + samples.rows[clock].to_numpy(), unit='s'
-  )  # fmt: skip
   return samples._replace(
-    rows=samples.rows.drop(columns=clock),
-    keys=samples.keys.assign(**{day: moment}),
+    rows=samples.rows.drop(columns=clock, errors='ignore'),
+    keys=samples.keys.drop(columns=clock, errors='ignore').assign(
+      **{day: pd.to_datetime(found[0] + times_of_day, unit='s')}
+    ),
     columns=tuple(
-      c._replace(role='time', why=f'goes with {day!r}') if c.name == clock
+      c._replace(role='time', why=GOES_WITH + repr(day)) if c.name == clock
       else c for c in samples.columns
     ),
     notes=tuple(
@@ -111,13 +117,34 @@ def _joined(samples, roles):
   )  # fmt: skip
 
 
+def _clock(samples, name, column):
+  """[n] seconds of a column of times of day; None if it is none."""
+  if name in samples.rows:
+    clock = column.kind == 'time' and 'times of day' in column.why
+    return samples.rows[name].to_numpy() if clock else None
+  try:
+    typed = cells.from_values(name, samples.keys[name])
+  except DataError:
+    return None
+  clock = typed.kind == 'time' and 'times of day' in typed.note
+  return typed.values.to_numpy() if clock else None
+
+
 def _unit(name):
   words = re.findall(r'[^\W\d_]+', name.lower())
   return next((_UNITS[w] for w in reversed(words) if w in _UNITS), None)
 
 
-def seconds(name: str, raw: Any) -> tuple[np.ndarray, str] | None:
-  """[n] seconds of a column and a note; None if it holds no times."""
+def seconds(
+  name: str, raw: Any, form: str = ''
+) -> tuple[np.ndarray, str, str] | None:
+  """[n] seconds of a column, a note, the form; None if it holds no times."""
+  if form and form != 'ISO8601' and len(raw) and isinstance(raw.iloc[0], str):
+    try:
+      dates = pd.to_datetime(raw, format=form, utc=True)
+      return times.seconds(dates), '', form
+    except (ValueError, OverflowError):
+      pass
   try:
     typed = cells.from_values(name, raw)
   except DataError:
@@ -126,20 +153,20 @@ def seconds(name: str, raw: Any) -> tuple[np.ndarray, str] | None:
     return None
   x = typed.values.to_numpy(np.float64)
   if typed.kind == 'time':
-    return _unwrapped(x), ''
+    return _unwrapped(x), '', typed.note.partition('read as ')[2]
   if 'durations' in typed.note:
-    return x, ''
+    return x, '', ''
   low, high = np.nanmin(x), np.nanmax(x)
   for start, unit in _EPOCHS:
     if start < low and high < 2.1 * start:
-      return x * unit, ''
+      return x * unit, '', ''
   unit = _unit(name)
   if unit is None:
     return None
   kind = {1.0: 'seconds', 1e-3: 'milliseconds', 1e-6: 'microseconds'}.get(
     unit, 'minutes' if unit == 60 else 'hours'
   )
-  return x * unit, f'column {name!r} is taken for {kind}'
+  return x * unit, f'column {name!r} is taken for {kind}', ''
 
 
 def _unwrapped(x):

@@ -35,6 +35,7 @@ class Timeline(NamedTuple):
     time: name of the column of times, or ''.
     labels: [n] as in `user_files.Samples`, or None.
     notes: what the user should know, a line each.
+    form: of its dates, such as '%d/%m/%Y', or ''.
   """
 
   values: np.ndarray
@@ -46,6 +47,7 @@ class Timeline(NamedTuple):
   time: str = ''
   labels: np.ndarray | None = None
   notes: tuple[str, ...] = ()
+  form: str = ''
 
 
 def read(
@@ -119,17 +121,19 @@ def _sound(x, names=()):
 
 
 def of_samples(
-  samples: user_files.Samples, names: Sequence[str] = (), resample: str = ''
-) -> Timeline:
+  samples: user_files.Samples, names: Sequence[str] = (), resample: str = '',
+  form: str = '',
+) -> Timeline:  # fmt: skip
   """What a file or a frame holds, as a series; arguments and errors of `read`.
 
-  Its columns of words are left out, which is noted.
+  Its columns of words are left out, which is noted. `form` is that of dates in
+  the file that was fitted to.
   """
   if not isinstance(samples.rows, pd.DataFrame):
     raise DataError('it holds windows: a series is [n] or [n, channels]')
   samples = moments.timed(samples, names)
   rows, notes = samples.rows, [*samples.notes]
-  time, stamps, seconds, note = moments.find(samples, names)
+  time, stamps, seconds, note, form = moments.find(samples, names, form)
   notes += [note] * bool(note)
   words = [n for n in rows if cells.kind_of(rows[n]) == 'category']
   notes += [f'column {n!r} holds words: left out' for n in words]
@@ -146,7 +150,7 @@ def of_samples(
   x = _sound(rows[free].to_numpy(np.float64), free)
   made = Timeline(
     x, np.arange(len(x)), stamps, seconds, None, tuple(free), time,
-    samples.labels, tuple(notes),
+    samples.labels, tuple(notes), form,
   )  # fmt: skip
   return _evened(made, resample)
 
@@ -288,14 +292,13 @@ def split(line: Timeline, row: int) -> tuple[Timeline, Timeline]:
   return made[0], made[1]
 
 
-def row_of(until: str, line: Timeline, form: str = '') -> int:
+def row_of(until: str, line: Timeline) -> int:
   """The first row that does not lie before a time.
 
   Args:
     until: a number of rows; a duration from the start, such as '3 days'; or a
       time stamp.
     line: the series.
-    form: of dates in its file, such as '%d/%m/%Y'.
 
   Raises:
     DataError: if it makes no sense, or no row or all of them lie before it.
@@ -313,7 +316,7 @@ def row_of(until: str, line: Timeline, form: str = '') -> int:
       'rows, or name the column of times'
     )
   else:
-    row = int(np.searchsorted(line.seconds, _moment(until, line, form)))
+    row = int(np.searchsorted(line.seconds, _moment(until, line)))
   if not 0 < row < len(line.at):
     ends = f', from {line.stamps[0]} to {line.stamps[-1]}' * bool(line.time)
     raise DataError(
@@ -323,7 +326,7 @@ def row_of(until: str, line: Timeline, form: str = '') -> int:
   return row
 
 
-def _moment(until, line, form):
+def _moment(until, line):
   """Seconds, on the clock of the series."""
   assert line.seconds is not None
   if _DURATION.fullmatch(until.strip()):
@@ -331,7 +334,7 @@ def _moment(until, line, form):
       return line.seconds[0] + pd.Timedelta(until).total_seconds()
     except ValueError:
       pass
-  for known in filter(None, (form, form.split(' ')[0], 'ISO8601')):
+  for known in filter(None, (line.form, line.form.split(' ')[0], 'ISO8601')):
     try:
       dates = pd.Series(pd.to_datetime([until.strip()], format=known, utc=True))
       return float(times.seconds(dates)[0])

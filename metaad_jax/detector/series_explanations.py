@@ -79,6 +79,32 @@ def explain(
       f'nothing can be said of row {row}: too much is missing around it'
     )
   (piece,) = held
+  found, excess = _nearest(detector, piece, place, asked)
+  high, length, view, channel, start, begin = found
+  ends = np.cumsum([len(s) for s in detector.stretches_])
+  stretch = int(np.searchsorted(ends, begin, 'right'))
+  sample = begin - int(ends[stretch] - len(detector.stretches_[stretch]))
+  rows = np.searchsorted(
+    line.at, [piece.start + start, piece.start + start + length]
+  )
+  return SeriesExplanation(
+    subsequences.VIEWS[view], channel_name(detector, channel), length,
+    float(np.exp(high)), tuple(
+      (channel_name(detector, c), float(np.exp(excess[c])))
+      for c in np.argsort(-excess, kind='stable')
+    ), (int(rows[0]), int(rows[1])),
+    piece.values[start : start + length], stretch, sample,
+    detector.stretches_[stretch][sample : sample + length],
+    _since(detector, stretch, sample),
+  )  # fmt: skip
+
+
+def _nearest(detector, piece, place, asked):
+  """What is nearest to the window around a place, and [C] ratios of channels.
+
+  The logarithm of the ratio, length, view, channel, where the window begins in
+  the piece, and the nearest one in the healthy part.
+  """
   x = detector._standardized(piece.values)
   found: Any = None
   excess = np.full(detector.n_features_in_, -np.inf)
@@ -100,23 +126,7 @@ def explain(
     if first or (asked and asked[2] == length):
       begin = scale.starts[nearest[view, channel]]
       found = high, length, view, channel, start, int(begin)
-  high, length, view, channel, start, begin = found
-  ends = np.cumsum([len(s) for s in detector.stretches_])
-  stretch = int(np.searchsorted(ends, begin, 'right'))
-  sample = begin - int(ends[stretch] - len(detector.stretches_[stretch]))
-  rows = np.searchsorted(
-    line.at, [piece.start + start, piece.start + start + length]
-  )
-  return SeriesExplanation(
-    subsequences.VIEWS[view], channel_name(detector, channel), length,
-    float(np.exp(high)), tuple(
-      (channel_name(detector, c), float(np.exp(excess[c])))
-      for c in np.argsort(-excess, kind='stable')
-    ), (int(rows[0]), int(rows[1])),
-    piece.values[start : start + length], stretch, sample,
-    detector.stretches_[stretch][sample : sample + length],
-    _since(detector, stretch, sample),
-  )  # fmt: skip
+  return found, excess
 
 
 def _since(detector, stretch, sample):

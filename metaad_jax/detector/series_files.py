@@ -40,6 +40,7 @@ class SeriesJudge(NamedTuple):
   support: Samples  # its rows are of the healthy part
   detector: SeriesAnomalyDetector
   reading: rows.Reading = rows.AS_FOUND
+  form: str = ''  # of its dates
 
   @property
   def columns(self) -> tuple[str, ...]:
@@ -128,7 +129,8 @@ def fit(
       f'expect more false events than promised of less than {_PERIODS}',
       stacklevel=2,
     )
-  return SeriesJudge(path, samples._replace(rows=healthy), detector, reading)
+  samples = samples._replace(rows=healthy)
+  return SeriesJudge(path, samples, detector, reading, line.form)
 
 
 def judge(
@@ -151,7 +153,7 @@ def save(by: SeriesJudge, path: str) -> None:
   about = {
     'name': os.path.basename(by.path), 'header': support.header,
     'dialect': support.dialect, 'columns': support.columns,
-    'reading': by.reading._asdict(),
+    'reading': by.reading._asdict(), 'form': by.form,
   }  # fmt: skip
   by.detector.save(path, {'file': about})
 
@@ -184,7 +186,8 @@ def load(path: str) -> SeriesJudge:
       f'{path} does not say how its files are read ({error!r}): fit it anew'
     ) from error
   name = str(about.get('name', os.path.basename(path)))
-  return SeriesJudge(name, support, detector, reading)
+  form = str(about.get('form', ''))
+  return SeriesJudge(name, support, detector, reading, form)
 
 
 def is_series(path: str) -> bool:
@@ -252,7 +255,7 @@ def summary(judged: JudgedSeries) -> str:
 
 def _decisions(found):
   missing = np.isnan(found.scores)
-  names = np.array(['normal', 'abnormal', 'missing'])
+  names = np.array(['normal', 'abnormal', 'unknown'])
   return names[np.where(missing, 2, found.outliers.astype(int))]
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 import datetime
-import re
 import sys
 from typing import Any
 
@@ -37,12 +36,11 @@ def follow(
     point; in the end {'summary': ..., 'event': ...} with counts, and the event
     that is not over. `event` is there once one is over.
   """
-  moment = _clock(by)
+  moment = _moment(by)
   counts = {'events': 0, 'seen': 0}
 
   def judged(by, cells, decimal):
-    time = cells.get(by.time) if by.time else None
-    seconds = None if time is None else moment(time)
+    time, seconds = moment(cells)
     last = stream.last
     if seconds is not None and last is not None and seconds <= last:
       counts['seen'] += 1
@@ -73,7 +71,7 @@ def _said(point, keys):
   }
   row['score'] = round(point.score, 6) if known else None
   row['p_value'] = float(f'{point.p_value:.4g}') if known else None
-  row['decision'] = judge.decision(point.alarm) if known else 'missing'
+  row['decision'] = judge.decision(point.alarm) if known else 'unknown'
   if point.reason:
     row['reason'] = point.reason
   if point.event is not None:
@@ -102,31 +100,39 @@ def _number(cell, name, decimal):
   return float(read[0][0])
 
 
-def _clock(by) -> Callable[[str], float | None]:
-  """Seconds of a cell of the column of times, as the file was read."""
-  why = next((c.why for c in by.support.columns if c.name == by.time), '')
-  form = re.search(r'read as (\S.*)$', why)
-  kind = next((c.kind for c in by.support.columns if c.name == by.time), '')
-  if kind == 'time' and not form and 'since 1970' not in why:
-    if 'dates' not in why:
-      return lambda cell: None  # times of day: points follow each other
+def _moment(by) -> Callable[[dict[str, str]], tuple[str | None, float | None]]:
+  """What a line says of its time: as it stands there, and in seconds."""
+  columns = {c.name: c for c in by.support.columns}
+  goes = f'{moments.GOES_WITH}{by.time!r}'
+  clock = next((c.name for c in columns.values() if c.why == goes), '')
+  begin = by.detector.starts_[0]
+  of_day = begin is None or 0 <= begin <= 86400
+  alone = of_day and by.time in columns and columns[by.time].kind == 'time'
 
-  def moment(cell):
-    if form is None or form[1] == 'ISO8601':
-      try:
-        stamp = datetime.datetime.fromisoformat(cell.strip())
-        utc = stamp.tzinfo or datetime.UTC
-        return stamp.replace(tzinfo=utc).timestamp()
-      except ValueError:
-        pass
-    elif form:
-      try:
-        return pd.to_datetime(cell, format=form[1], utc=True).timestamp()
-      except ValueError:
-        pass
-    found = moments.seconds(by.time, pd.Series([cell]))
-    if found is None or np.isnan(found[0][0]):
-      raise DataError(f'{cell[:40]!r} in column {by.time!r} is no time')
-    return float(found[0][0])
+  def read(cells):
+    if not by.time or by.time not in cells:
+      return None, None
+    text = cells[by.time].strip()
+    if alone:  # times of day: points follow each other
+      return text, None
+    moment = _seconds(text, by.time, by.form)
+    if clock:
+      text = f'{text} {cells[clock].strip()}'
+      moment += _seconds(cells[clock], clock, '')
+    return text, moment
 
-  return moment
+  return read
+
+
+def _seconds(cell, name, form):
+  if form == 'ISO8601':
+    try:
+      stamp = datetime.datetime.fromisoformat(cell)
+      zone = stamp.tzinfo or datetime.UTC
+      return stamp.replace(tzinfo=zone).timestamp()
+    except ValueError:
+      pass
+  found = moments.seconds(name, pd.Series([cell]), form)
+  if found is None or np.isnan(found[0][0]):
+    raise DataError(f'{cell[:40]!r} in column {name!r} is no time')
+  return float(found[0][0])

@@ -75,8 +75,8 @@ def test_rows_that_are_missing_are_said_to_be():
   _, _, err = call('detect', 'gaps.csv', '--healthy_until=1500', LABEL)
   assert 'flow' in err and 'missing' in err
   scores = pandas.read_csv('found/scores.csv').set_index('row')
-  assert (scores.decision[1700:1750] == 'missing').all()
-  assert scores.score.isna().sum() == (scores.decision == 'missing').sum() == 51
+  assert (scores.decision[1700:1750] == 'unknown').all()
+  assert scores.score.isna().sum() == (scores.decision == 'unknown').sum() == 51
 
 
 def test_a_dry_run_says_how_and_writes_nothing():

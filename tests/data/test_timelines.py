@@ -167,10 +167,10 @@ def test_a_series_is_cut_at_a_row_a_time_or_after_a_while():
     np.testing.assert_array_equal(before.values, X[:2])
     np.testing.assert_array_equal(after.values, X[2:])
     assert after.stamps[0] == TIMES[2] and after.at.tolist() == [0, 1, 2, 3]
-  assert timelines.row_of('01/03/2024 00:00:20', line, '%d/%m/%Y %H:%M:%S') == 2
-  assert timelines.row_of('02.03.2024', timelines.read(
-    pd.DataFrame(X, pd.date_range('2024-03-01', periods=6), ['a', 'b'])
-  ), '%d.%m.%Y %H:%M') == 1  # fmt: skip
+  days = pd.date_range('2024-03-10', periods=6).strftime('%d.%m.%Y %H:%M')
+  dated = timelines.read(pd.DataFrame({'when': days, 'a': X[:, 0]}))
+  assert dated.form == '%d.%m.%Y %H:%M'
+  assert timelines.row_of('12.03.2024', dated) == 2
   with pytest.raises(DataError, match='newest'):
     timelines.row_of('20s', timelines.read(frame[::-1]))
   for until in ('0', '6', '1 day', '1999-01-01', 'noon'):
