@@ -144,7 +144,7 @@ def _contests(contests: pd.DataFrame) -> Section:
     [_CONTESTS],
     tables=[
       tables.against_best(pairs, block)
-      for _, rows in best.groupby('metric', sort=False)
+      for _, rows in contests.groupby('metric', sort=False)
       for block, pairs in tables.blocks(rows)
     ],
   )
