@@ -8,6 +8,8 @@ signal that ended it. What else is raised is a bug and keeps its traceback.
 from collections.abc import Iterator
 import contextlib
 import os
+import re
+import shlex
 import signal
 import sys
 from typing import NoReturn
@@ -17,6 +19,7 @@ from metaad_jax.base import DataError, Terminated
 
 ALARMS = 3
 NOBODY_READS = 128 + signal.SIGPIPE
+_FLAG = re.compile(r'(--(?:features|ignore|label)=)([^;]+?)(?=;|$|, or | if )')
 
 
 class UsageError(ValueError):
@@ -61,4 +64,20 @@ def fail(message: object, code: int) -> NoReturn:
 
 
 def _tell(message):
-  print('error:', ' '.join(str(message).split()), file=sys.stderr)
+  line = ' '.join(str(message).split())
+  print('error:', pasteable(line), file=sys.stderr)
+
+
+def pasteable(line: str) -> str:
+  """A line whose flags go through a shell, whatever columns are called.
+
+  Example:
+    >>> pasteable('to make it one, --features=Flow (gal)')
+    "to make it one, --features='Flow (gal)'"
+  """
+  return _FLAG.sub(lambda found: found[1] + _quoted(found[2]), line)
+
+
+def _quoted(name):
+  name = f'"{name}"' if ',' in name else name
+  return name if re.fullmatch(r'[\w.*%+:/-]+', name) else shlex.quote(name)

@@ -147,7 +147,7 @@ def write(judged: Judged, folder: str) -> None:
 
 
 def _warn(line):
-  print(f'note: {line}', file=sys.stderr)
+  print(f'note: {endings.pasteable(line)}', file=sys.stderr)
 
 
 # --- rows as they arrive -----------------------------------------------------

@@ -4,6 +4,7 @@ import io
 import json
 import pathlib
 import resource
+import shlex
 import subprocess
 import sys
 
@@ -120,3 +121,13 @@ def test_a_disk_that_takes_no_more_is_an_error_and_leaves_nothing(room):
   pathlib.Path('found').write_text('in the place of the folder')
   code, _, err = call(*score)
   assert code == 1 and 'found' in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('name', ['Flow (gal)', "it's", 'a,b', 'Druck', '$x'])
+def test_flags_in_messages_go_through_a_shell(name):
+  line = endings.pasteable(
+    f'if it is a feature, --features={name}; if not, --ignore={name}'
+  )
+  for part in line.split('; '):
+    (flag,) = [word for word in shlex.split(part) if word.startswith('--')]
+    assert program._listed(flag.partition('=')[2]) == (name,)
