@@ -9,6 +9,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 __version__ = '0.1.0'
 
 _LAZY = {
+  'FleetDetector': 'fleet.detector',
   'MetaAnomalyDetector': 'detector.estimator',
   'PyODAdapter': 'detector.pyod',
   'SeriesAnomalyDetector': 'detector.series',

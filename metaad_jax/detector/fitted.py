@@ -55,7 +55,7 @@ def _load_run(run_dir, *changed):
   return run
 
 
-def _unpacked(packed: tuple[dict, dict], path: str) -> runs.Run:
+def unpacked(packed: tuple[dict, dict], path: str) -> runs.Run:
   """A run; those of one learner share what is compiled."""
   devices.check_fork()
   devices.persist()
@@ -113,7 +113,7 @@ class Fitted:
 
   def __setstate__(self, state):
     packed, path = state['run'], state['options'].run_dir
-    run = load_run(path) if packed is None else _unpacked(packed, path)
+    run = load_run(path) if packed is None else unpacked(packed, path)
     self.__dict__.update(state, run=run)
 
   @property
@@ -320,7 +320,7 @@ class Fitted:
     arrays, meta = storage.load(path)
     if 'detector' not in meta:
       raise DataError(f'{path} holds no detector, but a run: fit one')
-    run = _unpacked((arrays, meta), path)
+    run = unpacked((arrays, meta), path)
     saved = meta['detector']
     x = np.asarray(arrays['detector/x'], np.float64)
     y, support = (arrays[f'detector/{name}'] for name in ('y', 'support'))
@@ -364,6 +364,15 @@ class Fitted:
     exported.save(path, score, state, content, held, ladder)
 
 
+def share(rate: Any) -> float:
+  """A false-alarm rate, checked."""
+  if not isinstance(rate, numbers.Real) or not 0 < float(rate) < 1:
+    raise DataError(
+      f'false_alarm_rate={rate!r} is impossible: it lies between 0 and 1'
+    )
+  return float(rate)
+
+
 def adapt(
   options: Options,
   columns: Columns,
@@ -379,12 +388,8 @@ def adapt(
   Raises:
     DataError: for a rate that cannot be promised, or rows that are too large.
   """
-  rate = options.false_alarm_rate
-  if not isinstance(rate, numbers.Real) or not 0 < rate < 1:
-    raise DataError(
-      f'false_alarm_rate={rate!r} is impossible: it lies between 0 and 1'
-    )
-  options = options._replace(false_alarm_rate=float(rate))
+  rate = share(options.false_alarm_rate)
+  options = options._replace(false_alarm_rate=rate)
   run = run or load_run(options.run_dir)
   fitted = Fitted(options, columns, x, y, support, run)
   fitted.check_rate()

@@ -24,7 +24,7 @@ _RANGES = 1e3  # beyond the known values: farther out, learners see no more
 _ABSURD = 3e5, 9e5  # ranges: from here an outlier by degrees, and certainly
 _RISE = 0.05, 30.0  # of the score for a power of ten, from about so many
 _MEASURED = 5  # values of a column at least, if rows are to be copies
-_NOISE = 0.03, 0.12  # of a column's deviation: a copy, and no copy any more
+NOISE = 0.03, 0.12  # of a column's deviation: a copy, and no copy any more
 
 
 class Reading(NamedTuple):
@@ -96,15 +96,21 @@ def row_keys(x: np.ndarray, words: np.ndarray) -> np.ndarray:
   return order_keys(ranked(x, words, _counts(x, words)) if len(words) else x)
 
 
-def order_keys(x: np.ndarray) -> np.ndarray:
+def order_keys(x: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
   """[n] uint64, a hash of each row [n, ...] that no order has a part in.
 
   Neither the order of the rows nor that of the columns; sorted by it, rows are
-  shuffled, always in the same way.
+  shuffled, always in the same way. Of several tables, one below the other,
+  `start` says where each begins.
   """
   flat = _flat(np.where(np.isnan(x), np.pi, x + 0.0))
   bits = np.ascontiguousarray(flat, np.float64).view(np.uint64)
-  return _mixed(bits ^ _mixed(bits).sum(0)).sum(1)
+  columns = _mixed(bits)
+  if start is None:
+    return _mixed(bits ^ columns.sum(0)).sum(1)
+  sums = np.add.reduceat(columns, start, 0)
+  rows = np.diff(np.append(start, len(bits)))
+  return _mixed(bits ^ np.repeat(sums, rows, 0)).sum(1)
 
 
 def originals(x: np.ndarray, y: np.ndarray, words: np.ndarray) -> np.ndarray:
@@ -210,11 +216,8 @@ class Guard:
     """[n] 1 = a verified row but for noise, 0 = not, by degrees between."""
     if not len(self.rows):
       return np.zeros(len(x))
-    same, other = _NOISE
-    near = {'p': np.inf, 'distance_upper_bound': other}
-    distance = self._tree.query(_placed(x, self.spread), **near)[0]
-    distance = np.clip(distance, same, other)
-    return np.log(other / distance) / np.log(other / same)
+    near = {'p': np.inf, 'distance_upper_bound': NOISE[1]}
+    return likeness(self._tree.query(placed(x, self.spread), **near)[0])
 
   def __call__(
     self, x: np.ndarray, scores: np.ndarray, bars: Callable[[], np.ndarray]
@@ -227,20 +230,37 @@ class Guard:
       bars: gives three scores, asked for where they matter: a low one and a
         middling one of normals, and one that is an outlier's at any rate.
     """
-    (far, farthest), copies = self.far(x), self.copies(x)
-    slope, start = _RISE
-    begin, end = _ABSURD
-    rise = slope * (np.log10(1 + far / start) + np.log10(1 + farthest / begin))
-    absurd = np.log(np.maximum(farthest, begin) / begin) / np.log(end / begin)
-    absurd = np.minimum(absurd, 1)
-    if not (absurd.any() or copies.any()):
-      return scores + rise
-    low, middle, high = bars()
-    scores = scores + absurd * np.maximum(high - scores, 0) + rise
-    room = max(middle - low, 1e-9)
-    held = low - room * np.expm1(-np.maximum(scores - low, 0) / room)
-    held = np.minimum(held, middle)
-    return scores - copies * np.maximum(scores - held, 0)
+    return held(scores, self.far(x), self.copies(x), bars)
+
+
+def likeness(distance: np.ndarray) -> np.ndarray:
+  """[n] 1 = a copy at so many deviations, 0 = none, by degrees between."""
+  same, other = NOISE
+  distance = np.clip(distance, same, other)
+  return np.log(other / distance) / np.log(other / same)
+
+
+def held(
+  scores: np.ndarray,
+  far: np.ndarray,
+  copies: np.ndarray,
+  bars: Callable[[], np.ndarray],
+) -> np.ndarray:
+  """See `Guard.__call__`; `far` [2, n] and `copies` [n] are what it finds."""
+  far, farthest = far
+  slope, start = _RISE
+  begin, end = _ABSURD
+  rise = slope * (np.log10(1 + far / start) + np.log10(1 + farthest / begin))
+  absurd = np.log(np.maximum(farthest, begin) / begin) / np.log(end / begin)
+  absurd = np.minimum(absurd, 1)
+  if not (absurd.any() or copies.any()):
+    return scores + rise
+  low, middle, high = bars()
+  scores = scores + absurd * np.maximum(high - scores, 0) + rise
+  room = np.maximum(middle - low, 1e-9)
+  most = low - room * np.expm1(-np.maximum(scores - low, 0) / room)
+  most = np.minimum(most, middle)
+  return scores - copies * np.maximum(scores - most, 0)
 
 
 def guard(x: np.ndarray, y: np.ndarray, words: np.ndarray) -> Guard:
@@ -266,12 +286,12 @@ def guard(x: np.ndarray, y: np.ndarray, words: np.ndarray) -> Guard:
   flat = _flat(x)
   spread = _spread(flat[y == 0])
   spread.reshape(-1, x.shape[-1])[:, words] = 1.0
-  bad = _placed(flat[y == 1], spread)
+  bad = placed(flat[y == 1], spread)
   made = Guard(low, high, span, varies & ~none, reach, spread, bad)
   good = flat[y == 0]
   if len(bad):  # what resembles a known anomaly as much certifies none
     good = good[made.copies(good) == 0]
-  return dataclasses.replace(made, rows=_placed(good, spread))
+  return dataclasses.replace(made, rows=placed(good, spread))
 
 
 def _left(x, size):
@@ -283,7 +303,7 @@ def _flat(x):
   return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
-def _placed(x, spread):
+def placed(x: np.ndarray, spread: np.ndarray | float) -> np.ndarray:
   """Rows [n, D] in units of the spread; a missing value is far from any."""
   with np.errstate(all='ignore'):
     x = np.clip(_flat(x) / spread, -1e14, 1e14)

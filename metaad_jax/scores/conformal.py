@@ -184,8 +184,11 @@ def _moments(cases):
   for strengths in itertools.product(choices, choices):
     moments = np.array([location, scale, *strengths])
     normals = [standardize(c.normal, c.support, moments) for c in cases]
-    anomalies = [standardize(c.anomaly, c.support, moments) for c in cases]
-    anomalies = [scores for scores in anomalies if len(scores)]
+    anomalies = [
+      standardize(c.anomaly, c.support, moments)
+      for c in cases
+      if len(c.anomaly)
+    ]
     gains = []
     for bar in _grid(normals, weights)[_PLACES]:
       recalls = [np.mean(scores > bar) for scores in anomalies]
@@ -308,8 +311,8 @@ def p_values(
   scores, support, own = (_squash(part, squash) for part in parts)
   if not np.isfinite(np.concatenate([scores, support, own])).all():
     raise DataError('a score is not finite: look at the rows it came from')
-  few = _between(calibration.shots, evidence.shots)
-  labelled = _between(calibration.anomalies, evidence.anomalies)
+  few = between(calibration.shots, evidence.shots)
+  labelled = between(calibration.anomalies, evidence.anomalies)
   cells = [
     ((i, j, int(evidence.unlabelled)), share * part)
     for (i, share), (j, part) in itertools.product(few, labelled)
@@ -330,7 +333,7 @@ def _transition(grids, across, scores, own):
   m = len(own)
   mixture = -_mixture(across, scores, own)
   p = np.zeros(len(scores))
-  for place, share in _between(np.array([0, *OWN]), m):
+  for place, share in between(np.array([0, *OWN]), m):
     part = across if place == 0 else _look_up(grids[place - 1], mixture)
     p += share * part
   if m > OWN[-1]:
@@ -340,12 +343,12 @@ def _transition(grids, across, scores, own):
   return p
 
 
-def _between(known, wanted):
+def between(known: np.ndarray, wanted: float) -> list[tuple[int, float]]:
   """The neighbours of a number among increasing ones, and their shares."""
   place = np.interp(np.log1p(wanted), np.log1p(known), np.arange(len(known)))
   low = int(place)
-  share = place - low
-  return [(low, 1 - share)] + ([(low + 1, share)] if share > 0 else [])
+  share = float(place - low)
+  return [(low, 1.0 - share), (low + 1, share)][: 1 + (share > 0)]
 
 
 def threshold(

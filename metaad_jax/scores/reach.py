@@ -1,5 +1,7 @@
 """What can be promised with the rows there are, and how many would do."""
 
+import itertools
+
 import numpy as np
 
 from metaad_jax.scores import conformal
@@ -18,6 +20,30 @@ def bars(
   return np.array(
     [conformal.threshold(calibration, evidence, r) for r in rates]
   )
+
+
+def usual_bars(
+  calibration: Calibration,
+  shots: int,
+  anomalies: int,
+  unlabelled: bool,
+  rate: float,
+) -> np.ndarray:
+  """`bars` of an entity of which no score is known yet, without a search."""
+  levels = max(0.9, (1 + rate) / 2), max(0.5, rate)
+  few = conformal.between(calibration.shots, shots)
+  labelled = conformal.between(calibration.anomalies, anomalies)
+  found = np.zeros(3)
+  for (i, share), (j, part) in itertools.product(few, labelled):
+    cell = i, j, int(unlabelled)
+    location, scale = calibration.moments[cell][:2]
+    grid = calibration.grid[cell]
+    places = [int(np.argmax(conformal.LEVELS <= level)) for level in levels]
+    scores = [*grid[places], grid[np.isfinite(grid)].max()]
+    found += share * part * (location + scale * np.array(scores, 'f8'))
+  if calibration.squash > 0:
+    found = np.sign(found) * np.expm1(np.abs(found))
+  return found
 
 
 def batch_advice(

@@ -1,0 +1,129 @@
+"""What is rare in a fleet, said by the fleet's own entities."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from metaad_jax.fleet import known, programs
+from metaad_jax.fleet.store import Entity
+from metaad_jax.scores import conformal, reach
+from metaad_jax.scores.conformal import Calibration, Case, Evidence
+from metaad_jax.training import runs
+
+LEAST = 20  # entities that say what is rare; else those of the run do
+_MOST = 200  # entities that are looked at
+_SHOTS = (1, 3, 10, 30)
+_HELD_OUT = 2  # normals beside the support, at least
+_FOLDS, _OWN = 10, 100  # of the reference; rows of other entities it has scored
+_NOTHING = np.zeros(0)
+
+
+def fit(
+  run: runs.Run, entities: Sequence[Entity], words: np.ndarray, rate: float
+) -> Calibration | None:
+  """Calibrates a run on the entities of a fleet, as `conformal.fit` does.
+
+  Every entity is adapted to some of its verified normals and scores the others.
+
+  Args:
+    run: see `runs.restore`.
+    entities: of the fleet; at most 200 of them are looked at.
+    words: numbers of the columns of codes.
+    rate: of false alarms that is to be promised.
+
+  Returns:
+    The calibration; None if too few entities have rows to spare.
+  """
+  step = max(1, len(entities) // _MOST)
+  normals = [e.x[e.y == 0] for e in entities[::step][:_MOST]]
+  counts = np.array([len(x) for x in normals])
+  usual = int(0.75 * np.median(counts))
+  cases = []
+  for shots in sorted({*_SHOTS, usual} - {0}):
+    some = np.flatnonzero(counts >= shots + _HELD_OUT)
+    if len(some) >= LEAST:
+      cases += _cases(run, [normals[i] for i in some], some, words, shots)
+  if not cases:
+    return None
+  made = conformal.fit(cases)
+  return made if conformal.smallest_rate(made) <= rate else None
+
+
+def _cases(run, normals, numbers, words, shots):
+  x = np.concatenate(normals)
+  which = np.repeat(np.arange(len(normals)), [len(part) for part in normals])
+  made = known.choose(x, np.zeros(len(x), int), which, words, shots)
+  found = known.scored(run, *known.read(known.entities(made), words))
+  return [
+    Case(str(number), shots, 0, False, support, own, _NOTHING)
+    for number, support, own in zip(numbers, *found, strict=True)
+  ]
+
+
+def prior(
+  run: runs.Run, entities: Sequence[Entity], words: np.ndarray, room: int
+) -> Entity:
+  """The fleet's reference, for entities that nobody knows.
+
+  A detector like the others, adapted to rows of many of them; what is rare is
+  said by entities that were left out of it, up to ten rows of each.
+  """
+  rng = np.random.default_rng(0)
+  some = rng.permutation(len(entities))[: max(room, _OWN)]
+  normals = [rng.permutation(entities[i].x[entities[i].y != 1]) for i in some]
+  pool = lambda those: _dealt([normals[i] for i in those], room)
+  folds = np.array_split(np.arange(len(some)), min(_FOLDS, len(some)))
+  own = []
+  for fold in folds:
+    rest = np.setdiff1d(np.arange(len(some)), fold)
+    if len(rest):
+      each = max(1, _OWN // len(some))
+      rows = np.concatenate([normals[i][:each] for i in fold])
+      by = known.read([pool(rest)], words)
+      supports, _ = known.supports(*by)
+      zeros = np.zeros(len(rows), int)
+      own.append(programs.score(run, supports, by[1].read(rows, zeros), zeros))
+  scores = np.concatenate([_NOTHING, *own])
+  return pool(np.arange(len(some)))._replace(known=_NOTHING, own=scores)
+
+
+def _dealt(normals, room):
+  """One row of each, and again, as long as there is room."""
+  rank = np.concatenate([np.arange(len(x)) for x in normals])
+  x = np.concatenate(normals)[np.argsort(rank, kind='stable')[:room]]
+  return Entity(x, np.zeros(len(x), np.int8), np.ones(len(x), bool))
+
+
+def _about(entity) -> tuple[int, int, bool]:
+  """Shots, labelled anomalies, and whether some of the rows are unlabelled."""
+  y = entity.y[entity.support]
+  return int((y != 1).sum()), int((y == 1).sum()), bool((y == -1).any())
+
+
+def p_values(
+  used: Calibration,
+  entities: Sequence[Entity],
+  scores: np.ndarray,
+  which: np.ndarray,
+) -> np.ndarray:
+  """[n] of scores [n] of the entities [n], in their order."""
+  p = np.empty(len(scores))
+  cuts = np.searchsorted(which, np.arange(len(entities) + 1))
+  for entity, a, b in zip(entities, cuts, cuts[1:], strict=False):
+    if b > a:
+      about: Any = *_about(entity), entity.known, entity.own
+      evidence = Evidence(*about)
+      p[a:b] = conformal.p_values(used, evidence, scores[a:b])
+  return p
+
+
+def bars(
+  used: Calibration | None, entities: Sequence[Entity], rate: float
+) -> np.ndarray:
+  """[3, N] see `sanity.Guard`: of an entity with as many rows of each kind."""
+  kinds = [_about(entity) for entity in entities]
+  if used is None:
+    return np.repeat([[-np.inf], [0.0], [np.inf]], len(kinds), 1)
+  told = {k: reach.usual_bars(used, *k, rate=rate) for k in set(kinds)}
+  return np.stack([told[kind] for kind in kinds], 1)

@@ -1,0 +1,356 @@
+"""A detector of a whole fleet: one for each entity of a long frame."""
+
+from collections.abc import Sequence
+import os
+from typing import Any, NamedTuple, Self
+import warnings
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from metaad_jax.base import DataError
+from metaad_jax.detector import estimator, fitted
+from metaad_jax.detector.explanations import Explanation
+from metaad_jax.fleet import calibration, files, frames, known, programs
+from metaad_jax.fleet.frames import Layout, Long
+from metaad_jax.fleet.store import Entity, Store
+
+_AT_ONCE = 4096  # entities that are laid side by side
+_PRIOR = ''  # the name under which the fleet's own reference is kept
+
+
+class _Block(NamedTuple):
+  """Rows of some of the entities, which are in memory."""
+
+  rows: np.ndarray  # their places in the frame
+  which: np.ndarray  # and their entities
+  names: Sequence[str]  # of the entities
+  entities: Sequence[Entity]
+
+
+class FleetDetector(BaseEstimator):
+  """Adapts to every machine, patient or shop of a long frame at once.
+
+  A long frame has a row for each observation, a column that says whose it is,
+  and the same other columns for all: of pandas, polars or arrow, a file, or a
+  folder of .parquet files. What each score means is as of
+  `MetaAnomalyDetector`, whose scores of one entity these are. Rows of entities
+  that are not known are judged by the fleet's own reference, a few rows of each
+  of the others, and marked.
+
+  Args:
+    run_dir: see `MetaAnomalyDetector`; a run that takes tables.
+    false_alarm_rate: the share of normal rows that may be called outliers.
+
+  Attributes:
+    entities_: [N] names of the entities, as text.
+    calibration_: 'fleet' = p-values are made of the fleet's own entities,
+      'run' = of those the run was calibrated on, since the fleet has too few.
+    layout_: what the columns of the frame are.
+
+  Example:
+    >>> fleet = FleetDetector().fit(frame, entity='machine_id')
+    >>> fleet.judge(new_rows)
+  """
+
+  def __init__(
+    self, run_dir: str = 'shipped', *, false_alarm_rate: float = 0.05
+  ):
+    self.run_dir = run_dir
+    self.false_alarm_rate = false_alarm_rate
+
+  def fit(
+    self, frame: Any, *, entity: str, time: str = '', label: str = '',
+    **reading: Any,
+  ) -> Self:  # fmt: skip
+    """Adapts to the entities of a frame.
+
+    Args:
+      frame: the known rows, see the class.
+      entity: name of the column that says whose row it is.
+      time: of a column of times; it is no feature.
+      label: of labels, 1 = anomaly, missing = unlabelled; '' = found by its
+        name, or all rows are normal; 'none' = there is none.
+      **reading: see `user_files.read`: `ignore`, `features`, `id`,
+        `anomaly_label`.
+
+    Raises:
+      DataError: for a frame that makes no sense, in one line.
+    """
+    rate, self._run = self._rate(), _table_run(self.run_dir)
+    long = frames.read(frame, entity, time, label, **reading)
+    self.layout_, self._store = long.layout, Store()
+    names = long.names[_with_normals(long)]
+    if not len(names):
+      raise DataError('every row is an anomaly: give at least one normal row')
+    if len(names) < len(long.names):
+      warnings.warn(
+        f'{len(long.names) - len(names)} of {len(long.names)} entities have no '
+        'normal row: they are not known',
+        stacklevel=2,
+      )
+    long = _of_entities(long, names)
+    made = known.choose(
+      long.x, long.labels, long.which, self._words, estimator._room(self._run)
+    )
+    entities = known.entities(made)
+    self._store.change(dict(zip(long.names, entities, strict=True)))
+    self._store.change({_PRIOR: self._prior(entities)})
+    self._own = calibration.fit(self._run, entities, self._words, rate)
+    return self
+
+  def partial_fit(self, frame: Any) -> Self:
+    """Takes in more rows of some entities, new ones among them.
+
+    As `MetaAnomalyDetector.partial_fit` of each; the others, the calibration
+    and the reference for unknown ones stay as they are.
+    """
+    check_is_fitted(self, '_store')
+    long = frames.read(frame, known=self.layout_, grow=True)
+    self.layout_ = long.layout
+    long = _of_entities(long, long.names[_with_normals(long, False)])
+    room = estimator._room(self._run)
+    before = self._store.read(list(long.names))
+    changed = {}
+    for i, rows in enumerate(known.rows_of(long.which)):
+      name, x, y = long.names[i], long.x[rows], long.labels[rows]
+      if name in before:
+        changed[name] = known.more(before[name], x, y, self._words, room)
+      elif (y != 1).any():
+        which = np.zeros(len(y), np.int64)
+        made = known.choose(x, y, which, self._words, room)
+        changed[name] = known.entities(made)[0]
+    self._store.change(changed)
+    return self
+
+  @property
+  def entities_(self) -> list[str]:
+    check_is_fitted(self, '_store')
+    return sorted(self._store.names - {_PRIOR})
+
+  @property
+  def calibration_(self) -> str:
+    return 'run' if self._own is None else 'fleet'
+
+  def score_samples(self, frame: Any) -> np.ndarray:
+    """[n] float64, higher = more normal."""
+    long = self._read(frame)
+    scores = np.empty(len(long.x))
+    for block in self._blocks(long):
+      scores[block.rows] = self._scores(long, block)
+    return -scores
+
+  def p_values(self, frame: Any) -> np.ndarray:
+    """[n] how likely a normal row of its entity scores as high."""
+    return self.judge(frame)['p_value'].to_numpy()
+
+  def predict(self, frame: Any) -> np.ndarray:
+    """[n] int: 1 = normal, -1 = outlier."""
+    return np.where(self.judge(frame)['outlier'], -1, 1)
+
+  def judge(self, frame: Any) -> pd.DataFrame:
+    """Scores, p-values and decisions, in the order of the frame.
+
+    Returns:
+      [n] columns: the entity, the time if there is one, `score` (higher = more
+      abnormal), `p_value`, `outlier`, and `known`: False = the entity was not
+      in `fit`, and the row was judged by the fleet's reference.
+    """
+    return self._judge(self._read(frame))
+
+  def explain(
+    self, frame: Any, rows: Sequence[int] | None = None
+  ) -> dict[int, Explanation]:
+    """Why rows score what they score.
+
+    Args:
+      frame: as of `judge`.
+      rows: numbers of rows; None = the outliers, 50 at most.
+
+    Returns:
+      The explanations by number of the row.
+    """
+    long = self._read(frame)
+    if rows is None:
+      judged = self._judge(long)
+      worst = np.argsort(judged['p_value'].to_numpy(), kind='stable')[:50]
+      rows = worst[judged['outlier'].to_numpy()[worst]].tolist()
+    elif len(rows) and not 0 <= min(rows) <= max(rows) < len(long.x):
+      raise DataError(f'there is no row {max(rows)}: there are {len(long.x)}')
+    found = {}
+    for row in rows:
+      name = long.names[long.which[row]]
+      by = self._one(name if name in self._store.names else _PRIOR)
+      encoded = long.take(np.array([row]))
+      found[int(row)] = by.explain(encoded, by.judge(encoded.x))[0]
+    return found
+
+  def detector(self, name: str) -> estimator.MetaAnomalyDetector:
+    """The detector of one entity, which can do all that those can."""
+    check_is_fitted(self, '_store')
+    if name not in self._store.names:
+      raise DataError(f'there is no entity {name!r}')
+    made = estimator.MetaAnomalyDetector(
+      self.run_dir, false_alarm_rate=self.false_alarm_rate
+    )
+    by = self._one(name)
+    made._name(by.columns.header, by.x.shape[1])
+    made._fitted, made.support_ = by, by.support
+    return made
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes the fleet into one file: arrays and JSON, no code.
+
+    A file that it was loaded from, or saved to, gets what has changed alone.
+    Killed at any moment, the file holds what it held before, or all of it.
+
+    Raises:
+      DataError: if it cannot be written.
+    """
+    check_is_fitted(self, '_store')
+    files.save(self, os.fspath(path))
+
+  @classmethod
+  def load(cls, path: str | os.PathLike[str]) -> Self:
+    """Opens what `save` wrote; entities are read as they are needed.
+
+    Raises:
+      DataError: if the file is missing, damaged, or no fleet.
+    """
+    return files.load(cls, os.fspath(path))
+
+  @property
+  def _words(self):
+    return self.layout_.columns.words
+
+  def _calibrated(self):
+    return self._own or self._run.calibration
+
+  def _rate(self):
+    return fitted.share(self.false_alarm_rate)
+
+  def _options(self):
+    return fitted.Options(self.run_dir, self._rate(), None, None)
+
+  def _read(self, frame) -> Long:
+    check_is_fitted(self, '_store')
+    long = frames.read(frame, known=self.layout_)
+    new = [i for i, n in enumerate(long.names) if n not in self._store.names]
+    if new:
+      rows = np.isin(long.which, new).sum()
+      listed = ', '.join(map(repr, long.names[new[:3]])) + ', ...' * (
+        len(new) > 3
+      )
+      warnings.warn(
+        f'{len(new)} entities are not known ({listed}): their {rows} rows are '
+        "judged by the fleet's reference alone",
+        stacklevel=3,
+      )
+    return long
+
+  def _blocks(self, long):
+    """The frame, some thousands of entities at a time."""
+    order = np.argsort(long.which, kind='stable')
+    which = long.which[order]
+    for start in range(0, len(long.names), _AT_ONCE):
+      names = list(long.names[start : start + _AT_ONCE])
+      a, b = np.searchsorted(which, (start, start + len(names)))
+      found = self._store.read(names)
+      if len(found) < len(names):
+        prior = self._store.read([_PRIOR])[_PRIOR]
+        found = {name: found.get(name, prior) for name in names}
+      entities = [found[name] for name in names]
+      yield _Block(order[a:b], which[a:b] - start, names, entities)
+
+  def _scores(self, long, block):
+    x = long.x[block.rows]
+    rows, by = known.read(block.entities, self._words)
+    supports, _ = known.supports(rows, by)
+    scores = programs.score(
+      self._run, supports, by.read(x, block.which), block.which
+    )
+    bars = lambda: calibration.bars(
+      self._calibrated(), block.entities, self.false_alarm_rate
+    )
+    return by.held(x, block.which, scores, bars)
+
+  def _judge(self, long):
+    used = self._calibrated()
+    scores, p = np.empty(len(long.x)), np.full(len(long.x), np.nan)
+    for block in self._blocks(long):
+      scores[block.rows] = self._scores(long, block)
+      if used is not None:
+        entities = self._with_evidence(block)
+        p[block.rows] = calibration.p_values(
+          used, entities, scores[block.rows], block.which
+        )
+    told = {self.layout_.entity: long.names[long.which]}
+    if self.layout_.time:
+      told[self.layout_.time] = long.keys[self.layout_.time].to_numpy()
+    seen = np.array([name in self._store.names for name in long.names])
+    return pd.DataFrame(told | {
+      'score': scores, 'p_value': p, 'outlier': p <= self.false_alarm_rate,
+      'known': seen[long.which],
+    })  # fmt: skip
+
+  def _with_evidence(self, block):
+    """The entities, with the scores of their own rows."""
+    lacking = [i for i, e in enumerate(block.entities) if e.known is None]
+    if not lacking:
+      return block.entities
+    entities = list(block.entities)
+    some = [entities[i] for i in lacking]
+    scored = known.scored(self._run, *known.read(some, self._words))
+    told = self._store.names
+    for i, own, others in zip(lacking, *scored, strict=True):
+      entities[i] = entities[i]._replace(known=own, own=others)
+      if block.names[i] in told:
+        self._store.change({block.names[i]: entities[i]})
+    return entities
+
+  def _prior(self, entities):
+    """The fleet's reference: rows of its entities, and how new ones score."""
+    return calibration.prior(
+      self._run, entities, self._words, estimator._room(self._run)
+    )
+
+  def _one(self, name):
+    entity = self._store.read([name])[name]
+    run = self._run._replace(calibration=self._calibrated())
+    return fitted.adapt(
+      self._options(), self.layout_.columns, np.array(entity.x),
+      entity.y.astype(np.int64), entity.support, run,
+    )  # fmt: skip
+
+
+def _table_run(run_dir):
+  run = fitted.load_run(run_dir)
+  if not run.setup.any_width:
+    raise DataError(
+      f'{run_dir} takes rows of {run.layout.shape} alone: a fleet takes a run '
+      'of tables of any width'
+    )
+  return run
+
+
+def _with_normals(long: Long, needed: bool = True) -> np.ndarray:
+  """[N] bool, entities with a row that is no anomaly; or with any."""
+  some = long.labels != 1 if needed else np.ones(len(long.labels), bool)
+  return np.bincount(long.which[some], minlength=len(long.names)) > 0
+
+
+def _of_entities(long: Long, names: Sequence[str]) -> Long:
+  """The rows of these entities, which are numbered anew."""
+  places = np.searchsorted(names, long.names)
+  places = np.minimum(places, len(names) - 1)
+  there = np.asarray(names)[places] == long.names
+  kept = there[long.which]
+  return long._replace(
+    x=long.x[kept], which=places[long.which[kept]], names=np.asarray(names),
+    labels=long.labels[kept], keys=long.keys[kept],
+  )  # fmt: skip
+
+
+__all__ = ['FleetDetector', 'Layout']

@@ -1,0 +1,66 @@
+"""What the file of a fleet holds beside its entities."""
+
+import os
+import tempfile
+from typing import Any
+
+from metaad_jax import storage
+from metaad_jax.base import DataError
+from metaad_jax.detector import fitted
+from metaad_jax.fleet import frames
+from metaad_jax.fleet.store import Store, as_json, from_json
+from metaad_jax.scores import conformal
+from metaad_jax.training import runs
+
+
+def save(fleet: Any, path: str) -> None:
+  """See `FleetDetector.save`."""
+  about = {
+    'rate': fleet.false_alarm_rate,
+    'layout': frames.layout_to_json(fleet.layout_),
+  }
+  fleet._store.parts['about'] = as_json(about)
+  if fleet._store.path is None:
+    fleet._store.parts['run'] = _packed(*runs.pack(fleet._run))
+    if fleet._own is not None:
+      arrays = conformal.to_arrays(fleet._own)
+      fleet._store.parts['calibration'] = _packed(arrays, {})
+  fleet._store.save(path)
+
+
+def load(kind: Any, path: str) -> Any:
+  """See `FleetDetector.load`."""
+  store = Store(path)
+  about = from_json(store.part('about'), _about)
+  fleet = kind(path, false_alarm_rate=about['rate'])
+  fleet._store, fleet.layout_ = store, about['layout']
+  run = fitted.unpacked(_unpacked(store.part('run')), path)
+  if not run.setup.any_width:
+    raise DataError(f'{path}: its run takes no tables of any width')
+  fleet._run, fleet._own = run, None
+  if store.has('calibration'):
+    arrays, _ = _unpacked(store.part('calibration'))
+    fleet._own = conformal.from_arrays(arrays)
+  return fleet
+
+
+def _about(told):
+  layout = frames.layout_from_json(told['layout'])
+  return {'rate': fitted.share(told['rate']), 'layout': layout}
+
+
+def _packed(arrays, meta):
+  """The bytes of a model file."""
+  with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join(folder, 'part.npz')
+    storage.save(path, arrays, meta)
+    with open(path, 'rb') as file:
+      return file.read()
+
+
+def _unpacked(content):
+  with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join(folder, 'part.npz')
+    with open(path, 'wb') as file:
+      file.write(content)
+    return storage.load(path)

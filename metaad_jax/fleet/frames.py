@@ -1,0 +1,198 @@
+"""Long frames: rows of many entities, one below the other, in any order."""
+
+import os
+import pathlib
+from typing import Any, NamedTuple
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from metaad_jax.base import DataError
+from metaad_jax.data import cells, roles, user_files
+from metaad_jax.detector import encoding
+from metaad_jax.detector.encoding import Columns
+
+
+class Layout(NamedTuple):
+  """What the columns of the frame of `fit` are; '' = there is none."""
+
+  entity: str
+  time: str
+  columns: Columns
+
+  def like(self) -> user_files.Samples:
+    """What a column is there, it is in other frames."""
+    like = self.columns.like(self.columns.names)
+    return like._replace(columns=self.columns.report)
+
+
+class Long(NamedTuple):
+  """A frame, read.
+
+  Attributes:
+    x: [n, F] float64; NaN = missing, texts are codes.
+    which: [n] number of the row's entity.
+    names: [N] of the entities, as text.
+    labels: [n] 0 = normal, 1 = anomaly, -1 = unlabelled; all 0 without any.
+    times: [n] float64 seconds, or None.
+    keys: [n] ids and times, as they stand in the frame.
+    layout: what its columns are.
+    texts: the words [n] of columns of text.
+  """
+
+  x: np.ndarray
+  which: np.ndarray
+  names: np.ndarray
+  labels: np.ndarray
+  times: np.ndarray | None
+  keys: pd.DataFrame
+  layout: Layout
+  texts: Any
+
+  def take(self, rows: np.ndarray) -> encoding.Encoded:
+    """Some of the rows, as a detector of one entity takes them."""
+    known = encoding.Encoded(self.x, self.layout.columns, self.texts)
+    return known.take(rows)
+
+
+def read(
+  frame: Any,
+  entity: str = '',
+  time: str = '',
+  label: str = '',
+  known: Layout | None = None,
+  grow: bool = False,
+  **reading: Any,
+) -> Long:
+  """Reads a long frame.
+
+  Args:
+    frame: of pandas, polars or arrow, a file, or a folder of parquet files.
+    entity: name of the column that says whose row it is.
+    time: of times, or ''.
+    label: of labels, 1 = anomaly; '' = found by its name, 'none' = there is
+      none.
+    known: of the frame of `fit`; None = this is that frame.
+    grow: words that are not known become levels.
+    **reading: see `user_files.read`.
+
+  Raises:
+    DataError: if there is no such column, a row is of no entity, or the rest
+      makes no sense.
+  """
+  options: dict[str, Any] = dict(reading)
+  if known is None:
+    ids = ','.join(filter(None, [entity, options.pop('id', '')]))
+    options |= {'id': ids, 'time': time, 'label': label}
+  else:
+    entity, time = known.entity, known.time
+    options |= {'like': known.like()}
+  samples = _samples(frame, options)
+  if not isinstance(samples.rows, pd.DataFrame):
+    raise DataError('a fleet takes rows of a table: cut no windows')
+  if entity not in samples.keys:
+    near = roles.nearest(entity, samples.header)
+    raise DataError(f'there is no column {entity!r} of entities{near}')
+  if time and time not in samples.keys:
+    near = roles.nearest(time, samples.header)
+    raise DataError(f'there is no column {time!r} of times{near}')
+  rows = samples.rows
+  if known is not None:
+    rows = _alike(rows, known.columns.names)
+  columns = None if known is None else known.columns
+  encoded = encoding.encode(samples._replace(rows=rows), columns, grow)
+  encoding.check(encoded.x, encoded.x.shape[1:], True)
+  which, names = _entities(samples.keys[entity], entity)
+  labels = samples.labels
+  layout = known and known._replace(columns=encoded.columns)
+  return Long(
+    encoded.x, which, names,
+    np.zeros(len(which), np.int64) if labels is None else labels,
+    _times(samples.keys[time], time) if time else None, samples.keys,
+    layout or Layout(entity, time, encoded.columns), encoded.texts,
+  )  # fmt: skip
+
+
+def _samples(frame, options):
+  if not isinstance(frame, str | os.PathLike):
+    return user_files.from_frame(frame, **options)
+  path = pathlib.Path(frame)
+  if path.is_dir():
+    files = sorted(path.rglob('*.parquet'))
+    if not files:
+      raise DataError(f'{path} holds no .parquet file')
+    from pyarrow import ArrowException, dataset
+
+    try:
+      table = dataset.dataset(path, format='parquet').to_table()
+    except (ArrowException, OSError) as error:
+      raise DataError(f'{path}: {error}') from error
+    return user_files.from_frame(table.to_pandas(), **options)
+  return user_files.read(os.fspath(frame), **options)
+
+
+def _alike(rows, names):
+  """The columns of `fit`; what lacks is missing, what is new is left out."""
+  lacking = [name for name in names if name not in rows]
+  surplus = [name for name in rows if name not in names]
+  for what, some in (
+    ('lacks, which is taken for missing', lacking),
+    ('has besides, which was not there in fit and is left out', surplus),
+  ):
+    if some:
+      listed = ', '.join(map(repr, some[:5])) + ', ...' * (len(some) > 5)
+      warnings.warn(f'column {listed}: the frame {what}', stacklevel=5)
+  if len(lacking) == len(names):
+    raise DataError(f'the frame holds none of the columns of fit: {names}')
+  return rows.reindex(columns=list(names))
+
+
+def _entities(column, name):
+  """[n] numbers and [N] texts of entities, in order of the texts."""
+  codes, found = pd.factorize(column)
+  if (codes < 0).any():
+    row = np.flatnonzero(codes < 0)[0]
+    raise DataError(f'row {row} has no {name!r}: say whose it is')
+  texts = np.array([_text(value) for value in found], object)
+  if '' in texts:
+    row = np.flatnonzero(codes == np.flatnonzero(texts == '')[0])[0]
+    raise DataError(f'row {row} has no {name!r}: say whose it is')
+  names, places = np.unique(texts.astype(str), return_inverse=True)
+  return places[codes], names.astype(object)
+
+
+def _text(value):
+  """1, 1.0 and ' 1' are one entity."""
+  if isinstance(value, float) and value.is_integer():
+    value = int(value)
+  return str(value).strip()
+
+
+def _times(column, name):
+  typed = cells.from_values(name, column)
+  if typed.kind not in ('time', 'number'):
+    raise DataError(f'column {name!r} of times holds {typed.kind}')
+  return typed.values.to_numpy(np.float64)
+
+
+def layout_to_json(layout: Layout) -> dict[str, Any]:
+  """A layout as JSON holds it."""
+  columns = layout.columns._asdict()
+  columns['levels'] = {k: list(v) for k, v in layout.columns.levels.items()}
+  columns['report'] = [list(column) for column in layout.columns.report]
+  return layout._asdict() | {'columns': columns}
+
+
+def layout_from_json(told: dict[str, Any]) -> Layout:
+  """The inverse; raises a KeyError, TypeError or ValueError for nonsense."""
+  of = told['columns']
+  names, empty = (tuple(map(str, of[name])) for name in ('names', 'empty'))
+  levels = {str(k): list(map(str, v)) for k, v in of['levels'].items()}
+  if not set(levels) <= set(names) or len(set(names)) < len(names):
+    raise ValueError('impossible columns')
+  report = tuple(roles.Column(*column) for column in of['report'])
+  columns = Columns(
+    (len(names),), names, levels, report, empty, str(of['decimal'])
+  )
+  return Layout(str(told['entity']), str(told['time']), columns)
