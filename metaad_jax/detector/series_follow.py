@@ -59,6 +59,11 @@ class SeriesStream:
   """
 
   def __init__(self, detector: Any):
+    if detector.resample:
+      raise DataError(
+        f'resample={detector.resample!r}: a stream is not resampled; fit to a '
+        'series of even steps'
+      )
     self._detector, self._scales = detector, detector._scales
     self._compare = series_explanations.comparisons(detector)
     # A score is one of the last window alone, and so a little higher than in

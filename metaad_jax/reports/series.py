@@ -134,7 +134,8 @@ def _box(by, why):
   """The window of an event and the nearest healthy one, in 300 x 100."""
   names = [series_explanations.channel_name(by, c)
            for c in range(by.n_features_in_)]  # fmt: skip
-  shown = names.index(why.channels[0][0])
+  farthest = why.channels[0][0]  # where all channels together are unlike
+  shown = names.index(why.channel if why.channel in names else farthest)
   window, healthy = why.window[:, shown], why.healthy[:, shown]
   low = min(window.min(), healthy.min())
   span = (max(window.max(), healthy.max()) - low) or 1.0

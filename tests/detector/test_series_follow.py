@@ -68,6 +68,9 @@ def test_a_state_goes_on_as_if_nothing_had_been(detector, tmp_path):
   other = SeriesAnomalyDetector(step=60).fit(_beat(1500, 9))
   with pytest.raises(DataError, match='another detector'):
     other.follow(path)
+  other.resample = '1min'
+  with pytest.raises(DataError, match='resample'):
+    other.follow()
 
 
 def test_scores_of_arriving_points_are_those_of_the_stream(detector):
