@@ -94,7 +94,7 @@ def follow(
   decimal = by.support.dialect.decimal if by.support.dialect else '.'
   for place, line in enumerate(lines, 1):
     try:
-      text = line.decode('utf-8-sig').strip('\r')
+      text = _decoded(line)
       if text.lstrip().startswith('{'):
         row = judged(by, _fields(by, text), '.')
       else:
@@ -121,6 +121,14 @@ def follow(
     if count >= limit:
       break
   yield {'summary': {'rows': count, 'abnormal': alarms, 'malformed': malformed}}
+
+
+def _decoded(line):
+  """Text of a line, of the encodings that files may have."""
+  try:
+    return line.decode('utf-8-sig').strip('\r')
+  except UnicodeDecodeError:
+    return line.decode('cp1252').strip('\r')
 
 
 class _Lacking(DataError):

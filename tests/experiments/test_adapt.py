@@ -235,6 +235,7 @@ def test_half_written_results_are_taken_away(tmp_path):
 
 # --- as they arrive ----------------------------------------------------------
 
+CODECS = 'utf-8', 'cp1252'
 WHEN = [f'2026-03-{day:02}' for day in range(1, 31)]
 
 
@@ -304,6 +305,16 @@ def test_objects_are_judged_as_lines_are(run_dir):
   bad += [b'{"m": {"a": null, "b": {"c": null, "d": null}}, "e": null}']
   rows, summary, skipped = followed(by, bad)
   assert summary['malformed'] == 5 and "'m.b.c'" in skipped[0]
+
+
+def test_lines_are_decoded_as_files_are(run_dir):
+  known, new, _ = numbers()
+  words = ['gelöst', 'fest'] * 10
+  frame = pandas.DataFrame(known, columns=list('abcd')).assign(e=words)
+  by = judging.adapt(run_dir, 's', user_files.from_frame(frame), rate=0.05)
+  lines = [(text(new[0]).decode() + ',gelöst').encode(c) for c in CODECS]
+  rows, _, skipped = followed(by, lines)
+  assert not skipped and rows[0]['score'] == rows[1]['score']
 
 
 def test_lines_that_make_no_sense_are_counted_told_and_skipped(judge):
