@@ -7,7 +7,8 @@ kind and values, how many that did not were named in a note or refused, and
 lists the rest: wrong answers without a word. It also prints which share of real
 features the reader sets aside unasked, in whole tables and in 20 rows of them.
 The second part reads tables with ids, times, counters and labels left in: the
-false-alarm rate, and the AUROC beside that of the plain table.
+false-alarm rate, and the AUROC beside that of the plain table; and how often
+the same table, given to the detector as a frame, has the same columns.
 """
 
 import collections
@@ -16,6 +17,7 @@ import pathlib
 import sys
 import tempfile
 from typing import Any
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -235,7 +237,7 @@ def files(root: pathlib.Path, count: int) -> None:
   """The second part."""
   from metaad_jax import MetaAnomalyDetector
 
-  rate, found = 0.05, []
+  rate, found, alike = 0.05, [], []
   paths = sorted((root / 'oddbench').glob('*.npz'))
   for turn, path in enumerate(paths[:: len(paths) // count][:count]):
     held = np.load(path, allow_pickle=False)
@@ -246,6 +248,7 @@ def files(root: pathlib.Path, count: int) -> None:
     is_bad = np.arange(len(query)) >= len(normal[20:170])
     names = [f's{i}' for i in range(normal.shape[1])]
     judged: list[tuple] = []
+    frames: list[pd.DataFrame] = []
     with tempfile.TemporaryDirectory() as folder:
       for plain in (True, False):
         known: Any = None
@@ -255,6 +258,7 @@ def files(root: pathlib.Path, count: int) -> None:
           frame = pd.DataFrame(x, columns=names)
           more = {} if plain else beside(len(x), first, y, turn, rng)
           text = pd.concat([pd.DataFrame(more), frame], axis=1)
+          frames.append(text)
           text.to_csv(f'{folder}/a.csv', index=False)
           known, samples = (
             samples,
@@ -269,13 +273,19 @@ def files(root: pathlib.Path, count: int) -> None:
         alarms = by.predict(samples.rows[both])[~is_bad] == -1
         area = sklearn.metrics.roc_auc_score(is_bad, scores)
         judged.append((both, area, alarms.mean()))
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore', UserWarning)  # the names of what is left
+      by = MetaAnomalyDetector(false_alarm_rate=rate).fit(frames[2])
+      by.encode(frames[3])
+    alike.append(set(by._fitted.columns.names) == set(known.rows))
     found.append([v for _, *pair in judged for v in pair])
     mark = '' if judged[0] is judged[1] else str(set(both) ^ set(judged[0][0]))
     print(path.stem, *np.round(found[-1], 3), mark, flush=True)
   mean = np.mean(found, 0)
   print(
     f'{len(found)} files: AUROC {mean[2]:.4f}, without these columns '
-    f'{mean[0]:.4f}; false alarms {mean[3] / rate:.2f} of the promise'
+    f'{mean[0]:.4f}; false alarms {mean[3] / rate:.2f} of the promise; as '
+    f'frames with the same columns {sum(alike)}'
   )
 
 

@@ -4,10 +4,10 @@ r"""Adapts a detector to a new entity from a few samples, and judges others.
   tail -F log.csv | python -m experiments.adapt --support=normal.csv --query=-
 
 --support holds 5 to 20 rows that are known: all normal, or with a column (.npz:
-an array y) of labels, 1 = anomaly, -1 or empty = unlabelled. --query holds the
-rows to judge. Both are .csv, .parquet, .npy, .npz or .wav; columns may hold
-words and missing values, and are matched by name. A .wav, or with --window the
-rows of a table, is cut into windows.
+an array y) of labels, 1 = anomaly, 0 = normal, empty = nobody has checked.
+--query holds the rows to judge. Both are .csv, .parquet, .npy, .npz or .wav;
+columns may hold words and missing values, and are matched by name. A .wav, or
+with --window the rows of a table, is cut into windows.
 
 Writes scores.csv (row, ids and times, score, rank, p_value, decision, reasons;
 higher = more abnormal), scores.json, scores.png and report.html to --output.

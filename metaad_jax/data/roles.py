@@ -135,6 +135,10 @@ def _role(name, typed):
   if typed.kind == 'time' and typed.note.startswith('dates'):
     return 'time', 'holds dates'
   if typed.kind == 'category':
+    texts = values.astype(str)
+    if len(texts) and texts.str.isdigit().all():  # as text in a frame
+      if found := _calendar(texts.to_numpy(np.float64), plain):
+        return 'time', found
     return _role_of_words(values, named['identifying'])
   if typed.kind not in ('number', 'time') or len(values) < 3:
     return 'feature', ''

@@ -284,7 +284,12 @@ def _windows(samples, window):
     known = (parts >= 0).all(1)
     labels = np.where((parts == 1).any(1), 1, np.where(known, 0, -1))
   keys = samples.keys.iloc[: len(signal) * window : window]
+  rest = len(frame) - len(signal) * window
+  notes = samples.notes
+  if rest:
+    notes += (f'the last {rest} of {len(frame)} rows fill no window: left out',)
   return samples._replace(
+    notes=notes,
     rows=np.ascontiguousarray(signal),
     labels=labels,
     keys=keys.reset_index(drop=True),

@@ -344,6 +344,10 @@ def test_windows_of_a_table_and_their_labels(tmp_path):
   samples = read(tmp_path, text.to_csv(index=False), window=10)
   np.testing.assert_allclose(samples.rows, X.reshape(4, 10, 3))
   assert samples.labels.tolist() == [0, 1, -1, 0]
+  assert not any('no window' in note for note in samples.notes)
+  rest = read(tmp_path, text.to_csv(index=False), window=9)
+  np.testing.assert_allclose(rest.rows, X[:36].reshape(4, 9, 3))
+  assert any('last 4 of 40 rows fill no window' in n for n in rest.notes)
 
 
 # --- what is refused ---------------------------------------------------------

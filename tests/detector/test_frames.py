@@ -28,6 +28,7 @@ TYPED = PLAIN.assign(
 # As text, as a European Excel has it.
 TEXT = PLAIN.map(lambda v: str(v).replace('.', ',')).assign(
   volume=[f'1.{i:03}' for i in range(100, 140)],
+  day=['20240301', '20240302'] * 20,
   **{n: TYPED[n].astype(object) for n in ('row', 'Class', 'mode')},
 )
 LIBRARIES = {
@@ -65,6 +66,7 @@ def test_a_frame_has_the_columns_of_its_file(
   made = LIBRARIES[library]
   detector, told = fitted(made(frame), run_dir)
   assert aside == told and {'row', 'Class'} <= aside
+  assert 'day' not in frame or 'day' in aside
   assert list(detector._fitted.columns.names) == list(known.rows)
   expected = MetaAnomalyDetector(run_dir).fit(known)
   assert_array_equal(detector._fitted.x, expected._fitted.x)
