@@ -189,10 +189,10 @@ def table(
   rows, named = _fitted(rows, width, notes)
   width = _usual_width(rows)
   head = rows[0] if named or _is_header(rows) else []
-  if head:
+  if len(comment) == width and (not head or len(set(head)) < len(head)):
+    head = list(comment)  # as np.savetxt writes them; what comes is of units
+  elif head:
     rows, places = rows[1:], places[1:]
-  elif len(comment) == width:
-    head = list(comment)  # as np.savetxt writes them
   rows, places = _without_units(head, rows, places, notes)
   rows, places = _without_totals(rows, places, notes)
   if not rows:
@@ -240,7 +240,9 @@ def _lines(text, notes):
     taken = {i for i, _ in remarks}
     numbered = [pair for pair in numbered if pair[0] not in taken]
     above = [x for i, x in remarks if i < numbered[0][0]]
-    comment = above[-1].lstrip().lstrip('#%/').strip() if above else ''
+    comment = above[-1].strip() if above else ''
+    if not re.match(r'# ?of ', comment):  # the number of
+      comment = comment.lstrip('#%/').strip()
     notes.append(f'comments are left out: {len(remarks)}')
   return numbered, comment, forced
 

@@ -115,6 +115,16 @@ def test_a_reading_a_line_is_told(tmp_path):
   assert not any('pivot' in note for note in notes)
 
 
+@pytest.mark.parametrize('units', ['', '%,C,C\n'])
+def test_a_name_that_starts_as_comments_do(units, tmp_path):
+  names = ['# of polls', 'press', 'rpm']
+  head, *rest = FRAME.set_axis(names, axis=1).to_csv(index=False).split('\n')
+  text = f'# site 3\n{head}\n{units}' + '\n'.join(rest)
+  samples = read(tmp_path, text)
+  assert list(samples.rows) == names
+  np.testing.assert_array_equal(samples.rows, X)
+
+
 def test_decimals_and_thousands_are_told_apart_by_the_whole_file(tmp_path):
   text = 'a;b;c\n1.234,5;1,234;1.234\n12,5;2,5;7.000\n'
   rows = read(tmp_path, text).rows
