@@ -185,7 +185,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
   },
   'exit_code': {
     'action': 'store_true',
-    'help': f'end with {endings.ALARMS} if a row is abnormal',
+    'help': f'end with {endings.ALARMS} if a row or an event is abnormal',
   },
   'series': {
     'action': 'store_true',

@@ -56,10 +56,10 @@ class Options(NamedTuple):
     return f'{self.per_day:g} per day'
 
 
-def _lined(path, samples, notes, names=(), resample='', form=''):
+def _lined(path, samples, notes, names=(), **options):
   """The series of a file; what `samples` has noted was said already."""
   with series_files.told(path, notes):
-    line = timelines.of_samples(samples, names, resample, form)
+    line = timelines.of_samples(samples, names, **options)
   notes += [note for note in line.notes if note not in samples.notes]
   return line._replace(notes=())
 
@@ -101,7 +101,9 @@ def read(
   samples = _read(path, reading, None, dry_run)
   work.check_names(reading, samples)
   notes: list[str] = []
-  line = _lined(path, samples, notes, resample=options.resample)
+  line = _lined(
+    path, samples, notes, resample=options.resample, time=reading.time
+  )
   healthy, rest, row = line, None, 0
   if options.healthy_until:
     with series_files.told(path, notes):
@@ -181,7 +183,9 @@ def query(by: SeriesJudge, path: str, samples: Samples) -> JudgedSeries:
   """Judges a file that was read as the one that was fitted to."""
   notes: list[str] = []
   names, resample = by.detector.names_, by.detector.resample
-  line = _lined(path, samples, notes, names, resample, by.form)
+  line = _lined(
+    path, samples, notes, names, resample=resample, form=by.form, time=by.time
+  )
   say(path, notes)
   return judged(by, path, samples, line)
 

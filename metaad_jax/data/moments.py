@@ -29,17 +29,22 @@ def written(stamp: Any) -> Any:
 
 
 def find(
-  samples: user_files.Samples, names: Sequence[str] = (), form: str = ''
+  samples: user_files.Samples,
+  names: Sequence[str] = (),
+  form: str = '',
+  time: str = '',
 ) -> tuple[str, Any, np.ndarray | None, str, str]:
   """Name, stamps [n], seconds [n] of the column of times; a note; the form.
 
   None of the columns of `names`; without one ('', numbers of rows, None, '',
   ''). `form` is that of dates in a file that was read before, such as
-  '%d/%m/%Y', or ''.
+  '%d/%m/%Y', or ''; `time` the column that is wanted, if there are several.
   """
   aside = {c.name: c for c in samples.columns}
   keys = [n for n in samples.keys if n not in names]
-  dated = sorted(keys, key=lambda n: n in aside and aside[n].role != 'time')
+  dated = sorted(
+    keys, key=lambda n: (n != time, n in aside and aside[n].role != 'time')
+  )
   for name in dated:
     found = seconds(name, samples.keys[name], form)
     if found is not None:

@@ -122,18 +122,18 @@ def _sound(x, names=()):
 
 def of_samples(
   samples: user_files.Samples, names: Sequence[str] = (), resample: str = '',
-  form: str = '',
+  form: str = '', time: str = '',
 ) -> Timeline:  # fmt: skip
   """What a file or a frame holds, as a series; arguments and errors of `read`.
 
   Its columns of words are left out, which is noted. `form` is that of dates in
-  the file that was fitted to.
+  the file that was fitted to, `time` the column of times, if there are several.
   """
   if not isinstance(samples.rows, pd.DataFrame):
     raise DataError('it holds windows: a series is [n] or [n, channels]')
   samples = moments.timed(samples, names)
   rows, notes = samples.rows, [*samples.notes]
-  time, stamps, seconds, note, form = moments.find(samples, names, form)
+  time, stamps, seconds, note, form = moments.find(samples, names, form, time)
   notes += [note] * bool(note)
   words = [n for n in rows if cells.kind_of(rows[n]) == 'category']
   notes += [f'column {n!r} holds words: left out' for n in words]

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from metaad_jax.base import DataError
-from metaad_jax.data import timelines
+from metaad_jax.data import timelines, user_files
 
 X = np.random.default_rng(3).normal(size=(6, 2))
 TIMES = pd.date_range('2024-03-01', periods=6, freq='10s')
@@ -123,6 +123,15 @@ def test_a_day_and_a_time_of_day_in_two_columns_are_one():
   }))  # fmt: skip
   assert line.names == ('a',) and line.step == 10 and not line.notes
   assert line.stamps[5] == times[5] and line.at.tolist() == [*range(6)]
+
+
+def test_of_several_columns_of_times_the_one_that_is_asked_for_counts():
+  later = TIMES + pd.to_timedelta(range(6), unit='D')
+  frame = pd.DataFrame({'a': TIMES, 'b': later, 'x': X[:, 0]})
+  samples = user_files.from_frame(frame)
+  assert timelines.of_samples(samples).time == 'a'
+  line = timelines.of_samples(samples, time='b')
+  assert line.step == 86410 and line.names == ('x',)
 
 
 def test_clocks_go_on_after_midnight():
