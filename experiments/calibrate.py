@@ -87,13 +87,17 @@ def main() -> None:
   shots = cli.numbers('shots', _SHOTS.value)
   anomalies = cli.numbers('anomalies', _ANOMALIES.value)
   contamination = cli.numbers('contamination', _CONTAMINATION.value, float)
-  if not shots or min(shots) < 1 or not anomalies or min(anomalies) < 0:
-    raise cli.UsageError('--shots start at 1, --anomalies at 0: give some')
+  if not shots or min(shots) < 0 or not anomalies or min(anomalies) < 0:
+    raise cli.UsageError('--shots and --anomalies start at 0: give some')
   if any(not 0 <= share <= 0.5 for share in contamination):
     raise cli.UsageError('--contamination: shares lie between 0 and 0.5')
   if _DRAWS.value < 1:
     raise cli.UsageError('--draws must be at least 1')
   run = runs.restore(run_dir)
+  if min(shots) < 1 and not run.setup.suspicious:
+    raise cli.UsageError(
+      f'--shots start at 1: {run_dir} does not tell unverified rows from others'
+    )
   names = (_SOURCES.value or run.config.source).split('+')
   if not _KEEP.value:
     members = []

@@ -76,7 +76,7 @@ def adapt(
     run: see `runs.restore`.
     x: [n, ...] featurized support rows, float32; NaN = missing, if the run
       takes tables.
-    y: [n] 1 = anomaly, 0 = normal; at least one normal.
+    y: [n] 1 = anomaly, 0 = normal, .5 = unverified; not anomalies alone.
     least: uses what was compiled for a support of so many rows.
   """
   order = np.argsort(sanity.order_keys(x))

@@ -22,6 +22,7 @@ from metaad_jax.training import runs, setup
 RATES = (0.01, 0.05, 0.1)
 _NORMALS, _ANOMALIES = 200, 56  # scored per support: 256 is a compiled size
 _OWN = 20  # normals held out, in the rule that has some
+_UNVERIFIED = 20, 50, 75  # rows beside the verified ones of a support
 _CELL = ['shots', 'anomalies', 'contamination', 'rule', 'rate']
 
 
@@ -29,7 +30,7 @@ class Draw(NamedTuple):
   """A support drawn from an entity, and the rows to score."""
 
   x: np.ndarray  # [n, ...] support, normals (and what passes for them) first
-  y: np.ndarray  # [n] 1 = labelled anomaly
+  y: np.ndarray  # [n] 1 = labelled anomaly, .5 = unverified
   normal: np.ndarray  # [m, ...] other normals
   anomaly: np.ndarray  # [a, ...] other anomalies
 
@@ -68,25 +69,30 @@ def draw(
   shots: int,
   anomalies: int,
   contamination: float = 0.0,
+  unverified: int = 0,
 ) -> Draw | None:
   """Draws a support of `shots` normals and some labelled anomalies.
 
-  A share `contamination` of the normals, rounded up or down at random, are
-  anomalies that pass for normal. None if the entity has too few rows.
+  A share `contamination` of the `unverified` rows, or where there are none of
+  the normals, rounded up or down at random, are anomalies that pass for normal.
+  None if the entity has too few rows.
   """
   bad = rng.permutation(np.flatnonzero(entity.labels == 1))
   good = rng.permutation(np.flatnonzero(entity.labels == 0))[:_NORMALS]
-  wrong = int(np.floor(contamination * shots + rng.random()))
-  if len(entity.normal) < shots or not len(good):
+  wrong = int(np.floor(contamination * (unverified or shots) + rng.random()))
+  passing = shots + unverified
+  if len(entity.normal) < passing or not len(good):
     return None
   if (anomalies or wrong) and len(bad) <= anomalies + wrong:
     return None
-  normal = entity.normal[rng.permutation(len(entity.normal))[:shots]].copy()
-  normal[:wrong] = entity.query[bad[anomalies : anomalies + wrong]]
+  normal = entity.normal[rng.permutation(len(entity.normal))[:passing]].copy()
+  first = shots if unverified else 0
+  wrongs = entity.query[bad[anomalies : anomalies + wrong]]
+  normal[first : first + wrong] = wrongs
   rest = bad[anomalies + wrong :][:_ANOMALIES]
   return Draw(
     np.concatenate([normal, entity.query[bad[:anomalies]]]),
-    np.repeat([0.0, 1.0], [shots, anomalies]),
+    np.repeat([0.0, 0.5, 1.0], [shots, unverified, anomalies]),
     entity.query[good],
     entity.query[rest],
   )
@@ -118,10 +124,11 @@ def cases(
   Args:
     run: see `runs.restore`.
     members: the calibration entities, featurized.
-    shots: numbers of support normals.
+    shots: numbers of support normals; 0 = unverified rows alone.
     anomalies: numbers of labelled anomalies.
-    contamination: shares of the support normals that are anomalies in
-      unlabelled cases, one drawn for each; () = no unlabelled cases.
+    contamination: shares of anomalies in unlabelled cases, one drawn for each;
+      () = no such cases. They have unverified rows beside the normals where the
+      run tells them apart; else the normals are these.
     draws: supports per entity without anomalies; one with some.
   """
   made = []
@@ -133,11 +140,17 @@ def cases(
     for k, a, unlabelled in itertools.product(shots, anomalies, kinds):
       for _ in range(1 if a or unlabelled else draws):
         share = float(rng.choice(contamination)) if unlabelled else 0.0
-        drawn = draw(rng, entity, k, a, share)
+        beside = _beside(run, rng) if unlabelled or not k else 0
+        drawn = draw(rng, entity, k, a, share, beside)
         if drawn is not None:
           scores = score(run, drawn)[1]
           made.append(Case(entity.name, k, a, unlabelled, *scores))
   return made
+
+
+def _beside(run, rng):
+  """Unverified rows, where a run tells them from verified ones."""
+  return int(rng.choice(_UNVERIFIED)) if run.setup.suspicious else 0
 
 
 def rules(
@@ -152,7 +165,7 @@ def rules(
   """
   adapted, (known, normal, anomaly) = score(run, drawn)
   fitted = adaptation.score(run, adapted, drawn.x[drawn.y == 0])
-  shots, labelled = len(fitted), int(drawn.y.sum())
+  shots, labelled = len(fitted), int((drawn.y == 1).sum())
   own, rest = normal[:_OWN], normal[_OWN:]
 
   def across(own, *parts):
@@ -210,7 +223,8 @@ def check(
   ):
     rng = np.random.default_rng([1, number])
     for k, (a, share), _ in itertools.product(shots, settings, range(draws)):
-      drawn = draw(rng, entity, k, a, share)
+      beside = _beside(run, rng) if share > 0 else 0
+      drawn = draw(rng, entity, k, a, share, beside)
       if drawn is not None:
         alarms = rules(run, calibrated, drawn, share > 0)
         for (rule, rate), (normal, bad) in alarms.items():

@@ -27,13 +27,11 @@ from metaad_jax.detector import (
   explanations,
   fitted,
   sanity,
+  unverified,
 )
 from metaad_jax.detector.encoding import Columns, Encoded
 from metaad_jax.detector.fitted import Fitted, Judgement, load_run
 from metaad_jax.scores import conformal, metrics, reach
-
-_ANOMALIES = 64  # labelled ones that a support holds at most
-_UNCALIBRATED = 50  # normals that a support holds, where nobody measured
 
 
 class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
@@ -68,6 +66,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     n_features_in_: number of columns, or of samples in a window.
     feature_names_in_: names of the columns, where a frame gave them; also of
       those that were set aside.
+    suspects_: [n] probability that an unlabelled row of `fit` is an anomaly;
+      NaN for others, and for those beyond the support.
     support_: [n] bool, which rows the detector is adapted to; the other
       normals only calibrate it.
 
@@ -120,7 +120,9 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       y: [n] 0 = normal and 1 = anomaly (or False and True); or 1 = inlier and
         -1 = outlier, as in scikit-learn. None = all normal.
       unlabelled: [m] rows of the same columns that nobody checked, or None.
-        They are taken for normal, with room for error.
+        With them `run_dir='shipped'` takes its second file, which tells them
+        from verified ones (`docs/detector.md`); other runs that do not take
+        them for normal, with room for error.
 
     Raises:
       ValueError: for rows or labels that make no sense, in one line.
@@ -130,14 +132,11 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       raise DataError(
         'y marks every row as an anomaly: give at least one normal row'
       )
-    words = rows.columns.words
+    run, words = self._run(labels), rows.columns.words
     draw = np.unique(sanity.originals(rows.x, labels, words))
     draw = draw[np.argsort(sanity.row_keys(rows.x[draw], words))]
-    support = np.zeros(len(labels), bool)
-    room = _room(run := self._run())
-    rest = max(0, room - int((labels[draw] == 0).sum()))
-    for kind, most in ((0, room), (-1, rest), (1, _ANOMALIES)):
-      support[draw[labels[draw] == kind][:most]] = True
+    rooms = unverified.rooms(run, rows.x[0].size)
+    support = unverified.draw(draw, labels, rooms)
     return self._adapt(rows.columns, rows.x, labels, support, run)
 
   def partial_fit(self, X, y=None, unlabelled=None) -> Self:
@@ -152,29 +151,37 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     if not hasattr(self, '_fitted'):
       return MetaAnomalyDetector.fit(self, X, y, unlabelled)
     rows, labels = self._take_in(X, y, unlabelled)
-    known, room = self._fitted, _room(self._fitted.run)
+    known = self._fitted
     x, y = (
       np.concatenate(pair) for pair in ((known.x, rows.x), (known.y, labels))
     )
     first = sanity.originals(x, y, known.columns.words) == np.arange(len(x))
     new = np.where(first[len(known.x) :], labels, -2)
-    bad, normal = new == 1, new == 0
-    seen = (known.y == 0).sum() + np.cumsum(normal)
-    good = (new == -1) | (normal & (seen % 2 == 0))
-    marked = known.support & (known.y == 1)
-    chosen = good & (np.cumsum(good) <= room - known.normal.sum())
-    chosen |= bad & (np.cumsum(bad) <= _ANOMALIES - marked.sum())
+    run, name = known.run, known.options.run_dir
+    if (other := unverified.run_for(name, labels)) != name:
+      run = load_run(other)
+    rooms = unverified.rooms(run, rows.x[0].size)
+    seen = (known.y == 0).sum() + np.cumsum(new == 0)
+    good, bad, open_rows = (new == 0) & (seen % 2 == 0), new == 1, new == -1
+    held = lambda kind: (known.support & (known.y == kind)).sum()
+    passing = 0 if run.setup.suspicious else held(-1)
+    chosen = good & (np.cumsum(good) <= rooms[0] - held(0) - passing)
+    room = rooms[-1] - held(0) - held(-1) - chosen.sum()
+    chosen |= open_rows & (np.cumsum(open_rows) <= room)
+    chosen |= bad & (np.cumsum(bad) <= rooms[1] - held(1))
     return self._adapt(
-      known.columns, x, y, np.concatenate([known.support, chosen]), known.run
+      known.columns, x, y, np.concatenate([known.support, chosen]), run
     )
 
   def fit_predict(self, X, y=None, verified=None) -> np.ndarray:
     """[n] int: finds the outliers among rows that nobody checked.
 
-    The same as `fit(verified, unlabelled=X).predict(X)`; y is not used.
+    `fit(verified, unlabelled=X)`, and what `labels_` says of X: each row is
+    judged by the others (transduction). y is not used.
     """
     del y
-    return self.fit(verified, unlabelled=X).predict(X)
+    self.fit(verified, unlabelled=X)
+    return np.where(self.labels_[self._fitted.y == -1] == 1, -1, 1)
 
   def encode(self, X) -> Encoded:
     """Rows as numbers, which every method takes in place of X."""
@@ -331,6 +338,10 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     return self._checked().scores
 
   @property
+  def suspects_(self) -> np.ndarray:
+    return self._checked().suspects
+
+  @property
   def labels_(self) -> np.ndarray:
     return (self.decision_scores_ > self.threshold_).astype(int)
 
@@ -343,20 +354,22 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     check_is_fitted(self, '_fitted')
     return self._fitted
 
-  def _run(self):
-    """What `run_dir` names; where it is gone, what was fitted or loaded."""
-    known = getattr(self, '_fitted', None)
-    if known is not None and known.options.run_dir == self.run_dir:
+  def _run(self, labels=()):
+    """That for labels; where `run_dir` is gone, what was fitted or loaded."""
+    known, name = getattr(self, '_fitted', None), self.run_dir
+    chosen = unverified.run_for(name, labels)
+    if known is not None and known.options.run_dir == name == chosen:
       with contextlib.suppress(DataError):
-        return load_run(self.run_dir)
+        return load_run(name)
       return known.run
-    return load_run(self.run_dir)
+    return load_run(chosen)
 
   def _adapt(self, columns, x, y, support, run):
     options = fitted.Options(
       self.run_dir, self.false_alarm_rate, self.window_features, self.rate,
       self._features(),
     )  # fmt: skip
+    unverified.warn(run, y)
     self._fitted = fitted.adapt(options, columns, x, y, support, run)
     self.support_ = support
     return self
@@ -434,12 +447,6 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       self.feature_names_in_ = np.array(header, object)
     elif hasattr(self, 'feature_names_in_'):
       del self.feature_names_in_
-
-
-def _room(run):
-  """How many normals a support holds."""
-  known = run.calibration
-  return _UNCALIBRATED if known is None else int(known.shots[-1])
 
 
 def _model_file(path):

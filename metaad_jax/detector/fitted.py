@@ -22,6 +22,7 @@ from metaad_jax.detector import (
   explanations,
   exported,
   sanity,
+  unverified,
 )
 from metaad_jax.detector.encoding import Columns, Encoded
 from metaad_jax.scores import conformal, reach
@@ -113,7 +114,10 @@ class Fitted:
 
   def __setstate__(self, state):
     packed, path = state['run'], state['options'].run_dir
-    run = load_run(path) if packed is None else unpacked(packed, path)
+    if packed is None:
+      run = load_run(unverified.run_for(path, state['y']))
+    else:
+      run = unpacked(packed, path)
     self.__dict__.update(state, run=run)
 
   @property
@@ -181,8 +185,24 @@ class Fitted:
 
   @functools.cached_property
   def adapted(self) -> adaptation.Adapted:
-    x, y = self.x[self.support], self.y[self.support] == 1
-    return adaptation.adapt(self.run, self.features(x), y)
+    return adaptation.adapt(self.run, *self._given)
+
+  @functools.cached_property
+  def _given(self) -> tuple[np.ndarray, np.ndarray]:
+    """The support as the run is adapted to it."""
+    y = unverified.given(self.run, self.y[self.support])
+    return self.features(self.x[self.support]), y
+
+  @functools.cached_property
+  def suspects(self) -> np.ndarray:
+    """[n] probability that an unverified row is an anomaly; NaN for others."""
+    if not self.run.setup.suspicious:
+      raise AttributeError(f'{self.options.run_dir} suspects no row')
+    told = np.full(len(self.y), np.nan)
+    told[self.support] = unverified.suspects(
+      self.run, self.adapted, self._given[0]
+    )
+    return np.where(self.y == -1, told, np.nan)
 
   def features(self, x: np.ndarray) -> np.ndarray:
     """Rows [n, ...] float64 -> what the learner sees, float32."""
@@ -200,8 +220,7 @@ class Fitted:
 
   @functools.cached_property
   def _without(self) -> list[tuple[adaptation.Adapted, np.ndarray]]:
-    x, bad = self.features(self.x[self.support]), self.y[self.support] == 1
-    return adaptation.without(self.run, x, bad)
+    return adaptation.without(self.run, *self._given)
 
   @functools.cached_property
   def scores(self) -> np.ndarray:
@@ -209,8 +228,10 @@ class Fitted:
     x, support, normal = self.features(self.x), self.support, self.normal
     scores, rest = np.empty(len(x)), np.ones(len(x), bool)
     if normal.sum() > 1:
-      bad, parts = self.y[support] == 1, self._without
-      without = adaptation.support_scores(self.run, x[support], bad, parts)
+      y = self._given[1]
+      without = adaptation.support_scores(
+        self.run, x[support], y, self._without
+      )
       scores[normal], rest = without, ~normal
     if rest.any():
       scores[rest] = self.score_features(x[rest])
@@ -218,8 +239,9 @@ class Fitted:
 
   def _evidence(self, known, own):
     labels = self.y[self.support]
+    normal = labels == 0 if self.run.setup.suspicious else labels != 1
     return conformal.Evidence(
-      int((labels != 1).sum()), int((labels == 1).sum()),
+      int(normal.sum()), int((labels == 1).sum()),
       bool((labels == -1).any()), known, own,
     )  # fmt: skip
 

@@ -11,11 +11,20 @@ from flax import linen as nn
 
 from metaad_jax import specs
 from metaad_jax.base import MakeModel, Model
-from metaad_jax.models import conv1d, conv4, kinds, mlp, residual, tables
+from metaad_jax.models import (
+  conv1d,
+  conv4,
+  gated,
+  kinds,
+  mlp,
+  residual,
+  tables,
+)
 
 REGISTRY: dict[str, Callable[..., Callable[[int], nn.Module | Model]]] = {
   'conv1d': conv1d.conv1d,
   'conv4': conv4.conv4,
+  'gated': gated.gated,
   'kinds': kinds.kinds,
   'mlp': mlp.mlp,
   'residual': residual.residual,

@@ -481,7 +481,7 @@ def _sound(calibration):
   ).all()  # NaN is neither
   return bool(
     rising(shots, True) and rising(anomalies, True) and rising(grid)
-    and rising(mixed) and 0 < shots[0] and shots[-1] <= 1000
+    and rising(mixed) and 0 <= shots[0] and 0 < shots[-1] <= 1000
     and 0 <= anomalies[0] and anomalies[-1] <= 1000 and squash in (0, 1)
     and np.isfinite(moments).all() and np.abs(moments).max() < 1e6
     and moments[..., 1:].min() > 1e-6 and 2 <= entities < 1e9

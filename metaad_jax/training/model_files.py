@@ -18,7 +18,7 @@ from metaad_jax.scores.conformal import Calibration
 from metaad_jax.training.setup import Config
 
 _LARGE = 1 << 24  # numbers in a row
-_ELEMENTS = 1 << 26  # support rows, squared, x columns
+ELEMENTS = 1 << 26  # support rows, squared, x columns
 # The most of an option of a spec; others are at most a million.
 _OPTIONS = {
   'steps': 2000, 'adapt_steps': 2000, 'heads': 32, 'width': 8192,
@@ -174,7 +174,7 @@ def _detector(arrays, meta):
     raise DataError('detector/support is not true or false for each row')
   if not (y[support] != 1).any():
     raise DataError('detector/support has no normal row')
-  if int(support.sum()) ** 2 * x[0].size > _ELEMENTS:
+  if int(support.sum()) ** 2 * x[0].size > ELEMENTS:
     raise DataError('detector/support has too many rows')
   names, width = saved['names'], x.shape[1]
   if width != saved['n_features_in'] or len(names or x[0]) != width:

@@ -2,7 +2,8 @@
 
 A run directory holds `config.json` (flags, versions, code, seed, the shape of
 a row), `metrics.jsonl`, and `checkpoints/`. A model file (`export`) is a run
-without its history, in one file; the package ships one, called `shipped`.
+without its history, in one file; the package ships two, called `shipped` and
+`unverified`, the latter for supports with rows that nobody checked.
 """
 
 import contextlib
@@ -37,9 +38,11 @@ from metaad_jax.training import (
 from metaad_jax.training import setup as setup_lib
 from metaad_jax.training.setup import Config, Layout, Setup, resolve
 
-SHIPPED = 'shipped'  # names the model file of the package, as a run directory
-_SHIPPED = os.path.join(
-  os.path.dirname(devices.__file__), 'shipped', 'tables.npz'
+# Names of the model files of the package, as run directories.
+SHIPPED, UNVERIFIED = 'shipped', 'unverified'
+_FOLDER = os.path.join(os.path.dirname(devices.__file__), 'shipped')
+_SHIPPED, _UNVERIFIED = (
+  os.path.join(_FOLDER, name) for name in ('tables.npz', 'unverified.npz')
 )
 _CALIBRATION = 'calibration.npz'  # in a run directory
 
@@ -268,12 +271,18 @@ def _start(setup, data):
   return params, sorted(seen | started.seen)
 
 
+def _file(run_dir):
+  """What a name of the package's own stands for."""
+  return {SHIPPED: _SHIPPED, UNVERIFIED: _UNVERIFIED}.get(run_dir, run_dir)
+
+
 def restore(run_dir: str, **overrides: Any) -> Run:
   """Rebuilds a run from its folder, with its best meta-parameters.
 
   Args:
     run_dir: of a run that has at least one checkpoint; or a model file that
-      `export` wrote (.npz); or 'shipped', the model file of this package.
+      `export` wrote (.npz); or 'shipped' or 'unverified', those of this
+      package.
     **overrides: options of the learner in place of the run's, such as
       `adapt_steps`.
 
@@ -284,7 +293,7 @@ def restore(run_dir: str, **overrides: Any) -> Run:
     DataError: if the folder is no run, is damaged, or has no checkpoint yet;
       if the file is missing, damaged or of another version.
   """
-  file = _SHIPPED if run_dir == SHIPPED else run_dir
+  file = _file(run_dir)
   if file.endswith('.npz') and not os.path.isdir(file):
     arrays, content = storage.load(file)
     return unpack(arrays, content, file, **overrides)
@@ -320,7 +329,7 @@ def unpack(
     if name not in plugins.loaded()
   ]  # a file from a stranger has nothing imported
   setup = _resolved(content, file, overrides, missing)
-  if file == _SHIPPED and not overrides:
+  if file in (_SHIPPED, _UNVERIFIED) and not overrides:
     params = records.nested(arrays)  # a test compares it with `unflatten`
   else:
     params = records.unflatten(arrays, _shapes(setup), file)
@@ -455,7 +464,7 @@ def calibrate(
   Raises:
     DataError: if there is no run, or the file cannot be written.
   """
-  file = _SHIPPED if run_dir == SHIPPED else run_dir
+  file = _file(run_dir)
   arrays: dict[str, np.ndarray] = {}
   meta: dict[str, Any] = {}
   if file.endswith('.npz') and not os.path.isdir(file):

@@ -106,7 +106,7 @@ def test_the_binary_calibrates_a_run_of_windows(tmp_path):
   'arguments, message',
   [
     ([], '--run_dir is missing'),
-    (['--run_dir=x', '--shots=0'], '--shots start at 1'),
+    (['--run_dir=x', '--shots=-1'], '--shots and --anomalies start at 0'),
     (['--run_dir=x', '--contamination=0.9'], 'between 0 and 0.5'),
     (['--run_dir=x'], 'no run directory'),
   ],

@@ -3,14 +3,19 @@
 import os
 
 from binaries import call, succeed
+import jax
 import numpy as np
 import pytest
 
 from experiments import evaluate, export
 from metaad_jax import storage
+from metaad_jax.base import Rows, Task
 from metaad_jax.data import audits, registry
 from metaad_jax.evaluation import results
 from metaad_jax.training import runs
+
+_ROWS = Rows(*(np.ones(shape, 'f4') for shape in ((1, 4), (1,), (1,))))
+TASK = Task(_ROWS, _ROWS, np.ones(4, 'f4'))
 
 
 def test_it_is_small_and_says_what_it_was_trained_on():
@@ -19,6 +24,19 @@ def test_it_is_small_and_says_what_it_was_trained_on():
   assert run.config.source == 'oddbench:overlap=False'
   assert run.config.fold == 'part0' and run.calibration is not None
   assert len(run.seen) > 300
+
+
+def test_the_file_for_unverified_rows_is_of_the_same_tables():
+  """Together they are small; its names alone make its parameters."""
+  files = runs._SHIPPED, runs._UNVERIFIED
+  assert sum(map(os.path.getsize, files)) < 4_000_000
+  run, plain = runs.restore('unverified'), runs.restore('shipped')
+  assert run.setup.suspicious and not plain.setup.suspicious
+  assert run.seen == plain.seen and run.calibration is not None
+  assert run.calibration.shots[0] == 0  # nothing verified
+  traced = jax.eval_shape(run.learner.init, jax.random.key(0), TASK)
+  shape = lambda leaf: (leaf.shape, leaf.dtype)
+  assert jax.tree.map(shape, run.params) == jax.tree.map(shape, traced)
 
 
 def test_an_export_of_it_is_the_same_file(tmp_path):
