@@ -24,15 +24,19 @@ def run_for(run_dir: str, y: np.ndarray) -> str:
   return runs.UNVERIFIED if some else run_dir
 
 
+def room(run: runs.Run) -> int:
+  """How many verified normals a support holds."""
+  known = run.calibration
+  return _UNCALIBRATED if known is None else int(known.shots[-1])
+
+
 def rooms(run: runs.Run, size: int) -> dict[int, int]:
   """How many rows of `size` numbers a support holds, by their labels.
 
   Unverified rows have what verified ones leave: of the room for normals, or
   where the run tells them apart, of 512 rows, or so many as a file may hold.
   """
-  known = run.calibration
-  normals = _UNCALIBRATED if known is None else int(known.shots[-1])
-  most = normals
+  most = normals = room(run)
   if run.setup.suspicious:
     most = min(_ROWS, math.isqrt(model_files.ELEMENTS // max(size, 1)))
     most = max(most - _ANOMALIES, normals + 1)

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from metaad_jax.base import DataError
-from metaad_jax.detector import estimator, fitted
+from metaad_jax.detector import estimator, fitted, unverified
 from metaad_jax.detector.explanations import Explanation
 from metaad_jax.fleet import calibration, files, frames, known, programs
 from metaad_jax.fleet.frames import Layout, Long
@@ -93,7 +93,7 @@ class FleetDetector(BaseEstimator):
       )
     long = _of_entities(long, names)
     made = known.choose(
-      long.x, long.labels, long.which, self._words, estimator._room(self._run)
+      long.x, long.labels, long.which, self._words, unverified.room(self._run)
     )
     entities = known.entities(made)
     self._store.change(dict(zip(long.names, entities, strict=True)))
@@ -111,7 +111,7 @@ class FleetDetector(BaseEstimator):
     long = frames.read(frame, known=self.layout_, grow=True)
     self.layout_ = long.layout
     long = _of_entities(long, long.names[_with_normals(long, False)])
-    room = estimator._room(self._run)
+    room = unverified.room(self._run)
     before = self._store.read(list(long.names))
     changed = {}
     for i, rows in enumerate(known.rows_of(long.which)):
@@ -313,7 +313,7 @@ class FleetDetector(BaseEstimator):
   def _prior(self, entities):
     """The fleet's reference: rows of its entities, and how new ones score."""
     return calibration.prior(
-      self._run, entities, self._words, estimator._room(self._run)
+      self._run, entities, self._words, unverified.room(self._run)
     )
 
   def _one(self, name):
