@@ -120,9 +120,9 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
       y: [n] 0 = normal and 1 = anomaly (or False and True); or 1 = inlier and
         -1 = outlier, as in scikit-learn. None = all normal.
       unlabelled: [m] rows of the same columns that nobody checked, or None.
-        With them `run_dir='shipped'` takes its second file, which tells them
-        from verified ones (`docs/detector.md`); other runs that do not take
-        them for normal, with room for error.
+        Beside verified ones `run_dir='shipped'` takes its second file, which
+        tells them apart (`docs/detector.md`); alone, or by a run that does
+        not, they are taken for normal, with room for error.
 
     Raises:
       ValueError: for rows or labels that make no sense, in one line.
@@ -158,7 +158,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     first = sanity.originals(x, y, known.columns.words) == np.arange(len(x))
     new = np.where(first[len(known.x) :], labels, -2)
     run, name = known.run, known.options.run_dir
-    if (other := unverified.run_for(name, labels)) != name:
+    if (other := unverified.run_for(name, y)) != name:
       run = load_run(other)
     rooms = unverified.rooms(run, rows.x[0].size)
     seen = (known.y == 0).sum() + np.cumsum(new == 0)

@@ -55,7 +55,9 @@ def test_labels_as_a_run_is_given_them(run_dir):
   assert unverified.given(run, y).tolist() == [0, 0.5, 1]
   assert unverified.given(runs.restore('shipped'), y).tolist() == [0, 0, 1]
   assert unverified.run_for('shipped', y) == 'unverified'
-  assert unverified.run_for('shipped', y[[0, 2]]) == 'shipped'
+  assert unverified.run_for('shipped', y[:2]) == 'unverified'
+  for other in (y[[0, 2]], y[1:]):  # nothing verified, or all
+    assert unverified.run_for('shipped', other) == 'shipped'
   assert unverified.run_for(run_dir, y) == run_dir
 
 
