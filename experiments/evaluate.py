@@ -214,7 +214,7 @@ def _of_classes(path):
 
 
 def _tell_apart():
-  """Prints the accuracy of runs of --way, writes accuracy.json."""
+  """Prints the accuracy of runs of --way, writes accuracy.json and .md."""
   rows: list[dict[str, Any]] = []
   for path in _RUN_DIR.value or ():
     run = runs.restore(path)
@@ -224,15 +224,34 @@ def _tell_apart():
     )  # fmt: skip
     config = run.config
     told = {'learner': config.learner, 'way': config.way, 'shots': config.shots}
+    told['steps'] = run.step
     rows.append({'run': path} | told | accuracy.summary(found))
     print(
       '{run} ({learner}): {way}-way {shots[0]}-shot accuracy {accuracy:.4f} '
       '[{low:.4f}, {high:.4f}] over {tasks} tasks'.format(**rows[-1])
     )
   meta = {'command': cli.command(), 'versions': records.versions()}
-  path = os.path.join(_OUTPUT.value, 'accuracy.json')
+  path = os.path.join(_OUTPUT.value, 'accuracy')
   text = json.dumps(meta | {'runs': rows}, indent=2)
-  storage.write_bytes(path, text.encode())
+  storage.write_bytes(f'{path}.json', text.encode())
+  header = (
+    'learner',
+    'ways',
+    'shots',
+    'accuracy [95% interval]',
+    'tasks',
+    'steps',
+  )
+  cells = [
+    tables.row(
+      r['learner'], str(r['way']), str(r['shots'][0]),
+      tables.Cell(f'{r["accuracy"]:.1%}', f'[{r["low"]:.1%}, {r["high"]:.1%}]'),
+      str(r['tasks']), str(r['steps']),
+    )
+    for r in rows
+  ]  # fmt: skip
+  table = tables.markdown(tables.Table('', header, {'': cells}))
+  storage.write_bytes(f'{path}.md', table.encode())
 
 
 if __name__ == '__main__':
