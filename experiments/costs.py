@@ -84,7 +84,7 @@ def measure(run_dirs: list[str], data_dir: str | None, rounds: int):
 
 def page(table: pd.DataFrame) -> str:
   """The page, cheapest training first."""
-  number = lambda value: tables.Cell(f'{value:.3g}')
+  number = lambda value: tables.Cell(f'{float(f"{value:.3g}"):,g}')
   rows = [
     tables.row(
       r.learner, f'{r.parameters:,}', number(r.tasks / r.train_ms * 1e3),
