@@ -14,7 +14,7 @@ import jax
 
 from metaad_jax import devices
 from metaad_jax.base import DataError
-from metaad_jax.command import endings, series_work, work
+from metaad_jax.command import endings, fleet_work, series_work, work
 from metaad_jax.detector import judge, reasons, series_files
 from metaad_jax.detector.judge import Reading
 
@@ -53,10 +53,16 @@ def detect(
 
 def fit(
   *, normal: str, output: str, run_dir: str, false_alarm_rate: float | None,
-  dry_run: bool, **options: Any,
+  dry_run: bool, entity: str, **options: Any,
 ) -> None:  # fmt: skip
   reading, series = _parted(options)
-  if series.asked:
+  if entity:
+    if series.asked or reading.window or dry_run:
+      raise endings.UsageError('--entity goes with no --series, --window or '
+                               '--dry_run')  # fmt: skip
+    rate = false_alarm_rate or _RATE
+    fleet_work.fit(normal, output, run_dir, rate, entity, reading)
+  elif series.asked:
     _refuse(false_alarm_rate, run_dir, reading)
     samples, healthy, _, _ = series_work.read(normal, reading, series, dry_run)
     if dry_run:
@@ -98,6 +104,8 @@ def _refuse(rate, run_dir, reading):
 def score(
   *, model: str, new: str, output: str, exit_code: bool, **reading: Any
 ) -> int | None:
+  if fleet_work.is_fleet(model):
+    return _code(exit_code, fleet_work.score(model, new, output))
   if series_files.is_series(model):
     found = series_work.score(model, new, reading)
     return _code(exit_code, series_work.write(found, output))

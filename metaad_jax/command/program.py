@@ -44,8 +44,9 @@ _COMMANDS = {
   'fit': (
     'adapt to the known rows of a file; keep the detector in a model file',
     'metaad fit normal.csv --output=pump.npz --ignore=operator\n'
-    '  metaad fit healthy.csv --series --output=pump.npz',
-    ('normal', 'output=detector.npz', *_ADAPTING),
+    '  metaad fit healthy.csv --series --output=pump.npz\n'
+    '  metaad fit fleet.csv --entity=machine --time=stamp --output=pumps.fleet',
+    ('normal', 'output=detector.npz', 'entity', *_ADAPTING),
   ),
   'score': (
     'judge the rows of a file by a model file',
@@ -66,7 +67,7 @@ _COMMANDS = {
   'learn': (
     'train on your own fleet; say whether that beats the shipped network',
     'metaad learn fleet.csv --entity=machine --time=stamp --output=learned',
-    ('fleet', 'output=learned', 'entity', 'group', 'time', 'label',
+    ('fleet', 'output=learned', 'entity!', 'group', 'time', 'label',
      'anomaly_label', 'shots', 'minutes', 'seed'),
   ),
   'export': (
@@ -161,7 +162,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
   'ignore': _columns('to leave out'),
   'time': _column('of times: not looked at, in the output'),
   'id': _column('of names of rows: not looked at, in the output'),
-  'entity': {**_column('of the names of machines'), 'required': True},
+  'entity': _column('of the names of machines, shops or patients'),
   'group': _column('such as a site: what shares it is not held out in parts'),
   'shots': {
     'type': _counts, 'default': (5, 20), 'metavar': 'NUMBERS',
@@ -252,7 +253,9 @@ def parser() -> argparse.ArgumentParser:
         help_text = f'what to write (default: {default})'
         made.add_argument('--output', default=default, help=help_text)
       else:
-        made.add_argument(f'--{name}', **_FLAGS[name])
+        needed = name[-1] == '!'
+        name = name.rstrip('!')
+        made.add_argument(f'--{name}', **_FLAGS[name], required=needed)
   return whole
 
 

@@ -13,7 +13,14 @@ from sklearn.utils.validation import check_is_fitted
 from metaad_jax.base import DataError
 from metaad_jax.detector import estimator, fitted, unverified
 from metaad_jax.detector.explanations import Explanation
-from metaad_jax.fleet import calibration, files, frames, known, programs
+from metaad_jax.fleet import (
+  alarms,
+  calibration,
+  files,
+  frames,
+  known,
+  programs,
+)
 from metaad_jax.fleet.frames import Layout, Long
 from metaad_jax.fleet.store import Entity, Store
 
@@ -186,6 +193,34 @@ class FleetDetector(BaseEstimator):
       encoded = long.take(np.array([row]))
       found[int(row)] = by.explain(encoded, by.judge(encoded.x))[0]
     return found
+
+  def events(
+    self, frame: Any, *, gap: float = 0.0, budget: str = ''
+  ) -> list[alarms.Event]:
+    """Outliers of all entities, those of one time as one event.
+
+    Args:
+      frame: as of `judge`; `fit` was told the column of times.
+      gap: seconds between alarms that are one event.
+      budget: such as '20 per day': at most so many events; '' = all.
+    """
+    long = self._read(frame)
+    if long.times is None:
+      raise DataError('the fleet has no times: fit(..., time=) names them')
+    judged = self._judge(long)
+    found = alarms.events(
+      long.times, long.names[long.which], judged['p_value'].to_numpy(),
+      judged['outlier'].to_numpy(), gap,
+    )  # fmt: skip
+    return alarms.within_budget(found, budget) if budget else found
+
+  def odd_entities(self) -> pd.DataFrame:
+    """Entities that are themselves unlike the fleet; see `alarms`."""
+    check_is_fitted(self, '_store')
+    found = {n: e.x[e.y != 1] for n, e in self._store if n != _PRIOR}
+    told = alarms.odd_entities(list(found.values()), list(found))
+    names = np.array(self.layout_.columns.names, object)
+    return told.assign(column=names[told['column']])
 
   def detector(self, name: str) -> estimator.MetaAnomalyDetector:
     """The detector of one entity, which can do all that those can."""

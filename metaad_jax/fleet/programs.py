@@ -112,6 +112,19 @@ def _adapted(run, supports, size, group):
   return _programs(run.learner)[0](run.params, rows, supports.real[group])
 
 
+def adapt(run: runs.Run, supports: Supports) -> None:
+  """Adapts to all supports, and keeps nothing: to be timed."""
+  width = _width(run, supports.x.shape[1])
+  supports = supports._replace(
+    x=_wide(supports.x, width), real=_wide(supports.real, width)
+  )
+  which = np.arange(len(supports.start) - 1)
+  jax.block_until_ready(
+    [_adapted(run, supports, padded, owner)[0]
+     for owner, _, _, padded in _groups(supports, which)]
+  )  # fmt: skip
+
+
 def score(
   run: runs.Run, supports: Supports, x: np.ndarray, which: np.ndarray
 ) -> np.ndarray:

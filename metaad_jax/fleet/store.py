@@ -84,6 +84,17 @@ def _entity(row):
   return name, Entity(x, y, support > 0, known, own)
 
 
+def is_one(path: str) -> bool:
+  """Whether a file looks like the state of a fleet."""
+  try:
+    with open(path, 'rb') as file:
+      head = file.read(72)
+  except OSError:
+    return False
+  kind = int.from_bytes(head[68:72], 'big')
+  return head[:16] == b'SQLite format 3\0' and kind == _APPLICATION
+
+
 class Store:
   """Entities of a file that is open, and changes that are not in it yet.
 

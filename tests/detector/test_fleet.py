@@ -1,11 +1,17 @@
 import os
+import signal
+import subprocess
+import sys
 
+import calls
 import nearest_run
 import numpy as np
 import pandas as pd
 import pytest
 
 from metaad_jax import FleetDetector, MetaAnomalyDetector
+from metaad_jax.base import DataError
+from metaad_jax.fleet import store
 
 NAMES = list('abcde')
 COUNTS = (1, 2, 3, 5, 9, 20, 30, 70, 4, 110, 7, 8)  # known rows
@@ -89,3 +95,95 @@ def test_saved_and_loaded_it_judges_alike(fleet, tmp_path):
   assert again.entities_ == [*map(str, sorted(map(str, range(12))))]
   rows = sum(count * 5 * 8 for count in COUNTS)
   assert os.path.getsize(path) < rows + (len(COUNTS) + 1) * 1024 + 40_000
+
+
+def test_more_rows_of_one_entity_change_it_alone(fleet, tmp_path, run):
+  known, new = frame()
+  path = tmp_path / 'pumps.fleet'
+  FleetDetector(run).fit(known, entity='m').save(path)
+  before = FleetDetector.load(path).score_samples(new)
+  again = FleetDetector.load(path).partial_fit(new[new.m == 2].head(8))
+  again.save(path)
+  after = FleetDetector.load(path).score_samples(new)
+  same = (new.m != 2).to_numpy()
+  np.testing.assert_array_equal(after[same], before[same])
+  assert (after[~same] != before[~same]).any()
+
+
+_KILLED = """
+import os, signal, sys
+import numpy as np
+from metaad_jax.fleet import store
+made = store.Store(sys.argv[1])
+x = np.full((2000, 50), 2.0)
+many = {str(i): store.Entity(x, np.zeros(2000, 'i1'), np.ones(2000, bool))
+        for i in range(40)}
+made.change(many)
+rows, left = store._row, int(sys.argv[2])
+def killing(name, entity):
+  global left
+  left -= 1
+  if not left:
+    os.kill(os.getpid(), signal.SIGKILL)
+  return rows(name, entity)
+store._row = killing
+made.save(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize('after', [1, 39])
+def test_killed_while_it_writes_a_file_holds_what_it_held(tmp_path, after):
+  path = str(tmp_path / 'a.fleet')
+  one = store.Entity(np.ones((3, 2)), np.zeros(3, 'i1'), np.ones(3, bool))
+  made = store.Store()
+  made.change({'0': one, 'b': one})
+  made.save(path)
+  made.close()
+  ran = subprocess.run([sys.executable, '-c', _KILLED, path, str(after)])
+  assert ran.returncode == -signal.SIGKILL
+  left = store.Store(path)
+  assert left.names == {'0', 'b'}
+  np.testing.assert_array_equal(left.read(['0'])['0'].x, one.x)
+
+
+def test_a_damaged_file_is_refused_in_one_line(run, tmp_path):
+  path = tmp_path / 'a.fleet'
+  fleet = FleetDetector(run).fit(frame()[0], entity='m')
+  value = np.float64(fleet.detector('5')._fitted.x[3, 2]).tobytes()
+  fleet.save(path)
+  whole = path.read_bytes()
+  _, new = frame()
+  for damaged in (whole[: len(whole) // 2], b'', whole[:16] + whole[400:]):
+    path.write_bytes(damaged)
+    with pytest.raises(DataError):
+      FleetDetector.load(path).judge(new)
+  at = whole.rindex(value)
+  path.write_bytes(whole[:at] + b'\1' + whole[at + 1 :])
+  with pytest.raises(DataError, match='checksum'):
+    FleetDetector.load(path).judge(new)
+
+
+def test_the_command_adapts_to_a_long_file_and_judges_another(run, tmp_path):
+  known, new = frame()
+  files = [str(tmp_path / name) for name in ('known.csv', 'new.csv')]
+  for part, file in zip((known, new), files, strict=True):
+    part.to_csv(file, index=False)
+  path, found = str(tmp_path / 'pumps.fleet'), tmp_path / 'found'
+  calls.succeed('fit', files[0], '--entity=m', f'--run_dir={run}',
+                f'--output={path}')  # fmt: skip
+  calls.succeed('score', path, files[1], f'--output={found}')
+  told = pd.read_csv(found / 'scores.csv')
+  wanted = FleetDetector(run).fit(known, entity='m').judge(new)
+  np.testing.assert_allclose(told['score'], wanted['score'], atol=1e-5)
+  assert (told['decision'].eq('abnormal') == wanted['outlier']).all()
+  assert wanted['outlier'][told['reasons'].notna()].all()
+  assert told['reasons'].notna().any()
+
+
+def test_frames_that_make_no_sense_are_refused_by_name(run):
+  known, _ = frame()
+  with pytest.raises(DataError, match="'machine'"):
+    FleetDetector(run).fit(known, entity='machine')
+  with pytest.raises(DataError, match='row 3'):
+    FleetDetector(run).fit(known.assign(m=known.m.where(known.index != 3)),
+                           entity='m')  # fmt: skip

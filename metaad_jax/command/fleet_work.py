@@ -1,0 +1,71 @@
+"""A long file of many machines: adapted to in `fit`, judged in `score`."""
+
+import os
+
+import numpy as np
+import pandas as pd
+
+from metaad_jax import FleetDetector
+from metaad_jax.command import work
+from metaad_jax.detector import judge, reasons, sheets
+from metaad_jax.detector.judge import Reading
+from metaad_jax.fleet import store
+
+
+def is_fleet(path: str) -> bool:
+  """Whether a file is the state of a fleet, by its first bytes."""
+  return store.is_one(path)
+
+
+def fit(
+  path: str, output: str, run_dir: str, rate: float, entity: str,
+  reading: Reading,
+) -> None:  # fmt: skip
+  """Adapts to every entity of a file or a folder, and writes the fleet."""
+  fleet = FleetDetector(run_dir, false_alarm_rate=rate)
+  more = ('id', 'ignore', 'features', 'anomaly_label')
+  fleet.fit(
+    path, entity=entity, time=reading.time, label=reading.label,
+    **{name: getattr(reading, name) for name in more},
+  )  # fmt: skip
+  fleet.save(output)
+  whose = "the fleet's own" if fleet.calibration_ == 'fleet' else "the run's"
+  columns = ', '.join(fleet.layout_.columns.names[:8])
+  print(f'{len(fleet.entities_)} entities; p-values by {whose} entities; '
+        f'columns {columns}')  # fmt: skip
+  told = fleet.odd_entities() if len(fleet.entities_) > 2 else pd.DataFrame()
+  for _, odd in told.head(3).iterrows():
+    print(f'most unlike the others: {odd.entity!r}, by the {odd.what} of '
+          f'{odd.column!r} (p = {odd.p_value:.2g})')  # fmt: skip
+  print(work.size(output))
+
+
+def score(model: str, path: str, output: str) -> bool:
+  """Judges the rows of a file; scores.csv and entities.csv. Any abnormal?"""
+  fleet = FleetDetector.load(model)
+  judged = fleet.judge(path)
+  why = fleet.explain(path)
+  judged.insert(0, 'row', np.arange(len(judged)))
+  judged['decision'] = [judge.decision(o) for o in judged.pop('outlier')]
+  judged['reasons'] = [
+    '; '.join(r.text for r in reasons.reasons(why[row])) if row in why else ''
+    for row in range(len(judged))
+  ]
+  entity = fleet.layout_.entity
+  bad = judged['decision'] == 'abnormal'
+  groups = judged.assign(abnormal=bad).groupby(entity, sort=False)
+  ranking = groups.agg(
+    rows=('row', 'size'), abnormal=('abnormal', 'sum'),
+    least_p_value=('p_value', 'min'), known=('known', 'first'),
+  )  # fmt: skip
+  ranking = ranking.sort_values('least_p_value').reset_index()
+  files = {'scores.csv': judged, 'entities.csv': ranking}
+  written = judge.save_files(
+    output, {n: sheets.harmless_csv(f).encode() for n, f in files.items()}
+  )
+  worst = ', '.join(ranking[entity][:5])
+  print(f'{len(judged)} rows of {len(ranking)} entities; {bad.sum()} are '
+        f'called abnormal at a false-alarm rate of {fleet.false_alarm_rate:g}; '
+        f'the most abnormal entities: {worst}')  # fmt: skip
+  print(f'{", ".join(map(os.fspath, written))} written')
+  return bool(bad.any())
