@@ -197,7 +197,10 @@ class Fitted:
   def suspects(self) -> np.ndarray:
     """[n] probability that an unverified row is an anomaly; NaN for others."""
     if not self.run.setup.suspicious:
-      raise AttributeError(f'{self.options.run_dir} suspects no row')
+      raise AttributeError(
+        f'{self.options.run_dir} suspects no row: give verified rows beside '
+        "unlabelled ones, or run_dir='unverified'"
+      )
     told = np.full(len(self.y), np.nan)
     told[self.support] = unverified.suspects(
       self.run, self.adapted, self._given[0]
