@@ -99,7 +99,8 @@ def _nab(data_dir):
 
 def _of_source(spec):
   def recordings(data_dir):
-    for entity in registry.load(spec, data_dir):
+    whole = (',' if ':' in spec else ':') + _WHOLE
+    for entity in registry.load(spec + whole, data_dir):
       x, query = (a.astype(np.float64) for a in (entity.normal, entity.query))
       moving = np.ptp(np.concatenate([x, query]), 0) > 0
       labels = np.asarray(entity.labels) > 0
@@ -111,6 +112,9 @@ def _of_source(spec):
 
   return recordings
 
+
+# Rows that a source leaves out would tear a series apart.
+_WHOLE = 'max_rows=10000000,max_queries=10000000'
 
 ARCHIVES = {
   'ucr': _ucr, 'kpi': _kpi, 'nab': _nab, 'smd': _of_source('smd'),
