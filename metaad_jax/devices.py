@@ -209,13 +209,15 @@ def any_process(value: bool) -> bool:
   """Whether a value is true in any process; all of them have to ask."""
   if jax.process_count() == 1:
     return value
-  return bool(multihost_utils.process_allgather(np.asarray(value)).any())
+  with together():
+    return bool(multihost_utils.process_allgather(np.asarray(value)).any())
 
 
 def wait(what: str) -> None:
   """Waits until all processes are here."""
   if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(what)
+    with together():
+      multihost_utils.sync_global_devices(what)
 
 
 def divisor(number: int, most: int) -> int:

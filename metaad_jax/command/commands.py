@@ -175,7 +175,7 @@ def export(*, model: str, output: str) -> None:
   print(work.size(output))
 
 
-def sample(*, folder: str, series: bool) -> None:
+def sample(*, folder: str, series: bool = False) -> None:
   source = _SAMPLE_SERIES if series else _SAMPLE
   files = {path.name: path.read_bytes() for path in source.iterdir()}
   written = judge.save_files(folder, files)
