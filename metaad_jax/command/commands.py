@@ -14,7 +14,13 @@ import jax
 
 from metaad_jax import devices
 from metaad_jax.base import DataError
-from metaad_jax.command import endings, fleet_work, series_work, work
+from metaad_jax.command import (
+  endings,
+  fleet_work,
+  sample_fleet,
+  series_work,
+  work,
+)
 from metaad_jax.detector import judge, reasons, series_files
 from metaad_jax.detector.judge import Reading
 
@@ -175,13 +181,20 @@ def export(*, model: str, output: str) -> None:
   print(work.size(output))
 
 
-def sample(*, folder: str, series: bool = False) -> None:
+def sample(*, folder: str, series: bool = False, fleet: bool = False) -> None:
+  if series and fleet:
+    raise endings.UsageError('choose one of --series and --fleet')
   source = _SAMPLE_SERIES if series else _SAMPLE
-  files = {path.name: path.read_bytes() for path in source.iterdir()}
+  files = (
+    sample_fleet.files() if fleet
+    else {path.name: path.read_bytes() for path in source.iterdir()}
+  )  # fmt: skip
   written = judge.save_files(folder, files)
   print(f'{", ".join(written)} written\n{files["README.txt"].decode()}')
   print(
-    f'now: metaad detect {folder}/series.csv --healthy_until=25s'
+    f'now: metaad fit {folder}/known.csv --entity=machine --time=time '
+    f'--output=pumps.fleet\n     metaad score pumps.fleet {folder}/new.csv'
+    if fleet else f'now: metaad detect {folder}/series.csv --healthy_until=25s'
     if series else f'now: metaad detect {folder}/normal.csv {folder}/new.csv'
   )  # fmt: skip
 

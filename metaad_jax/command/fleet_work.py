@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from metaad_jax import FleetDetector
-from metaad_jax.command import work
 from metaad_jax.detector import judge, reasons, sheets
 from metaad_jax.detector.judge import Reading
-from metaad_jax.fleet import store
+from metaad_jax.fleet import frames, store
+from metaad_jax.reports import fleet as fleet_page
 
 
 def is_fleet(path: str) -> bool:
@@ -37,14 +37,13 @@ def fit(
   for _, odd in told.head(3).iterrows():
     print(f'most unlike the others: {odd.entity!r}, by the {odd.what} of '
           f'{odd.column!r} (p = {odd.p_value:.2g})')  # fmt: skip
-  print(work.size(output))
 
 
 def score(model: str, path: str, output: str) -> bool:
-  """Judges the rows of a file; scores.csv and entities.csv. Any abnormal?"""
+  """Judges the rows of a file; two tables and a page. Any abnormal?"""
   fleet = FleetDetector.load(model)
   judged = fleet.judge(path)
-  why = fleet.explain(path)
+  why = fleet.explain(path, _explained(judged, fleet.layout_.entity))
   judged.insert(0, 'row', np.arange(len(judged)))
   judged['decision'] = [judge.decision(o) for o in judged.pop('outlier')]
   judged['reasons'] = [
@@ -58,14 +57,30 @@ def score(model: str, path: str, output: str) -> bool:
     rows=('row', 'size'), abnormal=('abnormal', 'sum'),
     least_p_value=('p_value', 'min'), known=('known', 'first'),
   )  # fmt: skip
-  ranking = ranking.sort_values('least_p_value').reset_index()
+  share = ranking['abnormal'] / ranking['rows']
+  order = np.lexsort((-share, ranking['least_p_value']))
+  ranking = ranking.iloc[order].reset_index()
   files = {'scores.csv': judged, 'entities.csv': ranking}
-  written = judge.save_files(
-    output, {n: sheets.harmless_csv(f).encode() for n, f in files.items()}
-  )
+  contents = {n: sheets.harmless_csv(f).encode() for n, f in files.items()}
+  layout = fleet.layout_
+  times = frames.read(path, known=layout).times if layout.time else None
+  contents['report.html'] = fleet_page.page(
+    judged, ranking, times, path, fleet.false_alarm_rate,
+    {'entity': entity, 'time': layout.time},
+  )  # fmt: skip
+  written = judge.save_files(output, contents)
   worst = ', '.join(ranking[entity][:5])
   print(f'{len(judged)} rows of {len(ranking)} entities; {bad.sum()} are '
         f'called abnormal at a false-alarm rate of {fleet.false_alarm_rate:g}; '
         f'the most abnormal entities: {worst}')  # fmt: skip
   print(f'{", ".join(map(os.fspath, written))} written')
   return bool(bad.any())
+
+
+def _explained(judged, entity):
+  """Numbers of up to 50 outliers: the worst five of each entity come first."""
+  bad = judged[judged['outlier']].sort_values(
+    ['p_value', 'score'], ascending=[True, False], kind='stable'
+  )
+  later = (bad.groupby(entity).cumcount() >= 5).to_numpy()
+  return bad.index[np.argsort(later, kind='stable')[:50]].tolist()

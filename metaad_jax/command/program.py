@@ -76,9 +76,9 @@ _COMMANDS = {
     ('model', 'output=compiled.npz'),
   ),
   'sample': (
-    'write a real example: known rows, and rows to judge',
-    'metaad sample pump',
-    ('folder', 'series'),
+    'write an example: known rows, and rows to judge',
+    'metaad sample pump\n  metaad sample pumps --fleet',
+    ('folder', 'series', 'as_fleet'),
   ),
   'doctor': (
     'check the installation, and say what is missing',
@@ -249,6 +249,9 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument(name, help=_FILES[name], nargs=count)
       elif name == 'folder':
         made.add_argument(name, nargs='?', default='sample', help='to write')
+      elif name == 'as_fleet':
+        made.add_argument('--fleet', action='store_true',
+                          help='of many machines; simulated')  # fmt: skip
       elif default:
         help_text = f'what to write (default: {default})'
         made.add_argument('--output', default=default, help=help_text)
