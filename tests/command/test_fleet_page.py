@@ -40,8 +40,8 @@ def test_a_page_counts_each_alarm_once_and_says_what_is_not_drawn():
   p = np.linspace(0.001, 0.9, n)
   bad = np.arange(n) >= 190
   judged = pd.DataFrame({
-    'row': np.arange(n), 'who': names, 'p_value': p, 'score': 0.0, 'reasons': '<i>',
-    'decision': np.where(bad, 'abnormal', 'normal'),
+    'row': np.arange(n), 'who': names, 'p_value': p, 'score': 0.0,
+    'reasons': '<i>', 'decision': np.where(bad, 'abnormal', 'normal'),
   })  # fmt: skip
   ranking = pd.DataFrame({
     'who': names, 'rows': 1, 'abnormal': bad.astype(int), 'least_p_value': p,
