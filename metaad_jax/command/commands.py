@@ -168,6 +168,12 @@ def learn(
     'path': fleet, 'entity': entity, 'group': group, 'time': time,
     'label': label, 'anomaly_label': anomaly_label,
   }  # fmt: skip
+  for value in options.values():
+    if {*value} & {*',+'}:
+      raise DataError(
+        f'{value!r} holds a comma or a plus: give the file or column another '
+        'name'
+      )
   spec = ','.join(f'{k}={v}' for k, v in options.items() if v)
   learning.learn(
     f'fleet:{spec}', output, shots=tuple(shots), minutes=minutes, seed=seed

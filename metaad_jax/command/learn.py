@@ -12,7 +12,7 @@ import numpy as np
 
 from metaad_jax import devices
 from metaad_jax.base import DataError
-from metaad_jax.data import registry
+from metaad_jax.data import audits, registry
 from metaad_jax.detector import calibrate
 from metaad_jax.evaluation import evaluate, results, tasks
 from metaad_jax.reports import pages, recommendation, tables
@@ -56,22 +56,7 @@ def learn(
   """
   started = time.monotonic()
   devices.persist()
-  entities = registry.load(spec)
-  if len(entities) < 6:
-    raise DataError(
-      f'{len(entities)} entities of enough rows: to learn from a fleet takes 6 '
-      'at least, and pays from some dozens on'
-    )
-  least = min(len(e.normal) for e in entities)
-  if not (fitting := tuple(k for k in shots if k <= least)):
-    raise DataError(f'an entity has {least} normal rows: ask for fewer --shots')
-  labelled = min(int(e.labels.sum()) for e in entities)
-  anomalies = (0, 1) if labelled > 3 else (0,)
-  folds = range(1 if len(entities) >= _MANY else _FOLDS)
-  print(
-    f'{len(entities)} entities of {least} normal rows or more; every '
-    f'{_FOLDS}th is held out, in {len(folds)} rounds', flush=True,
-  )  # fmt: skip
+  fitting, anomalies, folds = _cells(registry.load(spec), shots)
   folders, late = [], []
   for name, options in _CANDIDATES.items():
     if time.monotonic() - started > 60 * minutes:
@@ -98,6 +83,31 @@ def learn(
   print(f'{tables.terminal(found)}\n{recommendation.text(found)}')
   print(f'{written[0]} written')
   _keep(found, spec, output)
+
+
+def _cells(entities, shots):
+  """Shots and labelled anomalies that the fleet has, and folds to train."""
+  audits.across(entities)
+  if len(entities) < 6:
+    raise DataError(
+      f'{len(entities)} entities of enough rows: to learn from a fleet takes 6 '
+      'at least, and pays from some dozens on'
+    )
+  counts = np.array([len(e.normal) for e in entities])
+  if not (fitting := tuple(k for k in shots if (counts >= k).mean() >= 0.75)):
+    raise DataError(
+      f'half of the entities have {int(np.median(counts))} normal rows for '
+      'supports or fewer: ask for fewer --shots'
+    )
+  if few := (counts < max(fitting)).sum():
+    print(f'{few} entities have too few rows for some of the shots')
+  anomalies = (0, 1) if min(e.labels.sum() for e in entities) > 3 else (0,)
+  folds = range(1 if len(entities) >= _MANY else _FOLDS)
+  print(
+    f'{len(entities)} entities; every {_FOLDS}th is held out, in {len(folds)} '
+    'rounds', flush=True,
+  )  # fmt: skip
+  return fitting, anomalies, folds
 
 
 def _folder(output, fold, name):

@@ -115,6 +115,35 @@ def shared_rows(entities: Sequence[Entity]) -> None:
       )
 
 
+def across(entities: Sequence[Entity]) -> None:
+  """No two entities that may come on two sides share rows as copies do.
+
+  As `shared_rows`, of the rows of one entity among those of another: a file
+  under two names, or recordings that overlap. Entities of one group may. Rows
+  that more than 20 entities have are coincidence.
+  """
+  rows = [_keys(np.concatenate([e.normal, e.query])) for e in entities]
+  homes = collections.defaultdict(set)
+  for i, keys in enumerate(rows):
+    for key in keys:
+      homes[key].add(i)
+  counts = [collections.Counter(keys).values() for keys in rows]
+  repeated = [sum(n for n in count if n > 1) for count in counts]
+  for i, keys in enumerate(rows):
+    few = [homes[key] for key in keys if len(homes[key]) <= 20]
+    others = collections.Counter(j for home in few for j in home)
+    for j, shared in others.items():
+      group = entities[i].group
+      if j == i or (group and group == entities[j].group):
+        continue
+      if _exceeds(shared, len(keys), repeated[j], len(rows[j])):
+        raise DataError(
+          f'{shared} of the {len(keys)} rows of {entities[i].name!r} are also '
+          f'rows of {entities[j].name!r}, which is a leak where one is learned '
+          'from and the other tested: leave one out, or give them one group'
+        )
+
+
 def repeated_anomalies(entities: Sequence[Entity]) -> list[str]:
   """Notes, one line or none, where anomalies repeat more than normals do.
 

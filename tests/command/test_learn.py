@@ -14,12 +14,13 @@ def fleet_of(path, machines=10, shift=3.0):
   """Machines that differ in level; a fault is the same move on all of them."""
   rng = np.random.default_rng(0)
   parts = []
-  for i in range(machines):
+  for i in range(machines):  # the last is small, and has no fault
     x = rng.normal(rng.normal(50, 20, 4), 1.0, (50, 4))
     fault = np.arange(50) >= 42
     x[fault] += [shift, -shift, 0, 0]
     part = pd.DataFrame(x, columns=list('abcd'))
-    parts.append(part.assign(pump=f'p{i}', fault=fault.astype(int)))
+    part = part.assign(pump=f'p{i}', fault=fault.astype(int))
+    parts.append(part[:6] if i == machines - 1 else part)
   pd.concat(parts).to_csv(path, index=False)
   return f'fleet:path={path},entity=pump,label=fault'
 
@@ -38,7 +39,7 @@ def test_from_a_file_to_a_recommendation(tmp_path, monkeypatch, capsys):
   go(9.0)
   said = capsys.readouterr().out
   table = results.load(out).table
-  assert table.groupby('method').entity.nunique().eq(10).all()  # each held out
+  assert table.groupby('method').entity.nunique().eq(9).all()  # each held out
   assert (out / 'report.html').exists()
   if 'keep the shipped' in said:
     assert not (out / 'model.npz').exists()

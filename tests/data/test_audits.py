@@ -121,6 +121,24 @@ def test_copies_of_nothing_and_minus_nothing():
   assert '0 = 0' in refusal(audits.shared_rows, [leaky])
 
 
+@pytest.mark.parametrize('levels', [0, 2, 5, 20, 60])
+def test_entities_alike_by_chance_share_no_recording(levels):
+  make = lambda seed: table(
+    f't{seed}', seed, levels=levels, normals=20 * 2 ** (seed % 5)
+  )
+  audits.across([make(seed) for seed in range(30)])
+
+
+@pytest.mark.parametrize('levels', [0, 60])
+def test_entities_that_overlap_are_named_unless_of_one_group(levels):
+  one = table('one', 1, levels=levels)
+  two = table('two', 2, levels=levels)
+  two.normal[10:60] = one.query[:50]
+  told = refusal(audits.across, [table('clean', 3, levels=levels), one, two])
+  assert "'one'" in told and "'two'" in told
+  audits.across([dataclasses.replace(e, group='rig') for e in (one, two)])
+
+
 # --- tasks -------------------------------------------------------------------
 
 GRID = tasks.Grid((2, 5), (0, 3), (0.0, 0.2), draws=2, queries=20)

@@ -82,6 +82,15 @@ def test_what_is_not_there_is_refused_by_name(tmp_path, wrong):
     registry.load(spec(tmp_path / 'a.csv', **wrong))
 
 
+def test_too_few_labelled_anomalies_are_not_taken_for_normal(tmp_path):
+  table = frame(rows=40)
+  table['fault'] = 0
+  table.loc[39, ['heat', 'fault']] = 99.0, 1
+  table.to_csv(tmp_path / 'a.csv', index=False)
+  entity = registry.load(spec(tmp_path / 'a.csv', label='fault'))[0]
+  assert not (entity.query[entity.labels == 0] > 90).any()
+
+
 def test_one_column_has_no_decoupled_faults():
   rng = np.random.default_rng(0)
   x = rng.normal(size=(20, 1))

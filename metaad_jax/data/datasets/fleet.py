@@ -10,6 +10,7 @@ from metaad_jax.data import cells, roles, rows, user_files
 
 _log = logging.getLogger(__name__)
 _LEAST = 4  # normal rows of an entity
+_MADE_UP = '%s: %d labelled anomalies, too few: faults are made up instead'
 _INJECTED = 0.2  # of the rows to score, where there are no labels
 
 
@@ -29,9 +30,10 @@ def load(
   """One entity for each value of the column `entity`.
 
   Rows are in the order of the file, or of time. Supports come from the first of
-  an entity's normal rows, all others are scored. Where fewer than ten rows of
-  the file are labelled anomalies, faults are put into copies of rows to score
-  (see `injected`), and a line says so. Missing values are the entity's median.
+  an entity's normal rows, all others are scored. Where fewer than ten rows are
+  labelled anomalies, these are left out, faults are put into copies of rows to
+  score (see `injected`), and a line says so. Missing values are the entity's
+  median.
 
   Args:
     data_dir: not looked at.
@@ -48,11 +50,8 @@ def load(
   names, y = samples.keys[entity].astype(str), samples.labels
   x = np.column_stack([cells.codes(samples.rows[c]) for c in samples.rows])
   x = x.astype(np.float32)
-  y = np.zeros(len(x), int) if y is None else y
-  if (y < 0).any():
-    raise DataError(f'{path}: row {y.argmin()} has no label: give it one')
-  if made := (y == 1).sum() < 10:
-    _log.warning('%s has no labelled anomalies: faults are made up', path)
+  if made := (count := (y == 1).sum()) < 10:
+    _log.warning(_MADE_UP, path, count)
   order = _order(path, time, samples)
   sorted_names, fleet = names.iloc[order], _medians(x[y == 0])
   rng, small = np.random.default_rng(seed), 0
@@ -67,7 +66,7 @@ def load(
     known, scored = _filled(x[pool], x[query], fleet)
     kinds = np.where(y[query] == 1, 'anomaly', '')
     if made:
-      scored, kinds = injected(rng, known, scored)
+      scored, kinds = injected(rng, known, scored[kinds == ''])
     site = str(samples.keys[group].iloc[index[0]]) if group else ''
     yield rows.entity(str(name), known, scored, kinds, group=site)
   if small:
@@ -150,7 +149,12 @@ def _read(path, entity, group, time, label, anomaly_label):
     if name not in samples.keys:
       near = roles.nearest(name, list(samples.header))
       raise DataError(f'{path}: there is no column {name!r}{near}')
-  return samples
+  y = samples.labels
+  if y is None:
+    y = np.zeros(len(samples.rows), int)
+  if (y < 0).any():
+    raise DataError(f'{path}: row {y.argmin()} has no label: give it one')
+  return samples._replace(labels=y)
 
 
 SOURCE = Source(
