@@ -147,12 +147,14 @@ def _keep(found, spec, output):
   members = sides['train'] + sides['validation']
   cases = calibrate.cases(run, members, shots=run.config.shots, anomalies=(0,))
   about = {'sources': [spec], 'entities': len(members)}
-  runs.calibrate(folder, conformal.fit(cases), about)
+  calibrated = conformal.fit(cases)
+  runs.calibrate(folder, calibrated, about)
   path = os.path.join(output, 'model.npz')
   runs.export(folder, path)
   print(
     f'use {best} ({means[best]:.3f}; the shipped network {means[shipped]:.3f})'
-    f': --run_dir={path}'
+    f': --run_dir={path}, with a --false_alarm_rate from '
+    f'{conformal.smallest_rate(calibrated):.2g} on'
   )
   _beside(plain, means[best])
 
