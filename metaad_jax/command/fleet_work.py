@@ -8,7 +8,7 @@ import pandas as pd
 from metaad_jax import FleetDetector
 from metaad_jax.detector import judge, reasons, sheets
 from metaad_jax.detector.judge import Reading
-from metaad_jax.fleet import frames, store
+from metaad_jax.fleet import store
 from metaad_jax.reports import fleet as fleet_page
 
 
@@ -42,8 +42,9 @@ def fit(
 def score(model: str, path: str, output: str) -> bool:
   """Judges the rows of a file; two tables and a page. Any abnormal?"""
   fleet = FleetDetector.load(model)
-  judged = fleet.judge(path)
-  why = fleet.explain(path, _explained(judged, fleet.layout_.entity))
+  long = fleet.read(path)
+  judged = fleet.judge(long)
+  why = fleet.explain(long, _explained(judged, fleet.layout_.entity))
   judged.insert(0, 'row', np.arange(len(judged)))
   judged['decision'] = [judge.decision(o) for o in judged.pop('outlier')]
   judged['reasons'] = [
@@ -63,9 +64,8 @@ def score(model: str, path: str, output: str) -> bool:
   files = {'scores.csv': judged, 'entities.csv': ranking}
   contents = {n: sheets.harmless_csv(f).encode() for n, f in files.items()}
   layout = fleet.layout_
-  times = frames.read(path, known=layout).times if layout.time else None
   contents['report.html'] = fleet_page.page(
-    judged, ranking, times, path, fleet.false_alarm_rate,
+    judged, ranking, long.times, path, fleet.false_alarm_rate,
     {'entity': entity, 'time': layout.time},
   )  # fmt: skip
   written = judge.save_files(output, contents)

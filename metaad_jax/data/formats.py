@@ -66,19 +66,19 @@ def load(path: str, decimal: str = '') -> Content:
     return _json(text_files.decoded(text_files.unpacked(path), []))
   if kind in TEXT:
     notes: list[str] = []
-    text = text_files.decoded(text_files.unpacked(path), notes)
-    return _text(text_files.parse(text, notes, decimal))
+    content = text_files.decoded(text_files.unpacked(path), notes)
+    return text(text_files.parse(content, notes, decimal))
   readers: Mapping[str, Callable] = {
     '.wav': _wav, '.parquet': _parquet, '.xlsx': _sheet
   }  # fmt: skip
   return readers.get(kind, _arrays)(path)
 
 
-def _text(text):
-  columns = dict(
-    zip(text.names, map(list, zip(*text.rows, strict=True)), strict=True)
-  )
-  return Content(columns, notes=tuple(text.notes), text=text)
+def text(parsed: text_files.Text) -> Content:
+  """The cells of a text by column."""
+  columns = map(list, zip(*parsed.rows, strict=True))
+  data = dict(zip(parsed.names, columns, strict=True))
+  return Content(data, notes=tuple(parsed.notes), text=parsed)
 
 
 def _json(text):
@@ -145,7 +145,7 @@ def _sheet(path):
           )
   numbered = [(i, row) for i, row in enumerate(rows, 1) if any(row)]
   places, rows = map(list, zip(*numbered, strict=True))
-  return _text(text_files.table(rows, places, text_files.SHEET, notes))
+  return text(text_files.table(rows, places, text_files.SHEET, notes))
 
 
 def _filled(sheet):

@@ -25,6 +25,7 @@ from metaad_jax.fleet.frames import Layout, Long
 from metaad_jax.fleet.store import Entity, Store
 
 _AT_ONCE = 4096  # entities that are laid side by side
+_NONE = np.zeros(0, int)
 _PRIOR = ''  # the name under which the fleet's own reference is kept
 
 
@@ -35,6 +36,10 @@ class _Block(NamedTuple):
   which: np.ndarray  # and their entities
   names: Sequence[str]  # of the entities
   entities: Sequence[Entity]
+
+
+class UnknownEntities(UserWarning):
+  """Rows are judged by the fleet's reference alone."""
 
 
 class FleetDetector(BaseEstimator):
@@ -141,9 +146,34 @@ class FleetDetector(BaseEstimator):
   def calibration_(self) -> str:
     return 'run' if self._own is None else 'fleet'
 
+  def read(self, frame: Any) -> Long:
+    """Reads a frame, which the other methods then need not do again.
+
+    Args:
+      frame: as of `judge`.
+
+    Returns:
+      What they take in its place.
+    """
+    check_is_fitted(self, '_store')
+    if isinstance(frame, Long):
+      return frame
+    long = frames.read(frame, known=self.layout_)
+    there = self._store.names
+    new = [i for i, name in enumerate(long.names) if name not in there]
+    if new:
+      rows = np.isin(long.which, new).sum()
+      listed = ', '.join(map(repr, long.names[new[:3]])) + ', ...' * (
+        len(new) > 3
+      )
+      text = f"""{len(new)} entities are not known ({listed}): their {rows} rows
+        are judged by the fleet's reference alone"""
+      warnings.warn(' '.join(text.split()), UnknownEntities, stacklevel=3)
+    return long
+
   def score_samples(self, frame: Any) -> np.ndarray:
     """[n] float64, higher = more normal."""
-    long = self._read(frame)
+    long = self.read(frame)
     scores = np.empty(len(long.x))
     for block in self._blocks(long):
       scores[block.rows] = self._scores(long, block)
@@ -165,7 +195,7 @@ class FleetDetector(BaseEstimator):
       abnormal), `p_value`, `outlier`, and `known`: False = the entity was not
       in `fit`, and the row was judged by the fleet's reference.
     """
-    return self._judge(self._read(frame))
+    return self._judge(self.read(frame))
 
   def explain(
     self, frame: Any, rows: Sequence[int] | None = None
@@ -179,7 +209,7 @@ class FleetDetector(BaseEstimator):
     Returns:
       The explanations by number of the row.
     """
-    long = self._read(frame)
+    long = self.read(frame)
     if rows is None:
       judged = self._judge(long)
       worst = np.argsort(judged['p_value'].to_numpy(), kind='stable')[:50]
@@ -204,7 +234,7 @@ class FleetDetector(BaseEstimator):
       gap: seconds between alarms that are one event.
       budget: such as '20 per day': at most so many events; '' = all.
     """
-    long = self._read(frame)
+    long = self.read(frame)
     if long.times is None:
       raise DataError('the fleet has no times: fit(..., time=) names them')
     judged = self._judge(long)
@@ -240,11 +270,13 @@ class FleetDetector(BaseEstimator):
 
     A file that it was loaded from, or saved to, gets what has changed alone.
     Killed at any moment, the file holds what it held before, or all of it.
+    How the known rows score is kept, too, and computed now where need be.
 
     Raises:
       DataError: if it cannot be written.
     """
     check_is_fitted(self, '_store')
+    self._complete()
     files.save(self, os.fspath(path))
 
   @classmethod
@@ -268,22 +300,6 @@ class FleetDetector(BaseEstimator):
 
   def _options(self):
     return fitted.Options(self.run_dir, self._rate(), None, None)
-
-  def _read(self, frame) -> Long:
-    check_is_fitted(self, '_store')
-    long = frames.read(frame, known=self.layout_)
-    new = [i for i, n in enumerate(long.names) if n not in self._store.names]
-    if new:
-      rows = np.isin(long.which, new).sum()
-      listed = ', '.join(map(repr, long.names[new[:3]])) + ', ...' * (
-        len(new) > 3
-      )
-      warnings.warn(
-        f'{len(new)} entities are not known ({listed}): their {rows} rows are '
-        "judged by the fleet's reference alone",
-        stacklevel=3,
-      )
-    return long
 
   def _blocks(self, long):
     """The frame, some thousands of entities at a time."""
@@ -324,7 +340,8 @@ class FleetDetector(BaseEstimator):
     told = {self.layout_.entity: long.names[long.which]}
     if self.layout_.time:
       told[self.layout_.time] = long.keys[self.layout_.time].to_numpy()
-    seen = np.array([name in self._store.names for name in long.names])
+    there = self._store.names
+    seen = np.array([name in there for name in long.names])
     return pd.DataFrame(told | {
       'score': scores, 'p_value': p, 'outlier': p <= self.false_alarm_rate,
       'known': seen[long.which],
@@ -344,6 +361,14 @@ class FleetDetector(BaseEstimator):
       if block.names[i] in told:
         self._store.change({block.names[i]: entities[i]})
     return entities
+
+  def _complete(self):
+    """Scores the known rows of entities that have changed; see `save`."""
+    names = self._store.unscored()
+    for start in range(0, len(names), _AT_ONCE):
+      some = names[start : start + _AT_ONCE]
+      entities = list(self._store.read(some).values())
+      self._with_evidence(_Block(_NONE, _NONE, some, entities))
 
   def _prior(self, entities):
     """The fleet's reference: rows of its entities, and how new ones score."""

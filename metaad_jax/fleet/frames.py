@@ -1,7 +1,6 @@
 """Long frames: rows of many entities, one below the other, in any order."""
 
 import os
-import pathlib
 from typing import Any, NamedTuple
 import warnings
 
@@ -12,6 +11,7 @@ from metaad_jax.base import DataError
 from metaad_jax.data import cells, roles, user_files
 from metaad_jax.detector import encoding
 from metaad_jax.detector.encoding import Columns
+from metaad_jax.fleet import pieces
 
 
 class Layout(NamedTuple):
@@ -68,7 +68,8 @@ def read(
   """Reads a long frame.
 
   Args:
-    frame: of pandas, polars or arrow, a file, or a folder of parquet files.
+    frame: of pandas, polars or arrow, a file, a folder of parquet files, or
+      one of their `pieces`.
     entity: name of the column that says whose row it is.
     time: of times, or ''.
     label: of labels, 1 = anomaly; '' = found by its name, 'none' = there is
@@ -115,20 +116,12 @@ def read(
 
 
 def _samples(frame, options):
+  if isinstance(frame, pieces.Piece):
+    return pieces.read(frame, **options)
   if not isinstance(frame, str | os.PathLike):
     return user_files.from_frame(frame, **options)
-  path = pathlib.Path(frame)
-  if path.is_dir():
-    files = sorted(path.rglob('*.parquet'))
-    if not files:
-      raise DataError(f'{path} holds no .parquet file')
-    from pyarrow import ArrowException, dataset
-
-    try:
-      table = dataset.dataset(path, format='parquet').to_table()
-    except (ArrowException, OSError) as error:
-      raise DataError(f'{path}: {error}') from error
-    return user_files.from_frame(table.to_pandas(), **options)
+  if os.path.isdir(frame):
+    return user_files.from_frame(pieces.folder(frame), **options)
   return user_files.read(os.fspath(frame), **options)
 
 

@@ -150,6 +150,10 @@ class Store:
     """Adds or replaces entities; `save` writes them."""
     self._changed |= entities
 
+  def unscored(self) -> list[str]:
+    """Changed entities whose own rows have no scores yet."""
+    return [n for n, entity in self._changed.items() if entity.known is None]
+
   def read(self, names: Sequence[str]) -> dict[str, Entity]:
     """Those entities of these names that there are."""
     found = {n: self._changed[n] for n in names if n in self._changed}
