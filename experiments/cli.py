@@ -87,6 +87,7 @@ def run(
     if extra:
       raise UsageError(f'unexpected argument {extra[0]!r}: flags start with --')
     logging.use_absl_handler()
+    devices.quiet()
     devices.persist()
     if 'coordinator' in flag_values:
       with usage():

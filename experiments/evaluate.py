@@ -23,7 +23,7 @@ from typing import Any
 from absl import flags
 
 from experiments import cli
-from metaad_jax import storage
+from metaad_jax import devices, storage
 from metaad_jax.data import registry
 from metaad_jax.evaluation import accuracy, baselines, evaluate, results, tasks
 from metaad_jax.reports import pages, recommendation, tables
@@ -147,6 +147,13 @@ _ROWS_PER_DAY = flags.DEFINE_list(
   'each in their order: the report turns rates into alarms',
   flag_values=FLAGS,
 )
+_PRECISION = flags.DEFINE_enum(
+  'precision',
+  '',
+  ['', *devices.PRECISIONS],
+  "of products on a GPU or a TPU; the runs' own if not given",
+  flag_values=FLAGS,
+)
 _OUTPUT = flags.DEFINE_string(
   'output', 'results', 'folder for the results', flag_values=FLAGS
 )
@@ -181,6 +188,8 @@ def main() -> None:
       f'--rows_per_day has {len(rates)} rates for {several} sources: give one, '
       'or one for each'
     )
+  if _PRECISION.value:
+    devices.check_precision(_PRECISION.value)
   if any(map(_of_classes, _RUN_DIR.value)):
     _tell_apart()
     return
@@ -195,6 +204,7 @@ def main() -> None:
     tune=_TUNE.value,
     tune_together=_TOGETHER.value,
     workers=_WORKERS.value,
+    precision=_PRECISION.value,
   )
   found = evaluate.evaluate(_RUN_DIR.value, plan)
   found.meta['command'] = cli.command()

@@ -57,6 +57,8 @@ _HELP = {
   'validate_every': 'meta-steps between validations, with a checkpoint each',
   'start': 'a run whose meta-parameters to start from, on the same network or '
   'a smaller one of the same names',
+  'precision': 'of products of float32: highest, or tf32, bf16 of GPUs and '
+  'TPUs, faster and coarser (docs/scaling.md)',
 }
 
 

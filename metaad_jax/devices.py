@@ -24,6 +24,12 @@ import numpy as np
 from metaad_jax.base import DataError
 
 TASKS = 'tasks'  # the axis of a mesh of devices
+# How exact products of float32 are, and what JAX calls that. A CPU has but one.
+PRECISIONS = ('highest', 'tf32', 'bf16')
+_PRECISION = {
+  'gpu': ('highest', 'tensorfloat32', 'BF16_BF16_F32'),
+  'tpu': ('highest', 'tensorfloat32', 'bfloat16'),
+}
 _DEAD = 20  # seconds without a sign of life
 
 
@@ -72,6 +78,29 @@ TUNING = {
 def tuning() -> Tuning:
   """What is fastest on the default backend."""
   return TUNING.get(jax.default_backend(), TUNING['gpu'])
+
+
+def precision(name: str) -> contextlib.AbstractContextManager[None]:
+  """A context in which what is traced multiplies float32 in that precision.
+
+  Operands are rounded to 8 (`bf16`) or 11 (`tf32`) significant bits, or not at
+  all (`highest`); sums are float32. A TPU has no tf32 and takes three products
+  of bf16 for one. A CPU multiplies float32, whatever the name.
+
+  Args:
+    name: one of `PRECISIONS`.
+  """
+  names = _PRECISION.get(jax.default_backend(), ('highest',) * 3)
+  return jax.default_matmul_precision(names[PRECISIONS.index(name)])
+
+
+def check_precision(name: str) -> None:
+  """Raises DataError where the default backend has no such precision."""
+  if name != 'highest' and jax.default_backend() == 'cpu':
+    raise DataError(
+      f'precision={name} needs a GPU or a TPU, and this is a CPU, which '
+      'multiplies float32 alone: use --precision=highest'
+    )
 
 
 def start(
@@ -142,6 +171,20 @@ def _abort_in_one_line():
 
 
 _aborted = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: lost())
+
+
+def quiet() -> None:
+  """XLA's own messages stay off a user's screen, the memory of a GPU free.
+
+  What XLA fails in is raised; beside that it shows a banner for what compiles
+  for more than two minutes. On a GPU its allocator would take three quarters
+  of the memory at its start, needed or not, and another process finds it taken.
+  `TF_CPP_MIN_LOG_LEVEL=0` and `XLA_PYTHON_CLIENT_PREALLOCATE` choose otherwise.
+  To be called before anything runs on a device.
+  """
+  if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':  # 1 = JAX's default
+    utils.absl_set_min_log_level(3)
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
 
 def lost(why: str = 'no sign of life') -> NoReturn:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import fast
 import jax
+from jax import export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -73,7 +75,9 @@ def _start(code, **environment):
 def _printed(process):
   out, err = process.communicate(timeout=300)
   assert process.returncode == 0, err[-2000:]
-  return [json.loads(line) for line in out.splitlines() if line[:1] == '{']
+  return [
+    json.loads(line) for line in out.splitlines() if line[:1] in ('{', '[')
+  ]
 
 
 def close(a, b):
@@ -82,20 +86,35 @@ def close(a, b):
 
 @pytest.fixture(scope='module')
 def alone():
-  """Trained on 1 and on 4 devices of one process."""
+  """Trained on 1 and on 4 devices of one process; means over 1, 2 and 4."""
   return _printed(_start('''
 jax.config.update('jax_num_cpu_devices', 4)
 for use in (1, 4):
   main(use, '', 10)
+x = np.random.default_rng(1).normal(size=(24, 300)).astype('f')
+for use in (1, 2, 4):
+  mesh = devices.mesh(len(x), jax.devices()[:use])
+  mine = lambda x: (devices.share(x, mesh),)
+  mean = lambda x: devices.mean_over_tasks(lambda task: task, mine(x), 3)
+  f = devices.jit(lambda x: devices.mean(mean(x), mesh), mesh)
+  print(json.dumps(np.asarray(f(x)).tolist()))
 '''))  # fmt: skip
 
 
 def test_more_devices_train_alike(alone):
-  one, four = alone
+  one, four = alone[:2]
   assert one['devices'] == 4
   close(four['params'], one['params'])
   assert four['score'] == pytest.approx(one['score'], abs=1e-6)
   assert four['params'] != one['params']  # truly shared out
+
+
+def test_a_mean_over_devices_is_the_mean_up_to_the_order_of_the_sum(alone):
+  """The bound that docs/scaling.md gives."""
+  x = np.random.default_rng(1).normal(size=(24, 300)).astype('f').astype('f8')
+  room = len(x) * 2.0**-23 * abs(x).mean(0)
+  for mean in alone[2:]:
+    assert (abs(mean - x.mean(0)) <= room).all()
 
 
 def _start_two(folder, steps):
@@ -236,6 +255,57 @@ def test_more_devices_than_cores_are_refused_at_once(monkeypatch):
   for number in (3, 100_000):
     with pytest.raises(DataError, match=f'{number} CPU devices of 2 cores'):
       devices.start(number)
+
+
+@pytest.mark.parametrize(
+  ('name', 'backend', 'expected'),
+  [
+    ('highest', 'gpu', r'precision = \[HIGHEST, HIGHEST\]'),
+    ('highest', 'tpu', r'precision = \[HIGHEST, HIGHEST\]'),
+    ('tf32', 'gpu', r'precision = \[HIGH, HIGH\]'),
+    ('bf16', 'gpu', r'lhs_precision_type = bf16.*accumulation_type = f32'),
+    ('bf16', 'tpu', r'x \[0\] : '),
+  ],
+)
+def test_a_precision_is_what_the_backend_calls_it(
+  name, backend, expected, monkeypatch
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+
+  def product(x):
+    with devices.precision(name):
+      return x @ x
+
+  platforms = ['cuda' if backend == 'gpu' else backend]
+  made = export.export(jax.jit(product), platforms=platforms)(jnp.ones((3, 3)))
+  (line,) = re.findall('stablehlo.dot_general.*', made.mlir_module())
+  assert re.search(expected, line), line
+  devices.check_precision(name)
+
+
+def test_a_cpu_trains_at_no_other_precision():
+  devices.check_precision('highest')
+  for name in ('tf32', 'bf16'):
+    with pytest.raises(DataError, match=f'{name}.*--precision=highest'):
+      devices.check_precision(name)
+
+
+def test_what_xla_says_beside_its_errors_stays_off_the_screen():
+  """It complains of a folder that cannot be made, but where it is quiet."""
+  code = 'import jax; from metaad_jax import devices; {}jax.jit(abs)(-1.0)'
+  hushed, loud = (
+    subprocess.run(
+      [sys.executable, '-c', code.format(call)], check=True,
+      capture_output=True, text=True,
+      env={
+        **os.environ, 'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': '--xla_dump_to=/dev/null/x',
+        'JAX_ENABLE_COMPILATION_CACHE': '0',
+      },
+    ).stderr
+    for call in ('devices.quiet(); ', '')
+  )  # fmt: skip
+  assert 'dev/null/x' in loud and hushed == ''
 
 
 # --- the compilation cache: on by default, never against the user's will

@@ -279,6 +279,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     args = vars(parser().parse_args(argv))
     # Late: --help need not wait for jax.
     commands = importlib.import_module('metaad_jax.command.commands')
+    commands.devices.quiet()
     sys.exit(getattr(commands, args.pop('command'))(**args))
   raise AssertionError('what is told ends the program')
 

@@ -44,6 +44,7 @@ class Plan(NamedTuple):
   tune_together: bool = False  # one choice for all shots, one more with labels
   workers: int = 2  # processes for the baselines
   quiet: bool = False  # no progress bars
+  precision: str = ''  # '' = each run's own
 
 
 class Group(NamedTuple):
@@ -69,7 +70,7 @@ def evaluate(run_dirs: Sequence[str], plan: Plan) -> results.Results:
   """
   started = time.time()
   tasks.check_grid(plan.grid)
-  loaded = _restore(run_dirs, plan.fine_tune)
+  loaded = _restore(run_dirs, plan)
   rows: list[dict[str, Any]] = []
   notes: list[str] = []
   tuned: dict[str, list] = {}
@@ -106,7 +107,7 @@ def evaluate(run_dirs: Sequence[str], plan: Plan) -> results.Results:
   return results.check(results.Results(table, meta))
 
 
-def _restore(run_dirs: Sequence[str], fine_tune: Sequence[str]) -> list[Member]:
+def _restore(run_dirs: Sequence[str], plan: Plan) -> list[Member]:
   """The runs, and those that start from them."""
   folders = [os.path.realpath(path) for path in run_dirs]
   for path, folder in zip(run_dirs, folders, strict=True):
@@ -114,13 +115,14 @@ def _restore(run_dirs: Sequence[str], fine_tune: Sequence[str]) -> list[Member]:
       raise DataError(f'{path} is named twice: name every run once')
   if not folders:
     raise DataError('no run to evaluate: name at least one')
-  loaded = [(path, runs.restore(path)) for path in run_dirs]
+  told = {'precision': plan.precision} if plan.precision else {}
+  loaded = [(path, runs.restore(path, **told)) for path in run_dirs]
   if ways := [path for path, run in loaded if run.config.way]:
     raise DataError(f'{ways[0]} tells classes apart, others find anomalies')
   return loaded + [
     (path, runs.fine_tuned(run, spec))
     for path, run in loaded
-    for spec in dict.fromkeys(fine_tune)
+    for spec in dict.fromkeys(plan.fine_tune)
   ]
 
 

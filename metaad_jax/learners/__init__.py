@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from metaad_jax import base, specs
+from metaad_jax import base, devices, specs
 from metaad_jax.learners import (
   anil,
   boil,
@@ -115,6 +115,23 @@ def build(
       what, options.pop('inner', 'sgd'), options.pop('rate', 0.1)
     )
   return specs.call(what, factory, model, **options, **arguments)
+
+
+def precise(learner: base.MetaLearner, precision: str) -> base.MetaLearner:
+  """The learner with all its products in one of `devices.PRECISIONS`."""
+
+  def within(function):
+    @functools.wraps(function)
+    def run(*arguments):
+      with devices.precision(precision):
+        return function(*arguments)
+
+    return run
+
+  at = learner.at
+  later = at and (lambda progress: precise(at(progress), precision))
+  init, adapt, score, meta_grad = map(within, learner[:4])
+  return base.MetaLearner(init, adapt, score, meta_grad, later)
 
 
 _COUNTS = ('steps', 'adapt_steps', 'embedding', 'contexts', 'solver_steps')

@@ -30,13 +30,21 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
   [N, *S, C], [*T, C, O] -> [N, *ceil(S / stride), O]; one to three axes S.
   """
   window = same(x.shape[1:-1], kernel.shape[:-2], stride)
-  return _conv_p.bind(x[None], kernel[None], window=window)[0]
+  dtype = jnp.result_type(x, kernel)
+  operands = x.astype(dtype)[None], kernel.astype(dtype)[None]
+  return _conv_p.bind(*operands, window=window, precision=_precision())[0]
 
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """x @ kernel: [N, inputs], [inputs, outputs] -> [N, outputs]."""
   dtype = jnp.result_type(x, kernel)
-  return _dense_p.bind(x.astype(dtype), kernel.astype(dtype))
+  operands = x.astype(dtype), kernel.astype(dtype)
+  return _dense_p.bind(*operands, precision=_precision())
+
+
+def _precision():
+  """In force here: primitives are lowered later, where another one may be."""
+  return jax.config.values['jax_default_matmul_precision']
 
 
 class Conv(nn.Module):
@@ -85,11 +93,18 @@ def _primitive(name, shape, on_cpu, elsewhere, batch):
     return jax.jit(functools.partial(primitive.bind, **params))(a, b)
 
   @primitive.def_abstract_eval
-  def abstract(a, b, **params):
+  def abstract(a, b, precision, **params):
     return jax.core.ShapedArray(shape(a.shape, b.shape, **params), a.dtype)
 
+  def at(function):
+    def run(a, b, precision, **params):
+      with jax.default_matmul_precision(precision):
+        return function(a, b, **params)
+
+    return run
+
   for function, platform in ((elsewhere, None), (on_cpu, _CPU)):
-    lowering = mlir.lower_fun(function, multiple_results=False)
+    lowering = mlir.lower_fun(at(function), multiple_results=False)
     mlir.register_lowering(primitive, lowering, platform=platform)
   batching.primitive_batchers[primitive] = lambda args, dims, **params: batch(
     primitive, *args, *dims, params

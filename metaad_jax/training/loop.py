@@ -318,6 +318,7 @@ def train(
     silent, done = quiet or not devices_lib.first_process(), int(state.step)
     bar = tqdm.tqdm(total=total, initial=done, desc=label, disable=silent)
     ending.callback(bar.close)
+    bar.set_postfix_str('compiling')
     while (before := int(state.step)) < total:
       state, line = _report(scan, score, state, sample, settings)
       bar.update(line['step'] - before)

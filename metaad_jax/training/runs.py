@@ -196,6 +196,7 @@ def train(
     if run_dir is not None and devices.first_process():
       ending.enter_context(storage.locked(run_dir))
     data = data or load_data(setup, data_dir)
+    devices.check_precision(setup.config.precision)
     ending.enter_context(devices.together())
     return _train(setup, data, run_dir, quiet)
 
@@ -283,8 +284,8 @@ def restore(run_dir: str, **overrides: Any) -> Run:
     run_dir: of a run that has at least one checkpoint; or a model file that
       `export` wrote (.npz); or 'shipped' or 'unverified', those of this
       package.
-    **overrides: options of the learner in place of the run's, such as
-      `adapt_steps`.
+    **overrides: `precision`, and options of the learner, in place of the
+      run's, such as `adapt_steps`.
 
   Returns:
     The run.
@@ -349,6 +350,8 @@ def _resolved(content, path, overrides, missing):
   """The setup of what a config.json or a model file holds."""
   try:
     config, layout = records.settings(content)
+    precision = overrides.pop('precision', config.precision)
+    config = dataclasses.replace(config, precision=precision)
     return resolve(config, **overrides).at(layout)
   except DataError as error:
     raise DataError('; '.join([f'{path}: {error}', *missing])) from error

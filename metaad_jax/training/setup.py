@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metaad_jax import features, learners, models, specs
+from metaad_jax import devices, features, learners, models, specs
 from metaad_jax.base import (
   DataError,
   Entity,
@@ -55,6 +55,7 @@ class Config:
   validation_tasks: int = 200
   validate_every: int = 500
   start: str = ''
+  precision: str = 'highest'
 
 
 class Layout(NamedTuple):
@@ -254,6 +255,7 @@ def resolve(config: Config | Setup, **overrides: Any) -> Setup:
   algorithm = learners.build(
     name, options | overrides, make_model, **_objective(config.way)
   )
+  algorithm = learners.precise(algorithm, config.precision)
   episode = _episode(config, source, any_width)
   return Setup(
     config, source, source_options, chosen, name, model, any_width,
@@ -341,6 +343,8 @@ def _check_values(config):
     ('schedule', config.schedule in ('constant', 'cosine'),
      'choose constant or cosine'),
     ('keep', config.keep in ('best', 'last'), 'choose best or last'),
+    ('precision', config.precision in devices.PRECISIONS,
+     f'choose one of {", ".join(devices.PRECISIONS)}'),
   ):  # fmt: skip
     if not good:
       value = getattr(config, name)

@@ -1,9 +1,12 @@
 """Convolution and dense layers are Flax's, with derivatives of every order."""
 
+import re
+
 import derivatives
 import fast
 from flax import linen as nn
 import jax
+from jax import export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -116,6 +119,35 @@ def test_dense_is_flax_dense_with_all_its_derivatives(
   derivatives.close(run(per_task_ops.Dense(outputs)), run(flax))
 
 
-def test_a_dense_product_takes_the_wider_type():
-  x, kernel = jnp.ones((2, 3), jnp.float32), draw(3, 4)
-  assert per_task_ops.product(x, kernel).dtype == jnp.float64
+@pytest.mark.parametrize('narrow', [jnp.bfloat16, jnp.float32])
+def test_the_wider_type_of_rows_and_kernel_counts(narrow):
+  x, kernel = draw(2, 6, 3), draw(3, 3, 4)
+  x = x.astype(narrow)
+  for ours, plain in (
+    (per_task_ops.convolve, per_task_ops.convolve),
+    (lambda x, k: per_task_ops.product(x[0], k[0]), lambda x, k: x[0] @ k[0]),
+  ):
+    found, wide = ours(x, kernel), plain(x.astype(kernel.dtype), kernel)
+    assert found.dtype == jnp.float64
+    derivatives.close(found, wide)
+
+
+def test_products_have_the_precision_of_where_they_were_called():
+  """Not of where they are lowered, which is after the function has run."""
+
+  def network(params):
+    kernel, dense = params
+    with jax.default_matmul_precision('highest'):
+      y = per_task_ops.convolve(jnp.ones((4, 7, 5)), kernel, 2)
+      return jnp.sin(per_task_ops.product(y.sum(1), dense)).sum()
+
+  slope = lambda p: sum(g.sum() for g in jax.grad(network)(p))
+  second = jax.jit(jax.vmap(jax.grad(slope)))
+  many = draw(2, 3, 5, 4), draw(2, 4, 2)
+  for platform in ('cuda', 'tpu'):
+    text = export.export(second, platforms=[platform])(many)
+    lines = re.findall(
+      r'stablehlo\.(?:dot_general|convolution).*', text.mlir_module()
+    )
+    assert len(lines) > 5
+    assert all(line.count('HIGHEST') == 2 for line in lines)
