@@ -312,7 +312,6 @@ def train(
   state, sample, validation = devices_lib.replicate(
     (state, sample, validation), mesh
   )
-  score = lambda state: validate(state.average, validation)
   with contextlib.ExitStack() as ending:
     state = (folder := _Folder(run_dir)).resume(state, mesh, ending)
     silent, done = quiet or not devices_lib.first_process(), int(state.step)
@@ -320,7 +319,7 @@ def train(
     ending.callback(bar.close)
     bar.set_postfix_str('compiling')
     while (before := int(state.step)) < total:
-      state, line = _report(scan, score, state, sample, settings)
+      state, line = _report(scan, validate, state, sample, validation, settings)
       bar.update(line['step'] - before)
       bar.set_postfix_str(_shown(line, state))
       folder.write(line)
@@ -329,7 +328,7 @@ def train(
   return devices_lib.local(state)
 
 
-def _report(scan, score, state, sample, settings):
+def _report(scan, validate, state, sample, validation, settings):
   """One call to the device: the state after it, and its line of metrics."""
   before, started = int(state.step), time.perf_counter()
   state, metrics = scan(state, sample)
@@ -344,7 +343,7 @@ def _report(scan, score, state, sample, settings):
   }
   if step < settings.steps and not _due(before, step, settings.validate_every):
     return state, line
-  quality = score(state)
+  quality = validate(state.average, validation)
   if settings.keep == 'last' or quality > state.best_score:
     state = state._replace(
       best=jax.tree.map(jnp.copy, state.average),
