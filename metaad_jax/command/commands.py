@@ -120,6 +120,14 @@ def score(
   return _code(exit_code, _found(by, new, query, output))
 
 
+def _alarms(given, fleet):
+  """What is said of the alarms of a fleet, which other models have not."""
+  for flag, value in given.items():
+    if value and not fleet:
+      raise endings.UsageError(f'--{flag} is for fleets: metaad fit --entity=')
+  return fleet_work.Alarms(given['gap'] or 0.0, given['budget'])
+
+
 def _found(by, path, query, output):
   judged = judge.judge(by, path, query)
   work.write(judged, output)
@@ -143,13 +151,19 @@ def explain(
 
 
 def follow(
-  *, model: str, log: str, max_rows: int, exit_code: bool, state: str
-) -> int | None:
+  *, model: str, log: str, max_rows: int, exit_code: bool, state: str,
+  **of_alarms: Any,
+) -> int | None:  # fmt: skip
+  if fleet_work.is_fleet(model):
+    of_all = _alarms(of_alarms, True)
+    code, found = fleet_work.follow(model, log, max_rows, state, of_all)
+    return code or _code(exit_code, found)
+  _alarms(of_alarms, False)
   if series_files.is_series(model):
     code, alarms = series_work.follow(model, log, max_rows, state)
     return code or _code(exit_code, alarms)
   if state:
-    raise endings.UsageError('--state is for series: rows have none')
+    raise endings.UsageError('--state is for series and fleets')
   code, alarms = work.follow(judge.load(model), log, max_rows)
   return code or _code(exit_code, alarms)
 

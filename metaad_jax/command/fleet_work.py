@@ -1,13 +1,20 @@
 """A long file of many machines: adapted to in `fit`, judged in `score`."""
 
+import json
 import os
+import sys
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from metaad_jax import FleetDetector
+from metaad_jax import FleetDetector, signals
+from metaad_jax.base import DataError
+from metaad_jax.command import endings
+from metaad_jax.detector import follow as lines_lib
 from metaad_jax.detector import judge, reasons, sheets
 from metaad_jax.detector.judge import Reading
+from metaad_jax.fleet import follow as follow_lib
 from metaad_jax.fleet import store
 from metaad_jax.reports import fleet as fleet_page
 
@@ -84,3 +91,63 @@ def _explained(judged, entity):
   )
   later = (bad.groupby(entity).cumcount() >= 5).to_numpy()
   return bad.index[np.argsort(later, kind='stable')[:50]].tolist()
+
+
+class Alarms(NamedTuple):
+  """What becomes of abnormal rows; see `alarms.Watch`."""
+
+  gap: float = 0.0
+  budget: str = ''
+
+
+def follow(
+  model: str, path: str, limit: int, state: str, alarms: Alarms
+) -> tuple[int, int]:
+  """Judges rows of a file, or of standard input (-), as they come.
+
+  What is printed is kept in `state` once it is: killed at any moment, nothing
+  is lost, and what is said again has the numbers that it had.
+
+  Returns:
+    As `work.follow`, the alarms that were told.
+  """
+  kept = follow_lib.State(state)
+  follower = follow_lib.Follower(
+    FleetDetector.load(model), kept, gap=alarms.gap, budget=alarms.budget,
+  )  # fmt: skip
+  if kept.about.get('rows'):
+    print(f'note: goes on after {kept.about["rows"]} rows', file=sys.stderr)
+  count = told = 0
+  tell = lambda line: print(line, file=sys.stderr, flush=True)
+  with signals.collected() as heard:
+    stopped = lambda: bool(heard.came)
+    out = lambda row: lines_lib.tell(json.dumps(row, allow_nan=False), stopped)
+    try:
+      for batch in _batches(path, kept.about.get('place', ()), stopped):
+        while batch and not (limit and count >= limit):
+          some = batch[: limit - count] if limit else batch
+          batch = batch[len(some) :]
+          for row in follower.push([line for line, _ in some], tell):
+            if not out(row):
+              return 128 + heard.came[0], told
+            count += 1
+            told += row.get('told', row.get('decision') == 'abnormal')
+          kept.about['place'] = some[-1][1]
+          kept.commit()
+        if limit and count >= limit:
+          break
+      out({'summary': follower.summary()})
+    except BrokenPipeError:
+      endings.nobody_reads()
+      return endings.NOBODY_READS, told
+    finally:
+      kept.close()
+    return 128 + heard.came[0] if heard.came else 0, told
+
+
+def _batches(path, place, stopped):
+  if path != '-':
+    return follow_lib.batches(path, follow_lib.Place(*place), stopped)
+  if sys.stdin is None:
+    raise DataError('standard input is closed: name a file, or pipe rows in')
+  return follow_lib.piped(sys.stdin.fileno(), stopped)

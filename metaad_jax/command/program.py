@@ -31,6 +31,7 @@ _SERIES = ('series', 'healthy_until', 'per_day', 'step', 'resample')
 _ADAPTING = (
   'false_alarm_rate', *_READING, 'run_dir', 'dry_run', *_SERIES
 )  # fmt: skip
+_ALARMS = 'budget', 'gap'  # of a fleet
 _AGAIN = ('label', 'anomaly_label', 'time', 'id')  # of another file
 # Name -> what it does, an example, its arguments.
 _COMMANDS = {
@@ -61,8 +62,9 @@ _COMMANDS = {
   'follow': (
     'judge rows, or a series, as they arrive: a line of JSON each',
     'tail -F log.csv | metaad follow pump.npz -\n'
-    '  metaad follow series.npz log.csv --state=series.state.npz',
-    ('model', 'log', 'max_rows', 'exit_code', 'state'),
+    '  metaad follow series.npz log.csv --state=series.state.npz\n'
+    "  metaad follow pumps.fleet log.csv --state=at.db --budget='20 per day'",
+    ('model', 'log', 'max_rows', 'exit_code', 'state', *_ALARMS),
   ),
   'learn': (
     'train on your own fleet; say whether that beats the shipped network',
@@ -213,8 +215,16 @@ _FLAGS: dict[str, dict[str, Any]] = {
   },
   'state': {
     'default': '', 'metavar': 'FILE',
-    'help': 'of a series: go on from this file, and keep what is needed to go '
-    'on in it',
+    'help': 'of a series or a fleet: go on from this file, and keep what is '
+    'needed to go on in it',
+  },
+  'budget': {
+    'default': '', 'metavar': 'ALARMS',
+    'help': "of a fleet: tell no more than, such as, '20 per day'",
+  },
+  'gap': {
+    'type': _positive, 'default': None, 'metavar': 'SECONDS',
+    'help': 'of a fleet: alarms so near in time, of any entity, are one event',
   },
   'rows': {
     'type': _counts, 'default': (), 'metavar': 'NUMBERS',

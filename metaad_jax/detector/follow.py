@@ -20,6 +20,7 @@ from metaad_jax.detector import judge, reasons
 _WAIT = 0.1  # seconds between looks at `stopped`
 _LONGEST = 1 << 20  # bytes of a line
 _BLOCK = 1 << 16
+NO_SENSE = ValueError, csv.Error, RecursionError  # what lines may raise
 PLAIN = re.compile(r'[-+]?\d+(\.\d*)?([eE][-+]?\d+)?')
 
 
@@ -44,19 +45,24 @@ def stream(descriptor: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
       return
 
 
-def tell(text: str, stopped: Callable[[], bool]) -> None:
-  """Prints a line at once; does not wait for a reader once it is to stop."""
+def tell(text: str, stopped: Callable[[], bool]) -> bool:
+  """Prints a line at once; does not wait for a reader once it is to stop.
+
+  Returns:
+    Whether it was printed.
+  """
   try:
     descriptor, rest = sys.stdout.fileno(), f'{text}\n'.encode()
   except OSError:  # no file, such as a notebook's
     print(text, flush=True)
-    return
+    return True
   sys.stdout.flush()
   while rest:
     if select.select([], [descriptor], [], _WAIT)[1]:
       rest = rest[os.write(descriptor, rest[: select.PIPE_BUF]) :]
     elif stopped():
-      return
+      return False
+  return True
 
 
 Judged = Callable[[Any, dict[str, str], str], dict[str, Any] | None]
@@ -88,26 +94,17 @@ def follow(
   Raises:
     DataError: if the first line lacks the name of a column of the support.
   """
-  names: tuple[str, ...] = ()
+  reader = Lines(by)
   judged = judged or _row
   count, alarms, malformed = 0, 0, 0
-  decimal = by.support.dialect.decimal if by.support.dialect else '.'
   for place, line in enumerate(lines, 1):
     try:
-      text = _decoded(line)
-      if text.lstrip().startswith('{'):
-        row = judged(by, _fields(by, text), '.')
-      else:
-        orders = (names,) if names else (by.support.header, by.columns)
-        cells = _cells(by, orders, text)
-        if not any(cells):
-          continue  # an empty line
-        if found := _names(by, cells):
-          names = found
-          continue
-        row = judged(by, _named(orders, cells), decimal)
-    except (ValueError, csv.Error, RecursionError) as error:
-      if isinstance(error, _Lacking) and not names and not count:
+      found = reader.cells(line)
+      if found is None:
+        continue
+      row = judged(by, *found)
+    except NO_SENSE as error:
+      if isinstance(error, Lacking) and not reader.names and not count:
         raise
       malformed += 1
       reason = storage.reason(error)
@@ -123,6 +120,39 @@ def follow(
   yield {'summary': {'rows': count, 'abnormal': alarms, 'malformed': malformed}}
 
 
+class Lines:
+  """Lines parted to cells; one that names columns is for those after it.
+
+  Args:
+    by: what they are for; see `judge.Judge`.
+    names: of the columns, where a line has named them before.
+  """
+
+  def __init__(self, by: Any, names: tuple[str, ...] = ()):
+    self._by, self.names = by, names
+    dialect = by.support.dialect
+    self._decimal = dialect.decimal if dialect else '.'
+
+  def cells(self, line: bytes) -> tuple[dict[str, str], str] | None:
+    """Cells by name, and their decimal sign; None of an empty line, or names.
+
+    Raises:
+      `NO_SENSE`; `Lacking` if a column is not among the names.
+    """
+    text = _decoded(line)
+    if text.lstrip().startswith('{'):
+      return _fields(self._by, text), '.'
+    by = self._by
+    orders = (self.names,) if self.names else (by.support.header, by.columns)
+    cells = _cells(by, orders, text)
+    if not any(cells):
+      return None
+    if found := _names(by, cells):
+      self.names = found
+      return None
+    return _named(orders, cells), self._decimal
+
+
 def _decoded(line):
   """Text of a line, of the encodings that files may have."""
   try:
@@ -131,7 +161,7 @@ def _decoded(line):
     return line.decode('cp1252').strip('\r')
 
 
-class _Lacking(DataError):
+class Lacking(DataError):
   """A line of names without a column of the support."""
 
 
@@ -147,7 +177,7 @@ def _cells(by, orders, text):
 
 
 def _names(by, cells):
-  """The names of the columns, if that is it; `_Lacking` if not of all."""
+  """The names of the columns, if that is it; `Lacking` if not of all."""
   if any(map(cells_lib.is_number, cells)):
     return ()
   known = {*by.columns, *by.support.header}
@@ -157,7 +187,7 @@ def _names(by, cells):
     return ()
   for name in by.columns:
     if name not in names:
-      raise _Lacking(
+      raise Lacking(
         f'the rows to follow lack column {name!r} of {by.path}: give it, or '
         f'--ignore={name}'
       )

@@ -105,6 +105,67 @@ def within_budget(found: Iterable[Event], budget: str) -> list[Event]:
   return told
 
 
+class Watch:
+  """Alarms of a fleet as they come: joined to events, within a budget.
+
+  On rows in order of time it finds the events of `events` and tells those of
+  `within_budget`. A late row belongs to the event that is going on, if that is
+  not too far away, or is one of its own.
+
+  Args:
+    gap: seconds between alarms that are one event.
+    budget: as of `within_budget`; '' = all are told.
+    state: what `state` gave.
+  """
+
+  def __init__(self, gap: float = 0.0, budget: str = '', state: Any = None):
+    self.gap = gap
+    self._budget = per_second(budget) if budget else (np.inf, 0.0)
+    self._number, self._span, self._told = -1, [np.nan, np.nan], False
+    self._starts: list[float] = []
+    if state:
+      self._number, self._span, self._told, self._starts = state
+
+  @property
+  def state(self) -> Any:
+    """All of it, as JSON holds it."""
+    return [self._number, self._span, self._told, self._starts]
+
+  def push(
+    self, times: np.ndarray, alarms: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Takes rows as they come.
+
+    Args:
+      times: [n] seconds.
+      alarms: [n] bool.
+
+    Returns:
+      [n] numbers of the events, -1 = no alarm; [n] bool, whether it is told.
+    """
+    numbers, told = np.full(len(alarms), -1), np.zeros(len(alarms), bool)
+    for i in np.flatnonzero(alarms):
+      at = float(times[i])
+      at = self._span[1] if np.isnan(at) else at
+      low, high = self._span
+      if not low - self.gap <= at <= high + self.gap:
+        self._number, low, high = self._number + 1, at, at
+        self._told = self._may_tell(at)
+      self._span = [min(low, at), max(high, at)]
+      numbers[i], told[i] = self._number, self._told
+    return numbers, told
+
+  def _may_tell(self, start):
+    most, length = self._budget
+    self._starts = [s for s in self._starts if start - s < length]
+    near = sum(abs(start - s) < length for s in self._starts)
+    if near + 1 > most:
+      return False
+    if length:
+      self._starts.append(start)
+    return True
+
+
 def _gamma(count):
   """[count] weights that add up to less than 1, of LORD++ (with log 2)."""
   t = np.arange(1.0, count + 1)

@@ -8,18 +8,22 @@ import numpy as np
 import pandas as pd
 
 from metaad_jax.base import DataError
-from metaad_jax.data import cells, roles, user_files
+from metaad_jax.data import cells, roles, times, user_files
 from metaad_jax.detector import encoding
 from metaad_jax.detector.encoding import Columns
 from metaad_jax.fleet import pieces
 
 
 class Layout(NamedTuple):
-  """What the columns of the frame of `fit` are; '' = there is none."""
+  """What the columns of the frame of `fit` are; '' = there is none.
+
+  `form` is how times were written, such as %d/%m/%Y, where they were text.
+  """
 
   entity: str
   time: str
   columns: Columns
+  form: str = ''
 
   def like(self) -> user_files.Samples:
     """What a column is there, it is in other frames."""
@@ -106,12 +110,14 @@ def read(
   encoding.check(encoded.x, encoded.x.shape[1:], True)
   which, names = _entities(samples.keys[entity], entity)
   labels = samples.labels
-  layout = known and known._replace(columns=encoded.columns)
+  stamps, form = None, known.form if known else ''
+  if time:
+    stamps, form = _times(samples.keys[time], time, form)
+  layout = Layout(entity, time, encoded.columns, known.form if known else form)
   return Long(
     encoded.x, which, names,
     np.zeros(len(which), np.int64) if labels is None else labels,
-    _times(samples.keys[time], time) if time else None, samples.keys,
-    layout or Layout(entity, time, encoded.columns), encoded.texts,
+    stamps, samples.keys, layout, encoded.texts,
   )  # fmt: skip
 
 
@@ -162,11 +168,23 @@ def _text(value):
   return str(value).strip()
 
 
-def _times(column, name):
+def _times(column, name, form):
+  """[n] seconds, and how they were written; as in `fit`, if that fits."""
+  text = column.dtype == object or isinstance(column.dtype, pd.StringDtype)
+  if form and text:
+    stripped = column.astype(str).str.strip().where(column.notna())
+    try:
+      dates = pd.to_datetime(
+        stripped.mask(stripped == ''), format=form, utc=True
+      )
+      return times.seconds(dates), form
+    except (ValueError, OverflowError):
+      pass
   typed = cells.from_values(name, column)
   if typed.kind not in ('time', 'number'):
     raise DataError(f'column {name!r} of times holds {typed.kind}')
-  return typed.values.to_numpy(np.float64)
+  _, _, form = typed.note.partition('read as ')
+  return typed.values.to_numpy(np.float64), form
 
 
 def layout_to_json(layout: Layout) -> dict[str, Any]:
@@ -188,4 +206,5 @@ def layout_from_json(told: dict[str, Any]) -> Layout:
   columns = Columns(
     (len(names),), names, levels, report, empty, str(of['decimal'])
   )
-  return Layout(str(told['entity']), str(told['time']), columns)
+  form = str(told.get('form', ''))
+  return Layout(str(told['entity']), str(told['time']), columns, form)

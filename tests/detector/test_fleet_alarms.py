@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -85,3 +87,23 @@ def test_an_entity_unlike_the_fleet_is_the_oddest():
   assert first.loc['7', ['column', 'what']].tolist() == [2, 'location']
   assert first.loc['9', ['column', 'what']].tolist() == [1, 'spread']
   assert told['p_value'].min() == 1 / 40
+
+
+@pytest.mark.parametrize('budget', ['', '3 per hour'])
+def test_alarms_as_they_come_are_the_events_of_all_of_them(budget):
+  rng = np.random.default_rng(0)
+  times = np.sort(rng.random(200) * 10 * 3600)
+  p, names = rng.random(200), rng.choice(list('abc'), 200)
+  whole = alarms.events(times, names, p, p < 0.3, gap=100)
+  told = alarms.within_budget(whole, budget) if budget else whole
+  watch, found = alarms.Watch(100, budget), []
+  for part in np.array_split(np.arange(200), 7):
+    found.append(watch.push(times[part], p[part] < 0.3))
+    watch = alarms.Watch(100, budget, json.loads(json.dumps(watch.state)))
+  numbers, seen = map(np.concatenate, zip(*found, strict=True))
+  for number, event in enumerate(whole):
+    np.testing.assert_array_equal(
+      np.flatnonzero(numbers == number), np.sort(event.rows)
+    )
+    assert (seen[numbers == number] == (event in told)).all()
+  assert (numbers == -1).sum() == (p >= 0.3).sum()
