@@ -117,8 +117,8 @@ def steps_per_call(job: serving.Job) -> int:
   return max(1, min(_MOST_STEPS, int(most / least)))
 
 
-def start(job: serving.Job):
-  """Compiles many meta-steps into one call; returns it and what XLA says."""
+def prepared(job: serving.Job):
+  """What is timed: (scan, its arguments, meta-steps in it), not compiled."""
   made = learner(job.sized, job.learner, job.inner_steps)
   batches = workloads.batches(job.sized, job.tasks, job.dtype)
   pool = jax.tree.map(
@@ -141,7 +141,12 @@ def start(job: serving.Job):
   )
   scan = loop.make_scan(made, adam, example, state.params, settings, length)
   mesh = devices_lib.mesh(job.tasks, devices)
-  state, sample = devices_lib.replicate((state, sample), mesh)
+  return scan, devices_lib.replicate((state, sample), mesh), length
+
+
+def start(job: serving.Job):
+  """Compiles many meta-steps into one call; returns it and what XLA says."""
+  scan, (state, sample), length = prepared(job)
   compiled, info = jax_serving.compile_steps(scan, length, state, sample)
   held = [state]
 
@@ -149,7 +154,8 @@ def start(job: serving.Job):
     held[0], metrics = compiled(held[0], sample)
     jax.block_until_ready((held[0].params, metrics))
 
-  return step, {**info, 'devices': mesh.size}
+  devices = len(state.step.devices())
+  return step, {**info, 'devices': devices}
 
 
 def make(job: serving.Job) -> serving.Contender:

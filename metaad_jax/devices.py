@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import signal
 import sys
@@ -37,16 +38,24 @@ class Tuning(NamedTuple):
   """What is fastest on a backend; results differ by rounding at most."""
 
   # That the tasks under one `vmap` may compute in all, one value after the
-  # other; None = half of the device's memory. On a CPU about a tenth of them
-  # live at a time, and should fit into a core's cache.
+  # other: about a tenth of them live at a time, and should fit into a core's
+  # cache; None = what lives at a time fits into half of the device's memory.
   tasks_bytes: int | None = None
-  # An inner loop that computes less becomes a program without a loop.
+  # An inner loop that computes less, or of no more steps, becomes a program
+  # without a loop: a GPU copies what a loop carries, a third of the time of W2.
   unroll_bytes: int = 1 << 18
+  unroll_steps: int = 8
+  unroll_layers: int = 32  # likewise of a network's equal layers
   # An inner loop that computes more is recomputed on the way back.
   keep_bytes: int = 1 << 30
+  # Steps past the last are skipped by a branch, which a GPU asks its host for;
+  # else their outcome is thrown away.
+  branches: bool = False
   # Convolutions of fewer input channels multiply gathered taps; others are
   # XLA's own.
   gather_channels: int = 8
+  # Inputs to a place from whose moments a normalisation follows, if no more.
+  moments: int = 0
   block_elements: int = 1 << 62  # of gathered taps at a time
   # That the detector scores at once, however few are asked for: as many as are
   # no slower a row than more. Fewer where rows x support x columns are more.
@@ -61,6 +70,10 @@ class Tuning(NamedTuple):
 TUNING = {
   'cpu': Tuning(
     tasks_bytes=8 << 20,
+    unroll_steps=0,
+    unroll_layers=0,
+    branches=True,
+    moments=16,
     block_elements=1 << 20,
     score_rows=32,
     score_elements=1 << 19,
@@ -69,7 +82,8 @@ TUNING = {
       ('xla_backend_optimization_level', 1),
     ),
   ),
-  # Not measured; no blocks, since they would run one after the other.
+  # Few and large kernels, nothing in turn. Chosen by profiles of one H100 and
+  # one H200; not measured since.
   'gpu': Tuning(),
   'tpu': Tuning(),
 }
@@ -380,7 +394,7 @@ def mean_over_tasks(
   function = jax.jit(function, inline=True)  # traced once for all that follows
   first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
   if at_once is None:
-    at_once = most(footprint(function, *first(arguments)))
+    at_once = most(function, *first(arguments))
   size = divisor(tasks, at_once)
 
   def average(*chunk):
@@ -413,13 +427,39 @@ def _bytes(jaxpr):
   return total
 
 
-def most(size: int) -> int:
-  """How many tasks of so many bytes each are worked on at once; at least 1."""
-  room = tuning().tasks_bytes
+def alive(function: Callable[..., Any], *arguments: Any) -> int:
+  """Bytes that live at once at most, if nothing is fused; arguments apart."""
+  return _alive(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _alive(jaxpr):
+  last: dict[Any, float] = {}  # where a value is used last
+  for place, equation in enumerate(jaxpr.eqns):
+    last |= dict.fromkeys(map(id, equation.invars), place)
+  last |= dict.fromkeys(map(id, jaxpr.outvars), math.inf)
+  held = peak = 0
+  ending: dict[float, int] = {}  # bytes that end with an equation
+  for place, equation in enumerate(jaxpr.eqns):
+    subs = core.jaxprs_in_params(equation.params)
+    inner = max(map(_alive, subs), default=0)
+    for variable in equation.outvars:
+      if hasattr(variable.aval, 'shape'):
+        size = variable.aval.size * variable.aval.dtype.itemsize
+        held += size
+        end = last.get(id(variable), place)
+        ending[end] = ending.get(end, 0) + size
+    peak = max(peak, held + inner)
+    held -= ending.pop(place, 0)
+  return peak
+
+
+def most(function: Callable[..., Any], *arguments: Any) -> int:
+  """How many tasks are worked on at once, at least 1; arguments of one."""
+  room, size = tuning().tasks_bytes, footprint
   if room is None:
     stats = jax.local_devices()[0].memory_stats() or {}
-    room = stats.get('bytes_limit', 8 << 30) // 2
-  return max(1, room // max(size, 1))
+    room, size = stats.get('bytes_limit', 8 << 30) // 2, alive
+  return max(1, room // max(size(function, *arguments), 1))
 
 
 def persist() -> None:

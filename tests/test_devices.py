@@ -195,7 +195,7 @@ def test_as_many_at_once_as_fit(monkeypatch):
   for room, fit in ((100 * size, 100), (2 * size + 99, 2), (1, 1)):
     cpu = devices.TUNING['cpu']._replace(tasks_bytes=room)
     monkeypatch.setitem(devices.TUNING, 'cpu', cpu)
-    assert devices.most(size) == fit
+    assert devices.most(function, jnp.ones(1000)) == fit
 
 
 def test_an_accelerator_holds_half_of_its_memory(monkeypatch):
@@ -204,7 +204,9 @@ def test_an_accelerator_holds_half_of_its_memory(monkeypatch):
 
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   monkeypatch.setattr(jax, 'local_devices', lambda: [Device])
-  assert [devices.most(size) for size in (100, 501, 0)] == [5, 1, 500]
+  chain = lambda x: jnp.tanh(jnp.sin(x))
+  for number, fit in ((12, 5), (63, 1), (1000, 1)):  # 8 bytes live of each
+    assert devices.most(chain, jnp.ones(number)) == fit
 
 
 def test_the_footprint_counts_every_value_once_and_loops_by_their_body():
@@ -213,6 +215,18 @@ def test_the_footprint_counts_every_value_once_and_loops_by_their_body():
   assert devices.footprint(chain, x) == 8000
   loop = lambda x: jax.lax.scan(lambda c, _: (chain(c), None), x, length=50)[0]
   assert devices.footprint(loop, x) == 8000
+
+
+def test_what_lives_at_a_time_ends_with_its_last_use():
+  x = jnp.ones(1000, jnp.float32)
+  double = lambda x: jnp.tanh(jnp.sin(x))  # one comes, one goes
+  assert devices.alive(double, x) == 8000
+  long = lambda x: jnp.cos(double(double(x)))
+  assert devices.alive(long, x) == 8000
+  kept = lambda x: (y := jnp.sin(x), jnp.cos(double(y)))
+  assert devices.alive(kept, x) == 12_000
+  loop = lambda x: jax.lax.scan(lambda c, _: (long(c), None), x, length=50)[0]
+  assert devices.alive(loop, x) == 12_000  # its outcome, and its body
 
 
 def test_a_divisor_is_the_largest_that_fits():

@@ -21,6 +21,7 @@ from metaad_jax.detector import sanity
 from metaad_jax.training import runs
 
 _SINGLY, _PARTS = 8, 4  # up to 8 normals are left out singly, more in 4 parts
+_SENT = 64  # parts of a batch that are under way before the first is waited for
 
 
 class Adapted(NamedTuple):
@@ -104,14 +105,17 @@ def score(run: runs.Run, adapted: Adapted, x: np.ndarray) -> np.ndarray:
     part = x[start : start + chunk]
     padded = np.zeros((chunk, *x.shape[1:-1], width), np.float32)
     padded[: len(part), ..., : x.shape[-1]] = part
-    return np.asarray(compiled(adapted.state, padded))
+    return compiled(adapted.state, padded)
 
   starts, cores = range(0, len(x), chunk), devices.cores()
   if len(starts) >= 8 and cores > 1 and jax.default_backend() == 'cpu':
     with futures.ThreadPoolExecutor(cores) as pool:  # a call takes one core
-      done = list(pool.map(scored, starts))
+      done = list(pool.map(lambda start: np.asarray(scored(start)), starts))
   else:
-    done = list(map(scored, starts))
+    done = []
+    for first in range(0, len(starts), _SENT):
+      sent = [scored(start) for start in starts[first : first + _SENT]]
+      done += map(np.asarray, sent)
   scores = np.concatenate([np.zeros(0), *done])[: len(x)]
   if not np.isfinite(scores).all():
     row = np.flatnonzero(~np.isfinite(scores))[0]

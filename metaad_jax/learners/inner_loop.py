@@ -134,7 +134,8 @@ def descend(
     size, tuning = steps * devices.footprint(gradient, params), devices.tuning()
     if mode == 'auto':
       mode = 'reverse' if size <= tuning.keep_bytes else 'remat'
-    unroll = size <= tuning.unroll_bytes
+    few = steps <= tuning.unroll_steps or size <= tuning.unroll_bytes
+    unroll = few and mode != 'remat'
   gradient = _mixed_gradient(loss, params) if mode == 'mixed' else gradient
 
   def step(carry, _):

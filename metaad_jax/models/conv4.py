@@ -17,7 +17,6 @@ from metaad_jax import base, devices
 from metaad_jax.models import per_task_ops
 
 _EPSILON = 1e-5
-_NARROW = 16  # inputs to a place up to which their moments are cheap
 _SHARE = 4  # of a block of gathered taps that outputs before pooling may take
 
 
@@ -39,7 +38,7 @@ class Block(nn.Module):
     bias = self.param('bias', zeros, (self.channels,))
     scale = self.param('scale', ones, (self.channels,))
     offset = self.param('offset', zeros, (self.channels,))
-    if 9 * x.shape[-1] <= _NARROW:
+    if 9 * x.shape[-1] <= devices.tuning().moments:
       return _narrow(x, kernel, bias, scale, offset)
     x = per_task_ops.convolve(x, kernel) + bias
     mean = x.mean((0, 1, 2))

@@ -290,6 +290,25 @@ def _spread_input(g, kernel, window):
   return _xla(g, _turned(kernel), ones, around, (stride,) * len(sizes))
 
 
+def _gathered_input(g, kernel, window):
+  """The same in products alone: XLA has slow grouped convolutions elsewhere."""
+  if window.stride == 1:
+    return _gathered(g, _turned(kernel), _back(window))
+  outputs = kernel.shape[-1]
+  columns = g.reshape(-1, outputs) @ kernel.reshape(-1, outputs).T
+  columns = columns.reshape(*g.shape[:-1], -1)
+  shape = (len(g), *window.sizes, kernel.shape[-2])
+  like = jax.ShapeDtypeStruct(shape, columns.dtype)
+  return jax.linear_transpose(lambda x: gather(x, window), like)(columns)[0]
+
+
+def _back(window):
+  """The window of the outputs under every input, where the stride is 1."""
+  axes = zip(window.taps, window.pads, strict=True)
+  around = tuple((t - 1 - low, t - 1 - high) for t, (low, high) in axes)
+  return Window(window.outs, window.taps, 1, around)
+
+
 def _conv_on_cpu(x, kernel, window):
   if x.shape[-1] >= devices.TUNING[_CPU].gather_channels:
     strides = (window.stride,) * len(window.taps)
@@ -305,10 +324,7 @@ def _conv_on_cpu(x, kernel, window):
 def _input_on_cpu(g, kernel, window):
   if window.stride > 1:
     return _spread_input(g, kernel, window)
-  axes = zip(window.taps, window.pads, strict=True)
-  around = tuple((t - 1 - low, t - 1 - high) for t, (low, high) in axes)
-  back = Window(window.outs, window.taps, 1, around)
-  return _conv_on_cpu(g, _turned(kernel), back)
+  return _conv_on_cpu(g, _turned(kernel), _back(window))
 
 
 def _kernel_on_cpu(x, g, window):
@@ -363,7 +379,7 @@ _conv_input_p = _conv_primitive(
   'convolution_per_task_input',
   lambda g, kernel, window: (*g[:2], *window.sizes, kernel[-2]),
   _input_on_cpu,
-  _spread_input,
+  _gathered_input,
 )
 _conv_kernel_p = _conv_primitive(
   'convolution_per_task_kernel',

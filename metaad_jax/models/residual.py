@@ -7,7 +7,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from metaad_jax import base
+from metaad_jax import base, devices
 
 
 class Residual(nn.Module):
@@ -35,7 +35,8 @@ class Residual(nn.Module):
       'out': self.param('out', nn.initializers.normal(0.1 / self.width), shape),
     }
     step = jax.checkpoint(_block, prevent_cse=False) if self.remat else _block
-    x, _ = jax.lax.scan(step, x, weights)
+    unroll = not self.remat and self.blocks <= devices.tuning().unroll_layers
+    x, _ = jax.lax.scan(step, x, weights, unroll=unroll)
     return nn.Dense(self.outputs)(x)
 
 

@@ -134,7 +134,35 @@ def guarded(
 ) -> optax.GradientTransformation:
   """Leaves the parameters alone where an update is not finite; counts it."""
   never = jnp.iinfo(jnp.int32).max
-  return optax.apply_if_finite(optimizer, max_consecutive_errors=never)
+  kept = optax.apply_if_finite(optimizer, max_consecutive_errors=never)
+  if devices_lib.tuning().branches:
+    return kept
+
+  def update(updates, state, params=None):
+    leaves = jax.tree.leaves(updates)
+    finite = jnp.stack([jnp.isfinite(u).all() for u in leaves]).all()
+    changed, inner = _where(
+      finite,
+      lambda: optimizer.update(updates, state.inner_state, params),
+      (jax.tree.map(jnp.zeros_like, updates), state.inner_state),
+    )
+    bad = (~finite).astype(jnp.int32)
+    return changed, optax.ApplyIfFiniteState(
+      notfinite_count=(state.notfinite_count + 1) * bad,
+      last_finite=finite,
+      total_notfinite=state.total_notfinite + bad,
+      inner_state=inner,
+    )
+
+  return optax.GradientTransformation(kept.init, update)
+
+
+def _where(condition, make, otherwise):
+  """What `make` gives, or `otherwise`: by a branch, or by throwing it away."""
+  if devices_lib.tuning().branches:
+    return jax.lax.cond(condition, make, lambda: otherwise)
+  choose = lambda new, old: jnp.where(condition, new, old)
+  return jax.tree.map(choose, make(), otherwise)
 
 
 def make_scan(
@@ -162,9 +190,7 @@ def make_scan(
   """
   root = jax.random.key(settings.seed)
   meta_grad = jax.jit(_meta_grad(learner), inline=True)  # traced once
-  fit = devices_lib.most(
-    devices_lib.footprint(meta_grad, 0.0, root, params, example)
-  )
+  fit = devices_lib.most(meta_grad, 0.0, root, params, example)
   mesh = devices_lib.mesh(settings.tasks, settings.devices)
 
   def mean_gradient(key, step, params, sample):
@@ -185,11 +211,10 @@ def make_scan(
     def body(state, _):
       _, shapes = jax.eval_shape(advance, state, sample)
       none = jax.tree.map(lambda m: jnp.full(m.shape, jnp.nan, m.dtype), shapes)
-      return jax.lax.cond(
+      return _where(
         state.step < settings.steps,
-        lambda state: advance(state, sample),
-        lambda state: (state, none),
-        state,
+        lambda: advance(state, sample),
+        (state, none),
       )
 
     return jax.lax.scan(body, state, length=length)

@@ -11,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import flops, peers, serving, training_worker, workloads
+from benchmarks import (
+  flops,
+  lowering,
+  peers,
+  serving,
+  training_worker,
+  workloads,
+)
 from benchmarks.peers import plain_jax
 from metaad_jax.training import loop
 
@@ -76,6 +83,27 @@ def test_every_mode_gives_the_gradient_of_plain_jax(name, mode, at_once, small):
   assert np.isfinite(expected).all() and np.linalg.norm(expected) > 1e-3
   job = job_of(name, learner=f'maml:mode={mode}', at_once=at_once)
   agree(gradient_of(training_worker.gradient, job), expected)
+
+
+@pytest.mark.parametrize('name', ['W2', 'W4', 'W5'])
+def test_the_choices_of_a_gpu_give_the_same_gradient(name, small):
+  expected = reference(name)
+  with lowering.tuned('gpu'):
+    agree(gradient_of(training_worker.gradient, job_of(name)), expected)
+
+
+@pytest.mark.parametrize(
+  ('name', 'backend'),
+  [('W1', 'gpu'), ('W3', 'tpu'), ('W4', 'gpu'), ('W5', 'gpu')],
+)
+def test_an_accelerator_is_asked_for_few_large_kernels(name, backend, small):
+  """A step there, lowered: no branch, no loop but over the steps and where keys are
+  drawn, no grouped convolution, nothing multiplied twice."""
+  job = job_of(name)._replace(dtype='float32')
+  told = lowering.of_step(job, backend)
+  assert told['convolution'] == told['case'] == 0 and told['while'] < 3
+  least = workloads.minimal_flops(job.sized, 'maml', job.inner_steps, 2) / 1e9
+  assert least <= told['gflop'] < 1.3 * least
 
 
 @pytest.mark.slow

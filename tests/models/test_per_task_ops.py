@@ -81,14 +81,18 @@ def test_conv_with_rows_and_a_kernel_for_each_task(axes):
   derivatives.close(actual, expected)
 
 
-def test_what_other_backends_compute_is_the_same():
-  """Their gradient of the input goes another way where the stride is 1."""
-  kernel, g = draw(3, 2, 5, 4), draw(2, 6, 7, 4)
-  window = per_task_ops.same((6, 7), (3, 2))
-  derivatives.close(
-    per_task_ops._spread_input(g, kernel, window),
-    per_task_ops._input_on_cpu(g, kernel, window),
-  )
+@pytest.mark.parametrize('stride', [1, 2, 3])
+def test_what_other_backends_compute_is_the_same(stride):
+  """They have products alone."""
+  window = per_task_ops.same((6, 7), (3, 2), stride)
+  kernel, x, g = draw(3, 2, 9, 4), draw(2, 6, 7, 9), draw(2, *window.outs, 4)
+  ops = per_task_ops
+  for elsewhere, on_cpu, operands in (
+    (ops._gathered, ops._conv_on_cpu, (x, kernel)),
+    (ops._gathered_input, ops._input_on_cpu, (g, kernel)),
+    (ops._gathered_kernel, ops._kernel_on_cpu, (x, g)),
+  ):
+    derivatives.close(elsewhere(*operands, window), on_cpu(*operands, window))
 
 
 @pytest.mark.parametrize(

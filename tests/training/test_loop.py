@@ -315,6 +315,21 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(
   assert int(state.step) == 50
 
 
+def test_without_branches_training_is_the_same(sample, validation, monkeypatch):
+  """As on a GPU: skipped updates and steps past the last are thrown away."""
+  rare = prototype(lambda task: task.query.x[0, 0] > 1.5)
+  run = lambda: train(sample, validation, learner=rare, tasks=1, steps=32)
+  one = run()
+  cpu = devices.TUNING['cpu']._replace(branches=False)
+  monkeypatch.setitem(devices.TUNING, 'cpu', cpu)
+  other = run()
+  assert 0 < int(one.optimizer.total_notfinite) < 32
+  assert jax.tree.structure(one) == jax.tree.structure(other)
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    assert a.dtype == b.dtype
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
 @pytest.mark.parametrize(('steps', 'limit'), [(50, 12), (20, 100)])
 def test_training_stops_when_no_update_is_finite(
   steps, limit, sample, validation, tmp_path
