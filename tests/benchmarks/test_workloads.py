@@ -97,9 +97,9 @@ def test_the_choices_of_a_gpu_give_the_same_gradient(name, small):
   [('W1', 'gpu'), ('W3', 'tpu'), ('W4', 'gpu'), ('W5', 'gpu')],
 )
 def test_an_accelerator_is_asked_for_few_large_kernels(name, backend, small):
-  """A step there, lowered: no branch, no loop but over the steps and where keys are
-  drawn, no grouped convolution, nothing multiplied twice."""
-  job = job_of(name)._replace(dtype='float32')
+  """A step there, lowered: no branch, no loop but over the steps and where keys
+  are drawn, no grouped convolution, nothing multiplied twice."""
+  job = job_of(name)
   told = lowering.of_step(job, backend)
   assert told['convolution'] == told['case'] == 0 and told['while'] < 3
   least = workloads.minimal_flops(job.sized, 'maml', job.inner_steps, 2) / 1e9
