@@ -134,8 +134,7 @@ def descend(
     size, tuning = steps * devices.footprint(gradient, params), devices.tuning()
     if mode == 'auto':
       mode = 'reverse' if size <= tuning.keep_bytes else 'remat'
-    few = steps <= tuning.unroll_steps or size <= tuning.unroll_bytes
-    unroll = few and mode != 'remat'
+    unroll = steps <= tuning.unroll_steps or size <= tuning.unroll_bytes
   gradient = _mixed_gradient(loss, params) if mode == 'mixed' else gradient
 
   def step(carry, _):
@@ -148,7 +147,7 @@ def descend(
 
   carry = (params, jax.tree.map(jnp.asarray, optimizer.init(params)))
   if mode in ('remat', 'mixed'):
-    step = jax.checkpoint(step, prevent_cse=False)
+    step, unroll = jax.checkpoint(step, prevent_cse=False), False
     if steps >= _MANY:
       length = math.isqrt(steps)
       leap = lambda carry, _: jax.lax.scan(step, carry, length=length)
