@@ -68,7 +68,8 @@ class Grid(NamedTuple):
   width: Sequence[float]  # factors of every hidden layer
   devices: Sequence[int]  # that share the tasks; 0 = chosen
   at_once: Sequence[int]  # tasks mapped at once; 0 = chosen
-  libraries: Sequence[str]  # others, run where one learner is exact MAML
+  # others, where they have the algorithm; then each algorithm is a case
+  libraries: Sequence[str]
 
 
 def split_learners(text: str) -> list[str]:
@@ -95,10 +96,14 @@ def check_learner(spec: str) -> None:
 
 def cells(grid: Grid) -> list[list[Variant]]:
   """What is to be timed together, case by case."""
-  exact = any(specs.parse(spec)[0] == 'maml' for spec in grid.learners)
+  named: dict[str, list[str]] = {}
+  for spec in grid.learners:
+    named.setdefault(specs.parse(spec)[0] * bool(grid.libraries), []).append(
+      spec
+    )
   made = []
-  for workload, steps, tasks, width in itertools.product(
-    grid.workloads, grid.inner_steps, grid.tasks, grid.width
+  for workload, steps, tasks, width, (algorithm, learners) in itertools.product(
+    grid.workloads, grid.inner_steps, grid.tasks, grid.width, named.items()
   ):
     tasks = tasks or workloads.WORKLOADS[workload].tasks
     job = serving.Job(workload, width, steps, tasks)
@@ -106,13 +111,14 @@ def cells(grid: Grid) -> list[list[Variant]]:
     ours = [
       Variant(OURS, worker, job._replace(learner=spec, devices=n, at_once=most))
       for spec, n, most in itertools.product(
-        grid.learners, grid.devices, grid.at_once
+        learners, grid.devices, grid.at_once
       )
     ]
+    job = job._replace(learner=algorithm)
     others = [
       Variant(name, peers.REGISTRY[name].module, job)
       for name in grid.libraries
-      if exact
+      if algorithm in peers.REGISTRY[name].learners
     ]
     made.append(ours + others)
   return made

@@ -75,7 +75,7 @@ def of_training(
     'tasks_per_second': job.tasks / step,
     'start_rss_mib': info['start_rss_mib'],
     'gradient_error': error,
-    'minimal_gflop': least / 1e9,
+    'minimal_gflop': least and least / 1e9,
     **{key: info.get(key) for key in ('temp_mib', 'gflop', 'xla_gflop')},
     **{k: timed.said.get(k) for k in ('peak_rss_mib', 'peak_device_mib')},
   }
@@ -83,6 +83,8 @@ def of_training(
 
 def share(row: dict[str, Any], peak_gflops: float, platform: str) -> None:
   """Adds the rate, and its share of the peak of the devices in use."""
+  if row['minimal_gflop'] is None:
+    return
   row['gflops'] = row['minimal_gflop'] / (row['milliseconds'] / 1000)
   devices = row['devices'] if platform != 'cpu' else 1
   row['share_of_peak'] = row['gflops'] / (peak_gflops * devices)

@@ -16,7 +16,9 @@ from metaad_jax.learners import objectives
 from metaad_jax.models import conv1d, conv4, mlp, residual
 from metaad_jax.training import loop
 
-LEARNERS = ('maml', 'fomaml', 'reptile')
+LEARNERS = (
+  'maml', 'fomaml', 'reptile', 'anil', 'meta_sgd', 'imaml', 'protonet'
+)  # fmt: skip
 
 # FLOPs that a call may hold, so that it is neither all dispatch nor too long.
 _PER_CALL = {'cpu': 4e9}
@@ -38,7 +40,7 @@ def network(workload: workloads.Workload, remat: bool = False):
     model = residual.residual(width=width, blocks=(depth - 1) // 2, remat=remat)
   else:
     model = conv4.conv4(channels=width, layers=depth)
-  return models.adapt(lambda outputs: model(workload.sizes[-1]))
+  return models.adapt(model)
 
 
 def learner(
@@ -50,12 +52,17 @@ def learner(
   """
   name, options = specs.parse(spec)
   blocks = options.pop('blocks', None)
-  options = {'steps': inner_steps, 'rate': workload.rate, **options}
+  outputs = workload.sizes[-1]
+  if name == 'protonet':
+    options = {'embedding': outputs, **options}
+  else:
+    options = {'steps': inner_steps, 'rate': workload.rate, **options}
   text = ','.join(f'{key}={value}' for key, value in options.items())
   return learners.make(
     f'{name}:{text}',
     network(workload, blocks == 'remat'),
     loss=getattr(objectives, workload.loss),
+    outputs=outputs,
   )
 
 
@@ -71,9 +78,24 @@ def to_network(
   return {'params': {**rest, **stacked}}
 
 
+def placed(job: serving.Job, made: MetaLearner, example: Task) -> dict:
+  """Meta-parameters, those of the network as the workload has them; distances
+  are summed over the columns, as in other libraries, not averaged."""
+  params = to_network(job.sized, workloads.parameters(job.sized, job.dtype))
+  start = made.init(jax.random.key(0), example)
+  if 'network' not in start:
+    return params
+  if 'rates' in start:
+    full = lambda leaf: jnp.full_like(leaf, job.sized.rate)
+    start['rates'] = jax.tree.map(full, params)
+  if 'log_sharpness' in start:
+    start['log_sharpness'] += jnp.log(job.sized.sizes[-1])
+  return {**start, 'network': params}
+
+
 def from_network(params: dict, layers: workloads.Parameters) -> dict:
-  """The inverse of `to_network`; layers in any order."""
-  held = params['params']
+  """The inverse of `to_network` and `placed`; layers in any order."""
+  held = params.get('network', params)['params']
   return {
     name: held[name]
     if name in held
@@ -103,9 +125,10 @@ def gradient(job: serving.Job, batch: workloads.Batch) -> workloads.Parameters:
   """The mean meta-gradient of a batch, at the workload's parameters."""
   made = learner(job.sized, job.learner, job.inner_steps)
   layers = workloads.parameters(job.sized, job.dtype)
-  params = to_network(job.sized, layers)
+  given = tasks(batch)
+  params = placed(job, made, jax.tree.map(lambda leaf: leaf[0], given))
   found, _ = jax.jit(loop.meta_gradient, static_argnums=(0, 4))(
-    made, jax.random.key(0), params, tasks(batch), job.at_once or None
+    made, jax.random.key(0), params, given, job.at_once or None
   )
   return jax_serving.ordered(from_network(found, layers), layers)
 
@@ -113,6 +136,7 @@ def gradient(job: serving.Job, batch: workloads.Batch) -> workloads.Parameters:
 def steps_per_call(job: serving.Job) -> int:
   """How many meta-steps one call to the device holds."""
   least = workloads.minimal_flops(job.sized, 'maml', job.inner_steps, job.tasks)
+  assert least
   most = _PER_CALL.get(job.platform, _PER_CALL_ELSEWHERE)
   return max(1, min(_MOST_STEPS, int(most / least)))
 
@@ -129,8 +153,7 @@ def prepared(job: serving.Job):
   adam = optax.adam(1e-3)
   example = jax.tree.map(lambda leaf: leaf[0], pool)
   state = loop.initial_state(made, example, adam, 0)
-  layers = workloads.parameters(job.sized, job.dtype)
-  params = to_network(job.sized, layers)
+  params = placed(job, made, example)
   copy = lambda: jax.tree.map(
     lambda old, new: jnp.array(new, old.dtype), state.params, params
   )

@@ -193,8 +193,10 @@ def layer_flops(workload: Workload) -> list[int]:
 
 def minimal_flops(
   workload: Workload, learner: str, inner_steps: int, tasks: int
-) -> int:
+) -> int | None:
   """What one meta-step costs at least, in products, nothing computed twice.
+
+  None = there is no formula here for the learner.
 
   A layer is y = x W, of cost c, c1 of them in the first layer; F = sum of c.
   With d for what flows back:
@@ -215,9 +217,12 @@ def minimal_flops(
 
   A product and a sum count as two FLOPs, padding as if it were data.
   """
+  if learner not in ('maml', 'fomaml', 'reptile', 'meta_sgd'):
+    return None
   costs = layer_flops(workload)
   gradient = 3 * sum(costs) - costs[0]
-  product = 6 * sum(costs) - 4 * costs[0] if learner == 'maml' else 0
+  exact = learner in ('maml', 'meta_sgd')
+  product = 6 * sum(costs) - 4 * costs[0] if exact else 0
   rows = inner_steps * workload.support
   if learner == 'reptile':
     rows += inner_steps * workload.query

@@ -13,6 +13,7 @@ class Peer(NamedTuple):
   # environment variable that may name an unpacked source distribution in place
   # of the last of them
   sdist: str = ''
+  learners: tuple[str, ...] = ('maml',)  # algorithms that it is written for
 
   def missing(self) -> str:
     """'' or why it cannot run."""
@@ -27,12 +28,19 @@ class Peer(NamedTuple):
 
 REGISTRY = {
   'plain-jax': Peer('benchmarks.peers.plain_jax', ('jax',)),
-  'torch-loop': Peer('benchmarks.peers.torch_loop', ('torch',)),
+  'torch-loop': Peer(
+    'benchmarks.peers.torch_loop', ('torch',),
+    learners=('maml', 'anil', 'meta_sgd', 'reptile', 'protonet'),
+  ),
   'torch.func': Peer('benchmarks.peers.torch_func', ('torch',)),
   'torch.compile': Peer('benchmarks.peers.torch_compile', ('torch',)),
   'higher': Peer('benchmarks.peers.higher', ('torch', 'higher')),
-  'torchopt': Peer('benchmarks.peers.torchopt', ('torch', 'torchopt')),
-  'learn2learn': Peer(
-    'benchmarks.peers.learn2learn', ('torch', 'learn2learn'), 'L2L_SDIST'
+  'torchopt': Peer(
+    'benchmarks.peers.torchopt', ('torch', 'torchopt'),
+    learners=('maml', 'anil', 'imaml'),
   ),
-}
+  'learn2learn': Peer(
+    'benchmarks.peers.learn2learn', ('torch', 'learn2learn'), 'L2L_SDIST',
+    learners=('maml', 'anil', 'meta_sgd', 'protonet'),
+  ),
+}  # fmt: skip

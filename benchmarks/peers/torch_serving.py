@@ -147,7 +147,8 @@ LOSSES: dict[str, Callable[..., torch.Tensor]] = {
 
 class Problem:
   """What a peer gets: the network at the workload's parameters, on the device;
-  the loss, (outputs, y) -> mean; the inner descent's rate and steps."""
+  the loss, (outputs, y) -> mean; the algorithm; the inner descent's rate and
+  steps. `learned` takes meta-parameters beside those of the network."""
 
   def __init__(self, job: serving.Job):
     self.job, self.workload = job, job.sized
@@ -156,6 +157,7 @@ class Problem:
     self.network = network(self.workload).to(self.device)
     self.loss = LOSSES[self.workload.loss]
     self.rate, self.inner_steps = self.workload.rate, job.inner_steps
+    self.algorithm, self.learned = job.learner, list[torch.Tensor]()
     self.layers = workloads.parameters(self.workload, job.dtype)
     arrays = [a for layer in self.layers.values() for a in layer.values()]
     with torch.no_grad():
@@ -184,7 +186,7 @@ def contender(make: Make, job: serving.Job) -> serving.Contender:
     }
 
   def start():
-    adam = torch.optim.Adam(params, lr=1e-3)
+    adam = torch.optim.Adam([*params, *problem.learned], lr=1e-3)
     pool = [
       to_device(problem.workload, batch, problem.device)
       for batch in workloads.batches(job.sized, job.tasks, job.dtype)

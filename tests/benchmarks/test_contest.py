@@ -146,6 +146,20 @@ def test_growth_and_several_learners(fake, tmp_path):
   assert pictures == {'growth-tasks.png', 'growth-width.png'}
 
 
+def test_other_libraries_join_where_they_have_the_algorithm(fake, tmp_path):
+  _, content = run(
+    tmp_path, '--workloads=W2', '--inner_steps=1', '--peers',
+    '--learners=maml+anil+protonet', '--libraries=torchopt,plain-jax',
+  )  # fmt: skip
+  shown = [(r['library'], r['learner'], r['ratio']) for r in content['rows']]
+  ours = 'metaad_jax'
+  assert [(library, name) for library, name, _ in shown] == [
+    (ours, 'maml'), ('torchopt', 'maml'), ('plain-jax', 'maml'),
+    (ours, 'anil'), ('torchopt', 'anil'), (ours, 'protonet'),
+  ]  # fmt: skip
+  assert all(r == pytest.approx(1 if n == ours else 3) for n, _, r in shown)
+
+
 def test_another_gradient_stops_all(fake, tmp_path, capsys):
   fake[1](wrong='benchmarks.peers.higher')
   options = '--workloads=W1', '--inner_steps=1', '--peers'
@@ -186,7 +200,7 @@ def test_learners_are_split_where_options_are_not():
 @pytest.mark.parametrize(
   'argument',
   [
-    'workloads=nothing', 'learners=protonet', 'learners=maml:mode=fast',
+    'workloads=nothing', 'learners=relation', 'learners=maml:mode=fast',
     'learners=maml:steps=2', 'inner_steps=0', 'inner_steps=few', 'width=nan',
     'devices=-1', 'libraries=keras', 'rounds=0', 'seconds=0', 'repeats=0',
   ],
