@@ -58,6 +58,7 @@ for _name, _number, _least, _help in (
   )
 for _name, _rate, _help in (
   ('rate', 0.05, 'of a site steps'),
+  ('server', 1.0, "rate of the server's step; 1 = the mean of the sites"),
   ('proximal', 0.1, 'weight of the proximal term (FedProx)'),
   ('clip', 1.0, "length that a site's update is cut to for privacy"),
   ('timeout', 120.0, 'seconds that a round may take (flower)'),
@@ -199,6 +200,7 @@ def settings_of(name: str, problem: Problem, wanted: float | None = None):
     noise = privacy.noise_for(wanted, FLAGS.rounds, asked, count, delta)
   return rounds.Settings(
     asked=asked, steps=FLAGS.steps, rate=FLAGS.rate,
+    server=FLAGS.server,
     proximal=FLAGS.proximal if name == 'fedprox' else 0.0,
     clip=FLAGS.clip if noise else 0.0, noise=noise,
   )  # fmt: skip
@@ -261,7 +263,7 @@ def compare() -> pd.DataFrame:
     learner = problem.learner(name)
     add(name, 'untrained', learner, problem.start(learner))
     plain = settings_of('', problem)
-    one_step = plain._replace(steps=1)
+    one_step = plain._replace(steps=1, server=1.0)
     params, seconds = federate(
       problem, learner, one_step, FLAGS.rounds * FLAGS.steps
     )
@@ -337,8 +339,10 @@ def serve() -> pd.DataFrame:
 
 
 def summarise(results: pd.DataFrame) -> pd.DataFrame:
-  """A line for each learner and method; AUROC with its 95% interval."""
+  """A line for each learner and method; AUROC with its 95% interval, and its
+  difference from central training, paired over sites."""
   lines = []
+  sites = results.pivot_table('auroc', ['learner', 'site'], 'method')
   for (name, method), part in results.groupby(
     ['learner', 'method'], sort=False
   ):
@@ -347,10 +351,17 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     lost = len(part) - len(good)
     low, high = np.clip(interval[1:], 0, 1)
     promised = part.false_alarms.mean()
+    apart = (np.nan,) * 3
+    if 'central' in sites and not lost:
+      own = sites.loc[name]
+      apart = comparisons.bootstrap((own[method] - own.central).to_numpy())
     lines.append(
-      (name, method, len(part), lost, interval[0], low, high, promised)
+      (name, method, len(part), lost, interval[0], low, high, promised, *apart)
     )
-  columns = 'learner method sites diverged auroc low high false_alarms'
+  columns = (
+    'learner method sites diverged auroc low high false_alarms '
+    'less_central less_low less_high'
+  )
   return pd.DataFrame(lines, columns=columns.split())
 
 
