@@ -5,7 +5,7 @@ library's learners, and other libraries on the same tasks. Before anything is
 timed, the gradients of a cell are compared in float64.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import functools
 import importlib.metadata
@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import subprocess
 import sys
 import tempfile
 from typing import Any, NamedTuple
@@ -44,6 +45,7 @@ class Variant(NamedTuple):
   library: str
   module: str
   job: serving.Job
+  commit: tuple[str, str] | None = None  # another one's name and checkout
 
   @property
   def label(self) -> str:
@@ -51,6 +53,8 @@ class Variant(NamedTuple):
     if self.library != OURS:
       return self.library
     parts = [OURS, self.job.learner]
+    if self.commit:
+      parts[0] += f'@{self.commit[0]}'
     if self.job.devices:
       parts.append(f'{self.job.devices} devices')
     if self.job.at_once:
@@ -70,6 +74,8 @@ class Grid(NamedTuple):
   at_once: Sequence[int]  # tasks mapped at once; 0 = chosen
   # others, where they have the algorithm; then each algorithm is a case
   libraries: Sequence[str]
+  precision: str = 'highest'  # of products of float32, for everybody
+  commits: Sequence[tuple[str, str]] = ()  # of ours, beside it: name, folder
 
 
 def split_learners(text: str) -> list[str]:
@@ -106,12 +112,17 @@ def cells(grid: Grid) -> list[list[Variant]]:
     grid.workloads, grid.inner_steps, grid.tasks, grid.width, named.items()
   ):
     tasks = tasks or workloads.WORKLOADS[workload].tasks
-    job = serving.Job(workload, width, steps, tasks)
+    job = serving.Job(workload, width, steps, tasks, precision=grid.precision)
     worker = 'benchmarks.training_worker'
     ours = [
-      Variant(OURS, worker, job._replace(learner=spec, devices=n, at_once=most))
-      for spec, n, most in itertools.product(
-        learners, grid.devices, grid.at_once
+      Variant(
+        OURS,
+        worker,
+        job._replace(learner=spec, devices=n, at_once=most),
+        commit,
+      )
+      for spec, n, most, commit in itertools.product(
+        learners, grid.devices, grid.at_once, [None, *grid.commits]
       )
     ]
     job = job._replace(learner=algorithm)
@@ -154,7 +165,9 @@ def measure(
       leave_out(name, why)
       absent.add(name)
   try:
-    gemm = start_worker('benchmarks.gemm', serving.Job('W1', platform=''))
+    precision = next(v.job.precision for cell in cells for v in cell)
+    job = serving.Job('W1', platform='', precision=precision)
+    gemm = start_worker('benchmarks.gemm', job)
   except turns.WorkerError as error:
     raise DataError(f'cannot measure matrix products: {error}') from error
   with contextlib.closing(gemm):
@@ -184,12 +197,40 @@ def versions(peers: bool) -> dict[str, str]:
   return {d.name: d.version for d in installed if d.name in names}
 
 
-def start_worker(module: str, job: serving.Job) -> turns.Worker:
-  """A process that runs a job, ready."""
-  paths = str(_ROOT), os.environ.get('PYTHONPATH')
-  path = os.pathsep.join(filter(None, paths))
-  command = [sys.executable, '-m', module, json.dumps(job._asdict())]
-  return turns.Worker(command, {**_ENVIRONMENT, 'PYTHONPATH': path})
+def start_worker(
+  module: str, job: serving.Job, checkout: str = ''
+) -> turns.Worker:
+  """A process that runs a job, ready; of another checkout if one is given."""
+  root = checkout or str(_ROOT)
+  path = os.pathsep.join(filter(None, (root, os.environ.get('PYTHONPATH'))))
+  usual = serving.Job(job.workload)._asdict()  # an older one has fewer fields
+  told = {k: v for k, v in job._asdict().items() if v != usual[k]}
+  text = json.dumps({'workload': job.workload, **told})
+  command = [sys.executable, '-m', module, text]
+  return turns.Worker(command, {**_ENVIRONMENT, 'PYTHONPATH': path}, root)
+
+
+@contextlib.contextmanager
+def checked_out(commit: str) -> Iterator[str]:
+  """A folder with another commit of this checkout, gone afterwards.
+
+  Raises:
+    DataError: if git does not know it, or this is no checkout.
+  """
+  git = functools.partial(
+    subprocess.run, cwd=_ROOT, check=True, capture_output=True, text=True
+  )
+  with tempfile.TemporaryDirectory() as parent:
+    folder = os.path.join(parent, 'checkout')
+    try:
+      git(['git', 'worktree', 'add', '--detach', folder, commit])
+    except (OSError, subprocess.CalledProcessError) as error:
+      said = (getattr(error, 'stderr', '') or str(error)).strip()
+      raise DataError(f'no commit {commit!r}: {said[-200:]}') from error
+    try:
+      yield folder
+    finally:
+      git(['git', 'worktree', 'remove', '--force', folder])
 
 
 def _leave_out(lines, name, why):
@@ -221,7 +262,7 @@ def _time(cell, rounds, seconds, profile, leave_out: LeaveOut):
       if variant.label not in errors:
         continue
       try:
-        worker = start_worker(variant.module, variant.job)
+        worker = _start(variant, variant.job)
       except turns.WorkerError as error:
         leave_out(f'{variant.label} ({case})', error)
         continue
@@ -242,7 +283,7 @@ def _time(cell, rounds, seconds, profile, leave_out: LeaveOut):
       rows.of_training(
         v.library, v.job, timed[v.label], reference,
         workers[v.label].info, errors[v.label],
-      )
+      ) | {'commit': v.commit[0] if v.commit else None}
       for v in variants
     ]  # fmt: skip
 
@@ -265,7 +306,7 @@ def _compare(
       errors[variant.label] = None
       continue
     job = variant.job
-    key = variant.module, job.learner, job.at_once
+    key = variant.module, variant.commit, job.learner, job.at_once
     try:
       if key not in computed:
         computed[key] = _gradient(variant)
@@ -292,6 +333,13 @@ def _gradient(variant: Variant) -> np.ndarray:
   few = min(job.tasks, _COMPARED)
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'gradient.npy')
-    job = job._replace(dtype='float64', gradient=path, tasks=few, devices=1)
-    start_worker(variant.module, job).close()
+    job = job._replace(
+      dtype='float64', gradient=path, tasks=few, devices=1, precision='highest'
+    )
+    _start(variant, job).close()
     return np.load(path, allow_pickle=False)
+
+
+def _start(variant, job):
+  checkout = [variant.commit[1]] if variant.commit else []
+  return start_worker(variant.module, job, *checkout)

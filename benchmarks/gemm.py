@@ -1,7 +1,6 @@
 """A benchmark's worker that measures the machine: products of square matrices.
 
-float32 at JAX's default precision: on a GPU that may be TF32, as it then is in
-the workloads.
+float32 at the precision of the job, that of the workloads.
 """
 
 import time

@@ -125,7 +125,8 @@ def _library(row):
   if row['library'] != _OURS:
     return row['library']
   at_once = f', {row["at_once"]} at once' if row['at_once'] else ''
-  return f'**{_OURS}** {row["learner"]}{at_once}'
+  commit = f'@{row["commit"]}' if row.get('commit') else ''
+  return f'**{_OURS}{commit}** {row["learner"]}{at_once}'
 
 
 def _whole(key):
@@ -237,7 +238,7 @@ def _bars(rows):
 def _curves(rows: list[Row], axis: str) -> Iterator[tuple[str, list[Row]]]:
   """(label, rows along the axis) of all that differ in nothing else."""
   groups: dict[tuple, list[Row]] = {}
-  keys = ('workload', 'library', 'learner', 'at_once', *AXES)
+  keys = ('workload', 'library', 'commit', 'learner', 'at_once', *AXES)
   for row in rows:
     rest = tuple((key, row[key]) for key in keys if key != axis)
     groups.setdefault(rest, []).append(row)

@@ -11,8 +11,11 @@ _UNKNOWN = (
   'learner', 'inner_steps', 'tasks', 'width', 'devices', 'at_once',
   'compile_seconds', 'first_seconds', 'tasks_per_second', 'temp_mib',
   'start_rss_mib', 'peak_rss_mib', 'peak_device_mib', 'gradient_error',
-  'gflop', 'xla_gflop', 'minimal_gflop', 'gflops', 'share_of_peak',
+  'gflop', 'xla_gflop', 'product_mib', 'minimal_gflop', 'gflops',
+  'share_of_peak', 'precision', 'commit',
 )  # fmt: skip
+
+_COSTS = ('temp_mib', 'gflop', 'xla_gflop', 'product_mib')
 
 
 def row(
@@ -69,6 +72,7 @@ def of_training(
     'tasks': job.tasks,
     'width': job.width,
     'devices': info.get('devices', 1),
+    'precision': job.precision,
     'at_once': job.at_once or None,
     'compile_seconds': info.get('compile_seconds', max(0.0, first - step)),
     'first_seconds': first,
@@ -76,7 +80,7 @@ def of_training(
     'start_rss_mib': info['start_rss_mib'],
     'gradient_error': error,
     'minimal_gflop': least and least / 1e9,
-    **{key: info.get(key) for key in ('temp_mib', 'gflop', 'xla_gflop')},
+    **{key: info.get(key) for key in _COSTS},
     **{k: timed.said.get(k) for k in ('peak_rss_mib', 'peak_device_mib')},
   }
 

@@ -35,6 +35,7 @@ class Job(NamedTuple):
   dtype: str = 'float32'  # or 'float64'
   gradient: str = ''  # where to write the gradient of the first batch
   platform: str = 'cpu'  # or an accelerator's name, as JAX has it
+  precision: str = 'highest'  # of products of float32: `devices.PRECISIONS`
   # For workers of this library:
   learner: str = 'maml'  # spec
   devices: int = 1  # that share the tasks; 0 = the library's choice
@@ -56,7 +57,7 @@ class Contender(NamedTuple):
       one each: gradient and Adam. `info` may hold `steps_per_call` (1),
       `compile_seconds`, `temp_mib`, `gflop`, `xla_gflop`.
     device_peak: () -> the most device memory ever held, MiB; None = no device.
-    profile: (folder) -> None, traces a step; None = cannot.
+    profile: (folder, step) -> None, traces a step; None = cannot.
   """
 
   gradient: Callable[[workloads.Batch], workloads.Parameters] | None

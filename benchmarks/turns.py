@@ -29,8 +29,13 @@ class WorkerError(RuntimeError):
 class Worker:
   """A persistent process that runs steps when asked to (see `serving`)."""
 
-  def __init__(self, command: Sequence[str], environment: dict[str, str]):
-    """Starts it, and waits until it is ready.
+  def __init__(
+    self,
+    command: Sequence[str],
+    environment: dict[str, str],
+    folder: str | None = None,
+  ):
+    """Starts it in a folder, and waits until it is ready.
 
     A WorkerError holds the last line that it said; `environment` is added to
     that of this process.
@@ -39,6 +44,7 @@ class Worker:
     self.process = subprocess.Popen(
       command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
       stderr=self._errors, text=True, env={**os.environ, **environment},
+      cwd=folder,
     )  # fmt: skip
     self.info: dict[str, Any] = {}
     try:

@@ -18,6 +18,7 @@ float64.
 Writes benchmark.json, benchmark.md and pictures into --output.
 """
 
+import contextlib
 import datetime
 import json
 import math
@@ -28,7 +29,7 @@ from absl import flags
 
 from benchmarks import contest, detector_timing, page, peers, workloads
 from experiments import cli
-from metaad_jax import storage
+from metaad_jax import devices, storage
 from metaad_jax.training import records
 
 FLAGS = flags.FlagValues()
@@ -66,8 +67,17 @@ _LIBRARIES = _define(
 _ROUNDS = _define('integer', 'rounds', 7, 'turns of each variant of W1 to W5')
 _SECONDS = _define('float', 'seconds', 0.5, 'of a turn, about')
 _PROFILE = _define(
-  'boolean', 'profile', False, 'traces of our W1 to W5 for Perfetto, too'
-)
+  'boolean', 'profile', False, 'traces of our W1 to W5 for Perfetto, too, and '
+  'tables of their ten costliest operations',
+)  # fmt: skip
+_PRECISION = _define(
+  'enum', 'precision', 'highest', devices.PRECISIONS, 'of products of float32, '
+  "ours and other libraries'; emulated on a CPU",
+)  # fmt: skip
+_COMPARE = _define(
+  'string', 'compare', None, 'time W1 to W5 of another commit, too, such as '
+  'main~1, in turns with this code',
+)  # fmt: skip
 _RUN_DIR = _define(
   'string', 'run_dir', 'shipped', 'run folder, model file, shipped (detector)'
 )
@@ -87,7 +97,17 @@ def main() -> None:
     raise cli.UsageError('--repeats, --columns and --rows must be at least 1')
   if _ROUNDS.value < 1 or not 0 < _SECONDS.value < math.inf:
     raise cli.UsageError('--rounds must be at least 1, --seconds above 0')
-  cells = contest.cells(_grid([name for name in chosen if name != 'detector']))
+  with contextlib.ExitStack() as ending:
+    commits = []
+    if _COMPARE.value:
+      with cli.usage():
+        folder = ending.enter_context(contest.checked_out(_COMPARE.value))
+      commits.append((_COMPARE.value, folder))
+    names = [name for name in chosen if name != 'detector']
+    _run(chosen, contest.cells(_grid(names, commits)))
+
+
+def _run(chosen, cells):
   content: dict[str, Any] = {
     'schema': 1,
     'command': cli.command(),
@@ -124,7 +144,7 @@ def main() -> None:
   print(f'written below {_OUTPUT.value}: {", ".join(files)}')
 
 
-def _grid(names: list[str]) -> contest.Grid:
+def _grid(names: list[str], commits: list[tuple[str, str]]) -> contest.Grid:
   """The flags, checked."""
   learners = contest.split_learners(_LEARNERS.value)
   with cli.usage():
@@ -140,6 +160,8 @@ def _grid(names: list[str]) -> contest.Grid:
     devices=_numbers(_DEVICES, 0),
     at_once=_numbers(_AT_ONCE, 0),
     libraries=libraries * _PEERS.value,
+    precision=_PRECISION.value,
+    commits=commits,
   )
 
 

@@ -104,8 +104,13 @@ def precision(name: str) -> contextlib.AbstractContextManager[None]:
   Args:
     name: one of `PRECISIONS`.
   """
+  return jax.default_matmul_precision(jax_precision(name))
+
+
+def jax_precision(name: str) -> str:
+  """What JAX calls one of `PRECISIONS` on the default backend."""
   names = _PRECISION.get(jax.default_backend(), ('highest',) * 3)
-  return jax.default_matmul_precision(names[PRECISIONS.index(name)])
+  return names[PRECISIONS.index(name)]
 
 
 def check_precision(name: str) -> None:

@@ -1,6 +1,7 @@
 """Cells and rows of a benchmark, with workers that only say they work."""
 
 import json
+import pathlib
 import re
 
 import nearest_run
@@ -16,7 +17,8 @@ KEYS = {
   'ratio_high', 'repeats', 'rounds', 'disturbed', 'compile_seconds',
   'first_seconds', 'tasks_per_second', 'temp_mib', 'start_rss_mib',
   'peak_rss_mib', 'peak_device_mib', 'gradient_error', 'gflop', 'xla_gflop',
-  'minimal_gflop', 'gflops', 'share_of_peak',
+  'minimal_gflop', 'gflops', 'share_of_peak', 'product_mib', 'precision',
+  'commit',
 }  # fmt: skip
 
 
@@ -57,8 +59,10 @@ def fake(monkeypatch):
   """Every worker is a fake; every peer but learn2learn is there."""
   workers = []
 
-  def start(module, job, **options):
+  def start(module, job, checkout='', **options):
     workers.append(Fake(module, job, **options))
+    workers[-1].checkout = checkout
+    workers[-1].step *= 2 if checkout else 1
     return workers[-1]
 
   monkeypatch.setattr(contest, 'start_worker', start)
@@ -158,6 +162,21 @@ def test_other_libraries_join_where_they_have_the_algorithm(fake, tmp_path):
     (ours, 'anil'), ('torchopt', 'anil'), (ours, 'protonet'),
   ]  # fmt: skip
   assert all(r == pytest.approx(1 if n == ours else 3) for n, _, r in shown)
+
+
+def test_another_commit_takes_turns_with_this_one(fake, tmp_path, capsys):
+  options = '--workloads=W1', '--inner_steps=1', '--precision=tf32'
+  code, content = run(tmp_path, *options, '--compare=HEAD')
+  if code == 2 and 'not a git repository' in capsys.readouterr().err:
+    pytest.skip('no checkout')
+  assert code == 0
+  ours, other = content['rows']
+  assert (ours['commit'], other['commit']) == (None, 'HEAD')
+  assert other['ratio'] == pytest.approx(2) and ours['precision'] == 'tf32'
+  folders = {worker.checkout for worker in fake[0]} - {''}
+  (folder,) = folders
+  assert not pathlib.Path(folder).exists()
+  assert run(tmp_path, *options, '--compare=nowhere')[0] == 2
 
 
 def test_another_gradient_stops_all(fake, tmp_path, capsys):
