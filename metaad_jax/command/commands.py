@@ -16,6 +16,7 @@ from metaad_jax import devices
 from metaad_jax.base import DataError
 from metaad_jax.command import (
   endings,
+  fleet_score,
   fleet_work,
   sample_fleet,
   series_work,
@@ -108,10 +109,15 @@ def _refuse(rate, run_dir, reading):
 
 
 def score(
-  *, model: str, new: str, output: str, exit_code: bool, **reading: Any
-) -> int | None:
+  *, model: str, new: str, output: str, exit_code: bool, engine: str,
+  budget: str, gap: float | None, fdr: float | None, **reading: Any,
+) -> int | None:  # fmt: skip
+  flags = {'budget': budget, 'gap': gap, 'fdr': fdr, 'engine': engine}
   if fleet_work.is_fleet(model):
-    return _code(exit_code, fleet_work.score(model, new, output))
+    alarms = fleet_score.Alarms(gap or 0.0, budget, fdr)
+    told = fleet_score.score(model, new, output, alarms, engine or 'local')
+    return _code(exit_code, told)
+  _of_fleets(flags)
   if series_files.is_series(model):
     found = series_work.score(model, new, reading)
     return _code(exit_code, series_work.write(found, output))
@@ -120,12 +126,10 @@ def score(
   return _code(exit_code, _found(by, new, query, output))
 
 
-def _alarms(given, fleet):
-  """What is said of the alarms of a fleet, which other models have not."""
-  for flag, value in given.items():
-    if value and not fleet:
+def _of_fleets(flags):
+  for flag, value in flags.items():
+    if value:
       raise endings.UsageError(f'--{flag} is for fleets: metaad fit --entity=')
-  return fleet_work.Alarms(given['gap'] or 0.0, given['budget'])
 
 
 def _found(by, path, query, output):
@@ -152,13 +156,13 @@ def explain(
 
 def follow(
   *, model: str, log: str, max_rows: int, exit_code: bool, state: str,
-  **of_alarms: Any,
+  budget: str, gap: float | None,
 ) -> int | None:  # fmt: skip
   if fleet_work.is_fleet(model):
-    of_all = _alarms(of_alarms, True)
+    of_all = fleet_score.Alarms(gap or 0.0, budget)
     code, found = fleet_work.follow(model, log, max_rows, state, of_all)
     return code or _code(exit_code, found)
-  _alarms(of_alarms, False)
+  _of_fleets({'budget': budget, 'gap': gap})
   if series_files.is_series(model):
     code, alarms = series_work.follow(model, log, max_rows, state)
     return code or _code(exit_code, alarms)

@@ -1,22 +1,18 @@
-"""A long file of many machines: adapted to in `fit`, judged in `score`."""
+"""Many machines: adapted to in `fit`, judged as they come in `follow`."""
 
 import json
-import os
 import sys
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from metaad_jax import FleetDetector, signals
 from metaad_jax.base import DataError
 from metaad_jax.command import endings
+from metaad_jax.command.fleet_score import Alarms
 from metaad_jax.detector import follow as lines_lib
-from metaad_jax.detector import judge, reasons, sheets
 from metaad_jax.detector.judge import Reading
 from metaad_jax.fleet import follow as follow_lib
 from metaad_jax.fleet import store
-from metaad_jax.reports import fleet as fleet_page
 
 
 def is_fleet(path: str) -> bool:
@@ -44,60 +40,6 @@ def fit(
   for _, odd in told.head(3).iterrows():
     print(f'most unlike the others: {odd.entity!r}, by the {odd.what} of '
           f'{odd.column!r} (p = {odd.p_value:.2g})')  # fmt: skip
-
-
-def score(model: str, path: str, output: str) -> bool:
-  """Judges the rows of a file; two tables and a page. Any abnormal?"""
-  fleet = FleetDetector.load(model)
-  long = fleet.read(path)
-  judged = fleet.judge(long)
-  why = fleet.explain(long, _explained(judged, fleet.layout_.entity))
-  judged.insert(0, 'row', np.arange(len(judged)))
-  judged['decision'] = [judge.decision(o) for o in judged.pop('outlier')]
-  judged['reasons'] = [
-    '; '.join(r.text for r in reasons.reasons(why[row])) if row in why else ''
-    for row in range(len(judged))
-  ]
-  entity = fleet.layout_.entity
-  bad = judged['decision'] == 'abnormal'
-  groups = judged.assign(abnormal=bad).groupby(entity, sort=False)
-  ranking = groups.agg(
-    rows=('row', 'size'), abnormal=('abnormal', 'sum'),
-    least_p_value=('p_value', 'min'), known=('known', 'first'),
-  )  # fmt: skip
-  share = ranking['abnormal'] / ranking['rows']
-  order = np.lexsort((-share, ranking['least_p_value']))
-  ranking = ranking.iloc[order].reset_index()
-  files = {'scores.csv': judged, 'entities.csv': ranking}
-  contents = {n: sheets.harmless_csv(f).encode() for n, f in files.items()}
-  layout = fleet.layout_
-  contents['report.html'] = fleet_page.page(
-    judged, ranking, long.times, path, fleet.false_alarm_rate,
-    {'entity': entity, 'time': layout.time},
-  )  # fmt: skip
-  written = judge.save_files(output, contents)
-  worst = ', '.join(ranking[entity][:5])
-  print(f'{len(judged)} rows of {len(ranking)} entities; {bad.sum()} are '
-        f'called abnormal at a false-alarm rate of {fleet.false_alarm_rate:g}; '
-        f'the most abnormal entities: {worst}')  # fmt: skip
-  print(f'{", ".join(map(os.fspath, written))} written')
-  return bool(bad.any())
-
-
-def _explained(judged, entity):
-  """Numbers of up to 50 outliers: the worst five of each entity come first."""
-  bad = judged[judged['outlier']].sort_values(
-    ['p_value', 'score'], ascending=[True, False], kind='stable'
-  )
-  later = (bad.groupby(entity).cumcount() >= 5).to_numpy()
-  return bad.index[np.argsort(later, kind='stable')[:50]].tolist()
-
-
-class Alarms(NamedTuple):
-  """What becomes of abnormal rows; see `alarms.Watch`."""
-
-  gap: float = 0.0
-  budget: str = ''
 
 
 def follow(

@@ -51,8 +51,10 @@ _COMMANDS = {
   ),
   'score': (
     'judge the rows of a file by a model file',
-    'metaad score pump.npz new.csv --output=today --exit_code || mail ops',
-    ('model', 'new', 'output=found', 'exit_code', *_AGAIN),
+    'metaad score pump.npz new.csv --output=today --exit_code || mail ops\n'
+    "  metaad score pumps.fleet new.parquet --gap=60 --budget='20 per day'",
+    ('model', 'new', 'output=found', 'exit_code', *_ALARMS, 'fdr', 'engine',
+     *_AGAIN),
   ),
   'explain': (
     'say in words why rows, or events of a series, score what they score',
@@ -225,6 +227,16 @@ _FLAGS: dict[str, dict[str, Any]] = {
   'gap': {
     'type': _positive, 'default': None, 'metavar': 'SECONDS',
     'help': 'of a fleet: alarms so near in time, of any entity, are one event',
+  },
+  'fdr': {
+    'type': _rate, 'default': None, 'metavar': 'SHARE',
+    'help': 'of a fleet: of all alarms that may be false, instead of the share '
+    'of normal rows',
+  },
+  'engine': {
+    'default': '', 'metavar': 'ENGINE',
+    'help': 'of a fleet: local (default), dask (a process for each core), or '
+    'the address of a Dask scheduler, tcp://host:8786',
   },
   'rows': {
     'type': _counts, 'default': (), 'metavar': 'NUMBERS',

@@ -18,12 +18,12 @@ def with_keys(frame: pd.DataFrame, keys: pd.DataFrame, place: int = 1) -> str:
 def harmless_csv(frame: pd.DataFrame) -> str:
   """A frame as .csv without a cell that a spreadsheet takes for a formula."""
   for name in frame.select_dtypes(exclude='number'):
-    frame[name] = frame[name].map(_harmless)
-  frame = frame.rename(columns=_harmless)
+    frame[name] = frame[name].map(harmless)
+  frame = frame.rename(columns=harmless)
   return frame.to_csv(index=False, lineterminator='\n')
 
 
-def _harmless(cell):
+def harmless(cell):
   """A cell that no spreadsheet takes for a formula: numbers, or text."""
   if not isinstance(cell, str) or not cell.startswith(_FORMULA):
     return cell

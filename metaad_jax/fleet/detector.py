@@ -216,13 +216,17 @@ class FleetDetector(BaseEstimator):
       rows = worst[judged['outlier'].to_numpy()[worst]].tolist()
     elif len(rows) and not 0 <= min(rows) <= max(rows) < len(long.x):
       raise DataError(f'there is no row {max(rows)}: there are {len(long.x)}')
-    found = {}
-    for row in rows:
-      name = long.names[long.which[row]]
-      by = self._one(name if name in self._store.names else _PRIOR)
-      encoded = long.take(np.array([row]))
-      found[int(row)] = by.explain(encoded, by.judge(encoded.x))[0]
-    return found
+    found: dict[int, Explanation] = {}
+    places = np.array(rows, np.int64)
+    there = self._store.names
+    for name in np.unique(long.which[places]):
+      some = places[long.which[places] == name]
+      told = long.names[name]
+      by = self._one(told if told in there else _PRIOR)
+      encoded = long.take(some)
+      why = by.explain(encoded, by.judge(encoded.x))
+      found |= dict(zip(some.tolist(), why, strict=True))
+    return {row: found[row] for row in places.tolist()}
 
   def events(
     self, frame: Any, *, gap: float = 0.0, budget: str = ''

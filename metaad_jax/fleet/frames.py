@@ -1,5 +1,6 @@
 """Long frames: rows of many entities, one below the other, in any order."""
 
+from collections.abc import Sequence
 import os
 from typing import Any, NamedTuple
 import warnings
@@ -118,6 +119,36 @@ def read(
     encoded.x, which, names,
     np.zeros(len(which), np.int64) if labels is None else labels,
     stamps, samples.keys, layout, encoded.texts,
+  )  # fmt: skip
+
+
+def some(long: Long, rows: np.ndarray) -> Long:
+  """Some of the rows, and their entities alone."""
+  names, which = np.unique(long.which[rows], return_inverse=True)
+  times = None if long.times is None else long.times[rows]
+  texts = {name: text[rows] for name, text in long.texts.items()}
+  return Long(
+    long.x[rows], which, long.names[names], long.labels[rows], times,
+    long.keys.iloc[rows], long.layout, texts,
+  )  # fmt: skip
+
+
+def joined(longs: Sequence[Long]) -> Long:
+  """Rows of frames of one layout, one below the other."""
+  of = lambda get: np.concatenate([get(long) for long in longs])
+  names, which = np.unique(
+    of(lambda long: long.names[long.which]), return_inverse=True
+  )
+  first = longs[0]
+  texts = {
+    name: np.concatenate([long.texts[name] for long in longs])
+    for name in first.texts
+  }
+  return Long(
+    of(lambda long: long.x), which, names, of(lambda long: long.labels),
+    None if first.times is None else of(lambda long: long.times),
+    pd.concat([long.keys for long in longs], ignore_index=True), first.layout,
+    texts,
   )  # fmt: skip
 
 

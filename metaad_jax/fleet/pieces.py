@@ -11,7 +11,7 @@ from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.data import formats, text_files, user_files
 
-_CELLS = 1 << 23  # of a piece of parquet
+CELLS = 1 << 23  # of a piece of parquet; of text, four bytes for each
 _TRIED = 1000  # ends of lines, for one that is not inside quotes
 
 
@@ -34,19 +34,19 @@ class Piece(NamedTuple):
 
 
 def of(
-  path: str | os.PathLike[str], decimal: str = '', cells: int = _CELLS
+  path: str | os.PathLike[str], decimal: str = '', cells: int = 0
 ) -> Iterator[Piece]:
   """The pieces of a file, or of a folder of parquet files, in order.
 
   Args:
     path: .parquet and text that is not packed come in pieces, others whole.
     decimal: see `text_files.parse`.
-    cells: of a piece.
+    cells: of a piece; 0 = `CELLS`.
 
   Raises:
     DataError: if it is not there, or makes no sense.
   """
-  path = os.fspath(path)
+  path, cells = os.fspath(path), cells or CELLS
   suffix = pathlib.Path(path).suffix.lower()
   if os.path.isdir(path) or suffix == '.parquet':
     yield from _groups(path, cells)

@@ -1,14 +1,14 @@
 """The sample of a fleet, and the page that `metaad score` writes of it."""
 
 import re
+import types
 
 from calls import succeed
 import numpy as np
 import pandas as pd
 
+from metaad_jax.fleet import tally
 from metaad_jax.reports import fleet
-
-HEADER = {'entity': 'who', 'time': ''}
 
 
 def test_the_sample_is_judged_right_and_drawn(tmp_path, monkeypatch):
@@ -39,21 +39,42 @@ def test_a_page_counts_each_alarm_once_and_says_what_is_not_drawn():
   names = ['<b>&' if i == 0 else f'e{i:03}' for i in range(n)]
   p = np.linspace(0.001, 0.9, n)
   bad = np.arange(n) >= 190
-  judged = pd.DataFrame({
-    'row': np.arange(n), 'who': names, 'p_value': p, 'score': 0.0,
-    'reasons': '<i>', 'decision': np.where(bad, 'abnormal', 'normal'),
+  frame = pd.DataFrame({
+    'row': np.arange(n), 'entity': np.arange(n), 'p_value': p, 'score': 0.0,
+    'time': np.arange(n, dtype=float), 'stamp': np.arange(n),
+    'abnormal': bad, 'reasons': '<i>',
   })  # fmt: skip
   ranking = pd.DataFrame({
     'who': names, 'rows': 1, 'abnormal': bad.astype(int), 'least_p_value': p,
     'known': True,
   })  # fmt: skip
-  page = fleet.page(judged, ranking, None, 'new.csv', 0.05, HEADER).decode()
+  bins = tally.Bins()
+  bins.add(frame['entity'].to_numpy(), frame['time'].to_numpy())
+  told = types.SimpleNamespace(bins=bins, count=n, ends=[(0, 'A'), (9, 'Z')])
+  page = fleet.page(told, ranking, frame[bad], frame, 'new.csv', 0.05).decode()
   assert '<b>' not in page and '<i>' not in page
   assert page.count('class="seen"') == 200
   assert page.count('class="count"') == 10
   assert '50 more entities, with 50 abnormal rows' in page
 
 
-def test_rows_are_in_bins_by_time_and_those_without_time_in_none():
-  bins, order = fleet._binned(np.array([120.0, np.nan, 0.0, 60.0]), 4)
-  assert bins.tolist() == [59, -1, 0, 30] and order.tolist() == [2, 3, 0]
+def test_bins_of_time_grow_and_lose_no_row():
+  rng = np.random.default_rng(0)
+  bins, times, entities = tally.Bins(), np.zeros(0), np.zeros(0, int)
+  for scale in (1, 0, 1e-3, 50, 1e5, 3):
+    more = 7e8 + scale * rng.normal(size=40)
+    more[3] = np.nan
+    of = rng.integers(0, 3 + len(times) // 40, 40)
+    bins.add(of, more)
+    times, entities = np.append(times, more), np.append(entities, of)
+    there = ~np.isnan(times)
+    places = bins.of(times[there])
+    assert bins.used <= tally.BINS and set(places) <= set(range(bins.used))
+    wanted = np.zeros_like(bins.counts)
+    np.add.at(wanted, (entities[there], places), 1)
+    np.testing.assert_array_equal(bins.counts, wanted)
+    width = np.ptp(times[there]) / bins.used
+    order = np.argsort(times[there])
+    gaps = np.diff(times[there][order])[np.diff(places[order]) == 0]
+    assert (gaps <= 2.1 * max(width, 1e-9)).all()
+  assert bins.untimed == 6
