@@ -126,16 +126,19 @@ def score(run: runs.Run, adapted: Adapted, x: np.ndarray) -> np.ndarray:
 
 
 def without(
-  run: runs.Run, x: np.ndarray, y: np.ndarray
+  run: runs.Run,
+  x: np.ndarray,
+  y: np.ndarray,
+  own: np.ndarray | bool = True,
 ) -> list[tuple[Adapted, np.ndarray]]:
   """Detectors of parts of the support, each with the normals it left out.
 
   Up to eight normals are left out one by one, more in four parts, dealt out at
-  random; a single one is not left out. Arguments as of `adapt`; the normals are
-  positions in x.
+  random; a single one is not left out. Arguments as of `adapt`; `own` [n] says
+  which may be left out. The normals are positions in x.
   """
   y = np.asarray(y)
-  normal = np.flatnonzero(y != 1)
+  normal = np.flatnonzero((y != 1) & own)
   if len(normal) < 2:
     return [(adapt(run, x, y), normal)]
   order = normal[np.argsort(sanity.order_keys(x[normal]))]
@@ -147,21 +150,16 @@ def without(
   return parts
 
 
-def support_scores(
-  run: runs.Run,
-  x: np.ndarray,
-  y: np.ndarray,
-  parts: list[tuple[Adapted, np.ndarray]] | None = None,
-) -> np.ndarray:
+def support_scores(run: runs.Run, x: np.ndarray, y: np.ndarray) -> np.ndarray:
   """Scores [k] of the support's normals, each adapted without itself.
 
   A single normal cannot be scored without itself: then k is 0. Arguments as of
-  `adapt`; `parts` are those of `without`, if known.
+  `adapt`.
   """
   normal = np.flatnonzero(np.asarray(y) != 1)
   if len(normal) < 2:
     return np.zeros(0)
   scores = np.zeros(len(y))
-  for adapted, members in parts or without(run, x, y):
+  for adapted, members in without(run, x, y):
     scores[members] = score(run, adapted, x[members])
   return scores[normal]

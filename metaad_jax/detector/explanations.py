@@ -98,7 +98,7 @@ def together(plans: Sequence[Plan]) -> list[Any]:
 
 def explain(fitted: Any, rows: Any, judged: Any) -> list[Explanation]:
   """Explains rows (`encoding.Encoded`) that a `fitted.Fitted` judged."""
-  support, normal = fitted.x[fitted.support], fitted.y[fitted.support] != 1
+  support, normal = fitted.x[fitted.support], fitted.normal[fitted.support]
   seen, threshold = fitted.features(support), fitted.threshold
   normals, unseen, values = seen[normal], fitted.unseen, fitted.features(rows.x)
   windows = rows.x.ndim > 2

@@ -103,7 +103,7 @@ class Fitted:
   options: Options
   columns: Columns
   x: np.ndarray  # [n, *columns.shape] the rows, float64; NaN = missing
-  y: np.ndarray  # [n] 0 = normal, 1 = anomaly, -1 = unlabelled
+  y: np.ndarray  # [n] 0 = normal, 1 = anomaly, -1 = unlabelled, -2 = lent
   support: np.ndarray  # [n] bool, which of them it is adapted to
   run: runs.Run
 
@@ -148,7 +148,7 @@ class Fitted:
   @property
   def normal(self) -> np.ndarray:
     """[n] bool, the support's normals and what passes for them."""
-    return self.support & (self.y != 1)
+    return self.support & ((self.y == 0) | (self.y == -1))
 
   @functools.cached_property
   def originals(self) -> np.ndarray:
@@ -223,7 +223,8 @@ class Fitted:
 
   @functools.cached_property
   def _without(self) -> list[tuple[adaptation.Adapted, np.ndarray]]:
-    return adaptation.without(self.run, *self._given)
+    own = self.y[self.support] >= -1
+    return adaptation.without(self.run, *self._given, own)
 
   @functools.cached_property
   def scores(self) -> np.ndarray:
@@ -231,17 +232,17 @@ class Fitted:
     x, support, normal = self.features(self.x), self.support, self.normal
     scores, rest = np.empty(len(x)), np.ones(len(x), bool)
     if normal.sum() > 1:
-      y = self._given[1]
-      without = adaptation.support_scores(
-        self.run, x[support], y, self._without
-      )
-      scores[normal], rest = without, ~normal
+      places, rest = np.flatnonzero(support), ~normal
+      for part, members in self._without:
+        some = places[members]
+        scores[some] = adaptation.score(self.run, part, x[some])
     if rest.any():
       scores[rest] = self.score_features(x[rest])
     return scores[self.originals]
 
   def _evidence(self, known, own):
     labels = self.y[self.support]
+    labels = labels[labels >= -1]
     normal = labels == 0 if self.run.setup.suspicious else labels != 1
     return conformal.Evidence(
       int(normal.sum()), int((labels == 1).sum()),

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from metaad_jax.detector import unverified
 from metaad_jax.fleet import known, programs
+from metaad_jax.fleet.siblings import Kin
 from metaad_jax.fleet.store import Entity
 from metaad_jax.scores import conformal, reach
 from metaad_jax.scores.conformal import Calibration, Case, Evidence
@@ -20,17 +22,23 @@ _NOTHING = np.zeros(0)
 
 
 def fit(
-  run: runs.Run, entities: Sequence[Entity], words: np.ndarray, rate: float
+  run: runs.Run,
+  entities: Sequence[Entity],
+  words: np.ndarray,
+  rate: float,
+  groups: Sequence[str] | None,
 ) -> Calibration | None:
   """Calibrates a run on the entities of a fleet, as `conformal.fit` does.
 
   Every entity is adapted to some of its verified normals and scores the others.
+  It borrows from siblings that have not seen it, as a new one will.
 
   Args:
     run: see `runs.restore`.
     entities: of the fleet; at most 200 of them are looked at.
     words: numbers of the columns of codes.
     rate: of false alarms that is to be promised.
+    groups: [N] that the entities are in; None = nobody lends.
 
   Returns:
     The calibration; None if too few entities have rows to spare.
@@ -38,23 +46,43 @@ def fit(
   step = max(1, len(entities) // _MOST)
   normals = [e.x[e.y == 0] for e in entities[::step][:_MOST]]
   counts = np.array([len(x) for x in normals])
+  lenders = []
+  if groups is not None:
+    lenders = _lenders(run, normals, groups[::step][:_MOST], words)
   usual = int(0.75 * np.median(counts))
   cases = []
   for shots in sorted({*_SHOTS, usual} - {0}):
     some = np.flatnonzero(counts >= shots + _HELD_OUT)
     if len(some) >= LEAST:
-      cases += _cases(run, [normals[i] for i in some], some, words, shots)
+      cases += _cases(run, normals, some, words, shots, lenders)
   if not cases:
     return None
   made = conformal.fit(cases)
   return made if conformal.smallest_rate(made) <= rate else None
 
 
-def _cases(run, normals, numbers, words, shots):
+def _lenders(run, normals, groups, words):
+  """Of entity i the one at i % 10, made of the others."""
+  named, room = dict(enumerate(groups)), unverified.room(run)
+  fold = np.arange(len(normals)) % _FOLDS
+  return [
+    Kin.fit(others, [normals[i] for i in others], named, words, room)
+    for others in (np.flatnonzero(fold != i).tolist() for i in range(_FOLDS))
+  ]
+
+
+def _cases(run, normals, numbers, words, shots, lenders):
+  normals = [normals[i] for i in numbers]
   x = np.concatenate(normals)
   which = np.repeat(np.arange(len(normals)), [len(part) for part in normals])
   made = known.choose(x, np.zeros(len(x), int), which, words, shots)
-  found = known.scored(run, *known.read(known.entities(made), words))
+  entities = known.entities(made)
+  for i, kin in enumerate(lenders):
+    some = np.flatnonzero(numbers % _FOLDS == i)
+    filled = kin.filled(numbers[some].tolist(), [entities[j] for j in some])
+    for j, entity in zip(some, filled, strict=True):
+      entities[j] = entity
+  found = known.scored(run, *known.read(entities, words))
   return [
     Case(str(number), shots, 0, False, support, own, _NOTHING)
     for number, support, own in zip(numbers, *found, strict=True)
@@ -98,7 +126,11 @@ def _dealt(normals, room):
 def _about(entity) -> tuple[int, int, bool]:
   """Shots, labelled anomalies, and whether some of the rows are unlabelled."""
   y = entity.y[entity.support]
-  return int((y != 1).sum()), int((y == 1).sum()), bool((y == -1).any())
+  return (
+    int(np.isin(y, (0, -1)).sum()),
+    int((y == 1).sum()),
+    bool((y == -1).any()),
+  )
 
 
 def p_values(

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from metaad_jax.base import DataError
+from metaad_jax.data import roles
 from metaad_jax.detector import estimator, fitted, unverified
 from metaad_jax.detector.explanations import Explanation
 from metaad_jax.fleet import (
@@ -22,6 +23,7 @@ from metaad_jax.fleet import (
   programs,
 )
 from metaad_jax.fleet.frames import Layout, Long
+from metaad_jax.fleet.siblings import Kin
 from metaad_jax.fleet.store import Entity, Store
 
 _AT_ONCE = 4096  # entities that are laid side by side
@@ -55,12 +57,16 @@ class FleetDetector(BaseEstimator):
   Args:
     run_dir: see `MetaAnomalyDetector`; a run that takes tables.
     false_alarm_rate: the share of normal rows that may be called outliers.
+    siblings: entities of few rows borrow from the others (see `siblings`),
+      where the fleet is large enough to calibrate what that makes of scores.
 
   Attributes:
     entities_: [N] names of the entities, as text.
     calibration_: 'fleet' = p-values are made of the fleet's own entities,
       'run' = of those the run was calibrated on, since the fleet has too few.
     layout_: what the columns of the frame are.
+    room_: rows that a support is filled up to with rows lent by the siblings,
+      for each group, '' = for whoever is in none; empty = nobody lends.
 
   Example:
     >>> fleet = FleetDetector().fit(frame, entity='machine_id')
@@ -68,14 +74,16 @@ class FleetDetector(BaseEstimator):
   """
 
   def __init__(
-    self, run_dir: str = 'shipped', *, false_alarm_rate: float = 0.05
-  ):
+    self, run_dir: str = 'shipped', *, false_alarm_rate: float = 0.05,
+    siblings: bool = True,
+  ):  # fmt: skip
     self.run_dir = run_dir
     self.false_alarm_rate = false_alarm_rate
+    self.siblings = siblings
 
   def fit(
     self, frame: Any, *, entity: str, time: str = '', label: str = '',
-    **reading: Any,
+    group: str = '', **reading: Any,
   ) -> Self:  # fmt: skip
     """Adapts to the entities of a frame.
 
@@ -85,6 +93,8 @@ class FleetDetector(BaseEstimator):
       time: of a column of times; it is no feature.
       label: of labels, 1 = anomaly, missing = unlabelled; '' = found by its
         name, or all rows are normal; 'none' = there is none.
+      group: of models or sites: within one of five entities or more these
+        borrow from each other alone; it is no feature.
       **reading: see `user_files.read`: `ignore`, `features`, `id`,
         `anomaly_label`.
 
@@ -92,6 +102,9 @@ class FleetDetector(BaseEstimator):
       DataError: for a frame that makes no sense, in one line.
     """
     rate, self._run = self._rate(), _table_run(self.run_dir)
+    if group:
+      ids = filter(None, [group, reading.get('id', '')])
+      reading = {**reading, 'id': ','.join(ids)}
     long = frames.read(frame, entity, time, label, **reading)
     self.layout_, self._store = long.layout, Store()
     names = long.names[_with_normals(long)]
@@ -110,14 +123,23 @@ class FleetDetector(BaseEstimator):
     entities = known.entities(made)
     self._store.change(dict(zip(long.names, entities, strict=True)))
     self._store.change({_PRIOR: self._prior(entities)})
-    self._own = calibration.fit(self._run, entities, self._words, rate)
+    groups = _groups(long, group)
+    self._own = calibration.fit(
+      self._run, entities, self._words, rate,
+      list(groups.values()) if self.siblings else None,
+    )  # fmt: skip
+    self._group, self._kin = group, Kin({}, {})
+    if self.siblings and self._own is not None:
+      normals = [e.x[e.y != 1] for e in entities]
+      room = unverified.room(self._run)
+      self._kin = Kin.fit(list(groups), normals, groups, self._words, room)
     return self
 
   def partial_fit(self, frame: Any) -> Self:
     """Takes in more rows of some entities, new ones among them.
 
-    As `MetaAnomalyDetector.partial_fit` of each; the others, the calibration
-    and the reference for unknown ones stay as they are.
+    As `MetaAnomalyDetector.partial_fit` of each; the others, the calibration,
+    what siblings lend and the reference for unknown ones stay as they are.
     """
     check_is_fitted(self, '_store')
     long = frames.read(frame, known=self.layout_, grow=True)
@@ -135,6 +157,10 @@ class FleetDetector(BaseEstimator):
         made = known.choose(x, y, which, self._words, room)
         changed[name] = known.entities(made)[0]
     self._store.change(changed)
+    if self._group in long.keys:
+      new = _groups(long, self._group)
+      groups = {**new, **self._kin.groups}
+      self._kin = self._kin._replace(groups=groups)
     return self
 
   @property
@@ -170,6 +196,11 @@ class FleetDetector(BaseEstimator):
         are judged by the fleet's reference alone"""
       warnings.warn(' '.join(text.split()), UnknownEntities, stacklevel=3)
     return long
+
+  @property
+  def room_(self) -> dict[str, int]:
+    check_is_fitted(self, '_store')
+    return {group: of.room for group, of in self._kin.tables.items()}
 
   def score_samples(self, frame: Any) -> np.ndarray:
     """[n] float64, higher = more normal."""
@@ -321,7 +352,8 @@ class FleetDetector(BaseEstimator):
 
   def _scores(self, long, block):
     x = long.x[block.rows]
-    rows, by = known.read(block.entities, self._words)
+    entities = self._kin.filled(block.names, block.entities)
+    rows, by = known.read(entities, self._words)
     supports, _ = known.supports(rows, by)
     scores = programs.score(
       self._run, supports, by.read(x, block.which), block.which
@@ -357,7 +389,9 @@ class FleetDetector(BaseEstimator):
     if not lacking:
       return block.entities
     entities = list(block.entities)
-    some = [entities[i] for i in lacking]
+    some = self._kin.filled(
+      [block.names[i] for i in lacking], [entities[i] for i in lacking]
+    )
     scored = known.scored(self._run, *known.read(some, self._words))
     told = self._store.names
     for i, own, others in zip(lacking, *scored, strict=True):
@@ -382,6 +416,7 @@ class FleetDetector(BaseEstimator):
 
   def _one(self, name):
     entity = self._store.read([name])[name]
+    (entity,) = self._kin.filled([name], [entity])
     run = self._run._replace(calibration=self._calibrated())
     return fitted.adapt(
       self._options(), self.layout_.columns, np.array(entity.x),
@@ -403,6 +438,24 @@ def _with_normals(long: Long, needed: bool = True) -> np.ndarray:
   """[N] bool, entities with a row that is no anomaly; or with any."""
   some = long.labels != 1 if needed else np.ones(len(long.labels), bool)
   return np.bincount(long.which[some], minlength=len(long.names)) > 0
+
+
+def _groups(long: Long, column: str) -> dict[str, str]:
+  """The group of each entity, by its name; '' = none."""
+  if not column:
+    return dict.fromkeys(long.names, '')
+  if column not in long.keys:
+    near = roles.nearest(column, long.keys)
+    raise DataError(f'there is no column {column!r} of groups{near}')
+  found = long.keys[column].fillna('').astype(str).to_numpy()
+  groups = dict(zip(long.names[long.which], found, strict=True))
+  odd = found != np.array([groups[name] for name in long.names])[long.which]
+  if odd.any():
+    name = long.names[long.which[np.flatnonzero(odd)[0]]]
+    raise DataError(
+      f'entity {name!r} is in two groups of {column!r}: choose one'
+    )
+  return groups
 
 
 def _of_entities(long: Long, names: Sequence[str]) -> Long:

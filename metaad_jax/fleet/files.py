@@ -8,6 +8,7 @@ from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.detector import fitted
 from metaad_jax.fleet import frames
+from metaad_jax.fleet.siblings import Kin
 from metaad_jax.fleet.store import Store, as_json, from_json
 from metaad_jax.scores import conformal
 from metaad_jax.training import runs
@@ -25,6 +26,11 @@ def save(fleet: Any, path: str) -> None:
     if fleet._own is not None:
       arrays = conformal.to_arrays(fleet._own)
       fleet._store.parts['calibration'] = _packed(arrays, {})
+  if fleet._store.path is None or fleet._group:
+    kin = fleet._kin
+    told = {'column': fleet._group, 'tables': list(kin.tables),
+            'groups': {k: v for k, v in kin.groups.items() if v}}  # fmt: skip
+    fleet._store.parts['siblings'] = _packed(kin.arrays(), told)
   fleet._store.save(path)
 
 
@@ -41,6 +47,14 @@ def load(kind: Any, path: str) -> Any:
   if store.has('calibration'):
     arrays, _ = _unpacked(store.part('calibration'))
     fleet._own = conformal.from_arrays(arrays)
+  fleet._group, fleet._kin = '', Kin({}, {})
+  if store.has('siblings'):
+    try:
+      arrays, told = _unpacked(store.part('siblings'))
+      fleet._group = str(told['column'])
+      fleet._kin = Kin.of_arrays(arrays, told['tables'], dict(told['groups']))
+    except (KeyError, TypeError, ValueError) as error:
+      raise DataError(f'{path} is damaged ({error}): save it anew') from error
   return fleet
 
 

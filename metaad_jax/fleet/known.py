@@ -151,7 +151,7 @@ def scored(
     `adaptation.support_scores`, and its normals that are not in the support.
   """
   whole, rows = supports(known, by)
-  of, normal = known.of[rows], known.y[rows] != 1
+  of, normal = known.of[rows], np.isin(known.y[rows], (0, -1))
   count = np.bincount(of[normal], minlength=len(whole.start) - 1)
   parts = np.where(count > _SINGLY, _PARTS, np.where(count > 1, count, 0))
   # The part [S] that a normal is in: as np.array_split deals them out.
