@@ -30,6 +30,7 @@ _SAMPLE_SERIES = pathlib.Path(__file__).with_name('sample_series')
 _RATE = 0.05  # of false alarms
 _EXTRAS = {
   'report': ('matplotlib',),
+  'cluster': ('distributed',),
   'formats': ('pyarrow', 'openpyxl', 'polars'),
   'train': ('absl', 'orbax', 'pyod', 'scikit_posthocs', 'pooch'),
 }

@@ -44,9 +44,20 @@ def judged(model: str, pieces: Iterable[Piece], engine: str) -> Iterator[Found]:
     for piece in pieces:
       waiting.append(client.submit(_judge, model, piece, pure=False))
       if len(waiting) >= _AHEAD * max(1, sum(client.nthreads().values())):
-        yield waiting.popleft().result()
+        yield _result(waiting.popleft())
     while waiting:
-      yield waiting.popleft().result()
+      yield _result(waiting.popleft())
+
+
+def _result(future):
+  import distributed
+
+  try:
+    return future.result()
+  except distributed.KilledWorker as error:
+    raise DataError(
+      f'workers end while they judge ({error}): give them more memory'
+    ) from error
 
 
 def _judge(model: str, piece: Piece) -> Found:

@@ -119,3 +119,49 @@ def test_a_failure_leaves_nothing(model, tmp_path):
     code, _, err = calls.call('score', model, str(path), flag,
                               f'--output={tmp_path / "found"}')  # fmt: skip
     assert code == 1 and not (tmp_path / 'found').exists()
+
+
+_KILLER = """
+import os, pathlib, signal, sys
+sys.path.append({tests!r})
+import nearest_run
+nearest_run.register()
+from metaad_jax.fleet import engines, tally
+judge = tally.undisturbed = getattr(tally, 'undisturbed', tally.judge)
+stop = pathlib.Path({stop!r})
+def dying(fleet, piece):
+  try:
+    stop.touch(exist_ok=False)
+  except FileExistsError:
+    return judge(fleet, piece)
+  judge(fleet, piece)
+  os.kill(os.getpid(), signal.SIGKILL)
+tally.judge = dying
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_says_the_same_though_a_worker_is_killed(
+  model, tmp_path, monkeypatch
+):
+  distributed = pytest.importorskip('distributed')
+  path, stop = tmp_path / 'new.csv', tmp_path / 'killed'
+  NEW.to_csv(path, index=False)
+  monkeypatch.setattr(pieces, 'CELLS', 500)
+  killer = tmp_path / 'killer.py'
+  tests = os.path.dirname(nearest_run.__file__)
+  killer.write_text(_KILLER.format(stop=str(stop), tests=tests))
+  there = scored(model, path, tmp_path / 'local')
+  with (
+    distributed.LocalCluster(
+      n_workers=2, threads_per_worker=1, dashboard_address=None,
+      preload=[str(killer)],
+    ) as cluster,
+    distributed.Client(cluster) as client,
+  ):  # fmt: skip
+    before = set(client.run(os.getpid).values())
+    address = f'--engine={cluster.scheduler_address}'
+    out = scored(model, path, tmp_path / 'dask', address)
+    assert stop.exists() and set(client.run(os.getpid).values()) != before
+  for mine, local in zip(out[1:], there[1:], strict=True):
+    pd.testing.assert_frame_equal(mine, local, check_exact=True)
