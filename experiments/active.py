@@ -235,7 +235,8 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(results: pd.DataFrame) -> bytes:
-  """Mean anomalies found against looks, a panel for each set."""
+  """Mean anomalies found against looks, a panel for each set; of the headline
+  with the 95% interval over tables."""
   sources = list(results.source.unique())
   with figures.style():
     columns = min(3, len(sources))
@@ -247,9 +248,16 @@ def draw(results: pd.DataFrame) -> bytes:
       part = results[results.source == source]
       for name, of_policy in part.groupby('policy'):
         each = of_policy.pivot(index='looks', columns='table', values='found')
-        curve = each.ffill().mean(axis=1)  # a table may have fewer rows
+        each = each.ffill()  # a table may have fewer rows
+        curve = each.mean(axis=1)
         wide = 2.5 if name in HEADLINE else 1.0
-        axis.plot(curve.index, curve, label=name, linewidth=wide)
+        (line,) = axis.plot(curve.index, curve, label=name, linewidth=wide)
+        if name in HEADLINE and each.shape[1] > 1:
+          bounds = [comparisons.bootstrap(row)[1:] for row in each.to_numpy()]
+          low, high = np.transpose(bounds)
+          axis.fill_between(
+            curve.index, low, high, color=line.get_color(), alpha=0.2
+          )
       axis.set(title=source, xlabel='rows looked at', ylabel='anomalies found')
     axes[0].legend(fontsize='small')
     return figures.small_png(figure)

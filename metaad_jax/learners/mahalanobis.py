@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from metaad_jax.base import MakeModel, MetaLearner
-from metaad_jax.learners import objectives, protonet
+from metaad_jax.learners import objectives, prototypes
 from metaad_jax.models import linear_algebra
 
 
 class Metric(NamedTuple):
   """Prototypes, and the inverse [D, D] of the normals' shrunk covariance."""
 
-  prototypes: protonet.Prototypes
+  classes: prototypes.Prototypes
   precision: jax.Array
 
 
@@ -44,25 +44,23 @@ def mahalanobis(
   network = model(embedding)
 
   def init(key, task):
-    start = protonet.starting(network)(key, task)
+    start = prototypes.starting(network)(key, task)
     return start | {'log_prior': 1 + start['log_radius']}
 
   def adapt(key, meta_params, support, features):
     del key
-    prototypes, z, members = protonet.read(
-      network, meta_params, support, features
-    )
-    centred = (z - prototypes.centres[0]) * members[:, :1]
-    prior, count = jnp.exp(meta_params['log_prior']), prototypes.counts[0]
+    made, z, members = prototypes.read(network, meta_params, support, features)
+    centred = (z - made.centres[0]) * members[:, :1]
+    prior, count = jnp.exp(meta_params['log_prior']), made.counts[0]
     eye = jnp.eye(centred.shape[1])
     covariance = (centred.T @ centred + prior * eye) / (count + prior)
-    return Metric(prototypes, linear_algebra.inverse(covariance))
+    return Metric(made, linear_algebra.inverse(covariance))
 
   def score(adapted, x):
-    prototypes, precision = adapted
-    z = network.apply(prototypes.params['network'], prototypes.context, x)
-    gap = z[:, None] - prototypes.centres
+    made, precision = adapted
+    z = network.apply(made.params['network'], made.context, x)
+    gap = z[:, None] - made.centres
     distances = (gap @ precision * gap).mean(-1)
-    return protonet.verdict(prototypes, distances)
+    return prototypes.verdict(made, distances)
 
   return objectives.from_query_loss(init, adapt, score, loss)

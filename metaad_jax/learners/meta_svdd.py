@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from metaad_jax.base import MakeModel, MetaLearner
-from metaad_jax.learners import inner_loop, objectives, protonet
+from metaad_jax.learners import inner_loop, objectives, prototypes
 
 _NEVER = -1e6  # where a weight is to be 0
 
@@ -36,14 +36,12 @@ def meta_svdd(
     The learner.
   """
   network = model(embedding)
-  score = protonet.scorer(network)
+  score = prototypes.scorer(network)
 
   def adapt(key, meta_params, support, features):
     del key
-    prototypes, z, members = protonet.read(
-      network, meta_params, support, features
-    )
-    normal, mean = members[:, 0], prototypes.centres[0]
+    made, z, members = prototypes.read(network, meta_params, support, features)
+    normal, mean = members[:, 0], made.centres[0]
     away = (z - mean) * normal[:, None]
     squares = (away**2).sum(1)
 
@@ -59,9 +57,9 @@ def meta_svdd(
     weights = inner_loop.descend(
       dual, equal, optax.sgd(rate), solver_steps, mode='remat', project=project
     )
-    centres = prototypes.centres.at[0].set(mean + weights @ away)
-    return prototypes._replace(centres=centres)
+    centres = made.centres.at[0].set(mean + weights @ away)
+    return made._replace(centres=centres)
 
   return objectives.from_query_loss(
-    protonet.starting(network), adapt, score, loss
+    prototypes.starting(network), adapt, score, loss
   )
