@@ -50,6 +50,7 @@ for _name, _number, _least, _help in (
   ('shots', 10, 1, 'normals that a site adapts to'),
   ('anomalies', 0, 0, 'labelled anomalies that it adapts to as well'),
   ('seed', 0, 0, 'of everything random'),
+  ('repeats', 1, 1, 'trainings from seeds of their own, to be averaged'),
   ('clients', 2, 1, 'processes (flower)'),
   ('site', -1, -1, 'take part as this site (flower)'),
 ):
@@ -146,13 +147,17 @@ class Problem:
     )  # fmt: skip
     return setup.resolve(config).at(self.layout, self.prior).learner
 
-  def start(self, learner):
+  def starts(self, learner):
+    """The key and the first parameters of every repeat."""
     one = jax.tree.map(lambda leaf: leaf[0], self.tasks)
-    return jax.jit(learner.init)(jax.random.key(FLAGS.seed), one)
+    init = jax.jit(learner.init)
+    keys = [jax.random.key(FLAGS.seed + i) for i in range(FLAGS.repeats)]
+    return [(key, init(key, one)) for key in keys]
 
 
-def judge(learner, params, tasks, each=False) -> pd.DataFrame:
-  """AUROC and false alarms of every site; `each`: params of each site."""
+def judge(learner, trained, tasks, each=False) -> pd.DataFrame:
+  """AUROC and false alarms of every site, means over what was trained in
+  repeats; `each`: parameters of each site."""
 
   @jax.jit
   def score(params, tasks):
@@ -177,17 +182,15 @@ def judge(learner, params, tasks, each=False) -> pd.DataFrame:
 
   count = len(tasks.features)
   if each:
-    params = jax.tree.map(lambda leaf: jnp.repeat(leaf, DRAWS, 0), params)
+    spread = lambda leaf: jnp.repeat(leaf, DRAWS, 0)
   else:
-    params = jax.tree.map(
-      lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), params
-    )
-  found = [np.asarray(v).reshape(-1, DRAWS) for v in score(params, tasks)]
+    spread = lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape))
+  found = [score(jax.tree.map(spread, params), tasks) for params in trained]
   with np.errstate(invalid='ignore'):
-    return pd.DataFrame({
-      'site': np.arange(len(found[0])), 'auroc': found[0].mean(1),
-      'false_alarms': found[1].mean(1),
-    })  # fmt: skip
+    auroc, false = np.mean(found, 0).reshape(2, -1, DRAWS).mean(2)
+  return pd.DataFrame(
+    {'site': np.arange(len(auroc)), 'auroc': auroc, 'false_alarms': false}
+  )
 
 
 def settings_of(name: str, problem: Problem, wanted: float | None = None):
@@ -207,35 +210,34 @@ def settings_of(name: str, problem: Problem, wanted: float | None = None):
 
 
 def federate(problem: Problem, learner, settings, number: int):
-  """Parameters after so many rounds, and the seconds they took."""
+  """Parameters of every repeat after so many rounds; the seconds of one."""
   run = rounds.simulate(learner, settings, problem.sample, number)
-  key, params = jax.random.key(FLAGS.seed), problem.start(learner)
-  held = problem.train
-  call = run.lower(key, params, 0, held.members, held.weights).compile()
+  starts, held = problem.starts(learner), problem.train
+  call = run.lower(*starts[0], 0, held.members, held.weights).compile()
   began = time.perf_counter()
-  params, _ = call(key, params, 0, held.members, held.weights)
-  jax.block_until_ready(params)
-  return params, time.perf_counter() - began
+  ends = [call(*start, 0, held.members, held.weights)[0] for start in starts]
+  jax.block_until_ready(ends)
+  return ends, (time.perf_counter() - began) / len(ends)
 
 
 def alone(problem: Problem, learner):
-  """Parameters of every site that trains by itself, as many steps."""
+  """Parameters of every site that trains by itself, as many steps, once."""
   settings = rounds.Settings(steps=FLAGS.rounds * FLAGS.steps, rate=FLAGS.rate)
-  start = problem.start(learner)
+  key, start = problem.starts(learner)[0]
 
   @jax.jit
   def train(members):
     def one(pair):
       site, own = pair
       draw = lambda key: problem.sample(key, own)
-      key = rounds.site_key(jax.random.key(FLAGS.seed), 0, site)
-      update, _ = rounds.site_update(learner, settings, key, start, draw)
+      own_key = rounds.site_key(key, 0, site)
+      update, _ = rounds.site_update(learner, settings, own_key, start, draw)
       return jax.tree.map(jnp.subtract, start, update)
 
     number = jnp.arange(len(members))
     return jax.lax.map(one, (number, members), batch_size=16)
 
-  return train(problem.train.members)
+  return [train(problem.train.members)]
 
 
 def compare() -> pd.DataFrame:
@@ -244,11 +246,9 @@ def compare() -> pd.DataFrame:
   count = len(problem.train.weights)
   print(f'{FLAGS.source}: {count} sites', flush=True)
 
-  def add(name, method, learner, params, seconds=np.nan, spent=np.nan, **more):
-    table = judge(learner, params, problem.tasks, **more)
-    size = (
-      sum(leaf.nbytes for leaf in jax.tree.leaves(params)) if not more else 0
-    )
+  def add(name, method, learner, trained, seconds=np.nan, spent=np.nan, **more):
+    table = judge(learner, trained, problem.tasks, **more)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(trained[0]))
     asked = min(FLAGS.asked, count)
     table = table.assign(
       learner=name, method=method, seconds=seconds, epsilon=spent,
@@ -261,7 +261,8 @@ def compare() -> pd.DataFrame:
 
   for name in FLAGS.learners:
     learner = problem.learner(name)
-    add(name, 'untrained', learner, problem.start(learner))
+    starts = [start for _, start in problem.starts(learner)]
+    add(name, 'untrained', learner, starts)
     plain = settings_of('', problem)
     one_step = plain._replace(steps=1, server=1.0)
     params, seconds = federate(
@@ -291,7 +292,7 @@ def take_part() -> None:
   own = problem.train.members[FLAGS.site]
   site = flower.Site(
     learner, settings_of('', problem), jax.random.key(FLAGS.seed), FLAGS.site,
-    problem.start(learner), lambda key: problem.sample(key, own),
+    problem.starts(learner)[0][1], lambda key: problem.sample(key, own),
     float(problem.train.weights[FLAGS.site]),
   )  # fmt: skip
   flower.take_part(FLAGS.address, site)
@@ -314,7 +315,7 @@ def serve() -> pd.DataFrame:
 
   server = flower.Server(
     settings_of('', problem), jax.random.key(FLAGS.seed),
-    problem.start(learner), FLAGS.clients, report,
+    problem.starts(learner)[0][1], FLAGS.clients, report,
   )  # fmt: skip
   own = [a for a in sys.argv[1:] if not a.startswith('--address')]
   command = [sys.executable, '-m', 'experiments.federated', *own]
@@ -334,7 +335,7 @@ def serve() -> pd.DataFrame:
     os.path.join(FLAGS.output, 'rounds.csv'),
     pd.DataFrame(lines, columns=columns).to_csv(index=False).encode(),
   )
-  table = judge(learner, params, problem.tasks)
+  table = judge(learner, [params], problem.tasks)
   return table.assign(learner=FLAGS.learners[0], method='flower')
 
 
@@ -353,8 +354,8 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     promised = part.false_alarms.mean()
     apart = (np.nan,) * 3
     if 'central' in sites and not lost:
-      own = sites.loc[name]
-      apart = comparisons.bootstrap((own[method] - own.central).to_numpy())
+      less = (sites.loc[name, method] - sites.loc[name, 'central']).to_numpy()
+      apart = comparisons.bootstrap(less) if np.isfinite(less).all() else apart
     lines.append(
       (name, method, len(part), lost, interval[0], low, high, promised, *apart)
     )

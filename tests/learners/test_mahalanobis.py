@@ -29,7 +29,7 @@ def test_by_hand():
     }  # fmt: skip
     adapted = learner.adapt(None, params, SUPPORT, jnp.ones(2))
     precision = np.array([[4.0, -2], [-2, 4]]) * 5 / 12
-    np.testing.assert_allclose(adapted.prototypes.centres, [[0, 1], [4, 1]])
+    np.testing.assert_allclose(adapted.classes.centres, [[0, 1], [4, 1]])
     np.testing.assert_allclose(adapted.precision, precision)
     # The row (1, 1): (1, 0) from the normals, (-3, 0) from the anomaly.
     near, far = precision[0, 0] / 2, 9 * precision[0, 0] / 2
