@@ -32,10 +32,10 @@ def page(content: dict[str, Any]) -> str:
   rows = content['rows']
   for workload in dict.fromkeys(row['workload'] for row in rows):
     own = [row for row in rows if row['workload'] == workload]
-    columns = _DETECTOR if workload == 'detector' else _columns(own)
+    columns = DETECTOR if workload == 'detector' else training_columns(own)
     parts += [f'### {workload}\n', table(own, columns)]
   if any(row['workload'] != 'detector' for row in rows):
-    parts.append(_LEGEND)
+    parts.append(LEGEND)
   return '\n'.join(parts)
 
 
@@ -66,7 +66,7 @@ def _told(content):
   return lines + '\n' * bool(content['left_out'])
 
 
-_LEGEND = """\
+LEGEND = """\
 ms: median of a meta-step; quartiles; least. Ratio: time over that of the first
 row of the same case, turn by turn (median, least to largest). Compile: tracing
 and compiling, or what a first step takes longer. Temp: temporary memory of the
@@ -133,8 +133,8 @@ def _whole(key):
   return lambda row: '' if row[key] is None else f'{row[key]:g}'
 
 
-def _columns(rows):
-  """Those that say something of these rows."""
+def training_columns(rows: list[Row]) -> dict[str, Callable[[Row], str]]:
+  """Of rows of meta-training, those that say something."""
   shown = {
     'library': _library,
     'inner steps': _whole('inner_steps'),
@@ -165,7 +165,7 @@ def _columns(rows):
   }
 
 
-_DETECTOR: dict[str, Callable[[Row], str]] = {
+DETECTOR: dict[str, Callable[[Row], str]] = {
   'what': lambda row: row['what'],
   'rows x columns': lambda row: f'{row["rows"]:,} x {row["columns"]}',
   'method': lambda row: row['library'],

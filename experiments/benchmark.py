@@ -15,7 +15,8 @@ turns, A B A B, and a turn that other processes disturb is taken again. With
 parameters; before anything is timed, their gradients are compared with ours in
 float64.
 
-Writes benchmark.json, benchmark.md and pictures into --output.
+Writes benchmark.json, benchmark.md and pictures into --output. With --suite=cpu
+or accelerator: all that a machine is asked, in parts (docs/benchmarks.md).
 """
 
 import contextlib
@@ -27,9 +28,18 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import contest, detector_timing, page, peers, workloads
+from benchmarks import (
+  contest,
+  detector_timing,
+  page,
+  peers,
+  suite,
+  suite_page,
+  workloads,
+)
 from experiments import cli
 from metaad_jax import devices, storage
+from metaad_jax.base import DataError
 from metaad_jax.training import records
 
 FLAGS = flags.FlagValues()
@@ -78,6 +88,15 @@ _COMPARE = _define(
   'string', 'compare', None, 'time W1 to W5 of another commit, too, such as '
   'main~1, in turns with this code',
 )  # fmt: skip
+_SUITE = _define(
+  'enum', 'suite', None, list(suite.CASES), 'all that a machine is asked, at '
+  'fixed sizes, in parts that are kept in --output; other flags but --rounds '
+  'and --seconds do not count',
+)  # fmt: skip
+_MINUTES = _define(
+  'float', 'minutes', 0, 'after which no further part of a suite is begun; the '
+  'same command goes on; 0 = all parts',
+)  # fmt: skip
 _RUN_DIR = _define(
   'string', 'run_dir', 'shipped', 'run folder, model file, shipped (detector)'
 )
@@ -90,6 +109,9 @@ _COLUMNS = _define('integer', 'columns', 30, 'of a row (detector)')
 def main() -> None:
   """Times, prints, writes."""
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  if _SUITE.value:
+    _run_suite()
+    return
   chosen = cli.choose(
     'workloads', _WORKLOADS.value, ['detector', *workloads.WORKLOADS]
   )
@@ -142,6 +164,30 @@ def _run(chosen, cells):
     storage.write_bytes(os.path.join(_OUTPUT.value, name), body)
   print(text)
   print(f'written below {_OUTPUT.value}: {", ".join(files)}')
+
+
+def _run_suite():
+  name, output = _SUITE.value, _OUTPUT.value
+  parts = suite.run(
+    name, output, minutes=_MINUTES.value, rounds=_ROUNDS.value,
+    seconds=_SECONDS.value,
+  )  # fmt: skip
+  wanted = list(suite.parts(name, '', 1, 1))
+  written = {
+    'suite.json': json.dumps(parts, indent=1).encode(),
+    'suite.md': suite_page.text(cli.command(), wanted, parts).encode(),
+    **suite_page.roofline(parts),
+  }
+  for file, body in written.items():
+    storage.write_bytes(os.path.join(output, file), body)
+  print(written['suite.md'].decode())
+  left = [part for part in wanted if 'found' not in parts.get(part, {})]
+  print(f'written below {output}: {", ".join(written)}')
+  if left:
+    raise DataError(
+      f'{len(left)} of {len(wanted)} parts are not there ({", ".join(left)}): '
+      'give the same command again, it goes on'
+    )
 
 
 def _grid(names: list[str], commits: list[tuple[str, str]]) -> contest.Grid:
