@@ -15,6 +15,7 @@ by side if each defines them on a FlagValues of its own, passed to `run`.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 import contextlib
+import functools
 import pathlib
 import shlex
 import sys
@@ -22,6 +23,7 @@ import textwrap
 from typing import Any, NoReturn
 
 from absl import flags, logging
+import jax
 
 from metaad_jax import devices, storage
 from metaad_jax.base import DataError
@@ -73,7 +75,7 @@ def run(
     SystemExit: always, unless main fails in a way it should not.
   """
   argv = list(sys.argv if argv is None else argv)
-  _define_plugin(flag_values)
+  _define_common(flag_values)
   with endings.told():
     if {'--help', '-help', '-h'} & set(argv[1:]):
       print(help_text(main, flag_values))
@@ -87,7 +89,7 @@ def run(
     if extra:
       raise UsageError(f'unexpected argument {extra[0]!r}: flags start with --')
     logging.use_absl_handler()
-    devices.quiet()
+    devices.share_memory()
     devices.persist()
     if 'coordinator' in flag_values:
       with usage():
@@ -100,12 +102,51 @@ def run(
     with usage():
       plugins.load_installed()
       plugins.load(flag_values['plugin'].value or ())
+    if flag_values['explain_compiles'].value:
+      with explained(functools.partial(print, file=sys.stderr)):
+        code = main()
+      sys.exit(code)
     sys.exit(main())
   raise AssertionError('what is told ends the program')
 
 
-def _define_plugin(to):
-  """Every program knows --plugin; a program may run twice in one process."""
+@contextlib.contextmanager
+def explained(show: Callable[[str], Any] = print) -> Iterator[None]:
+  """Tells at the end what was compiled inside, and what came from the cache."""
+  compiled: list[tuple[float, str]] = []
+  cached: list[str] = []
+  listening = True
+
+  def took(event, duration_secs, **told):
+    if listening and event == '/jax/core/compile/backend_compile_duration':
+      compiled.append((duration_secs, str(told.get('fun_name', ''))))
+
+  def happened(event, **_):
+    if listening and event == '/jax/compilation_cache/cache_hits':
+      cached.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(took)
+  jax.monitoring.register_event_listener(happened)
+  try:
+    yield
+  finally:
+    listening = False
+    seconds = sum(taken for taken, _ in compiled)
+    show(
+      f'{len(compiled)} programs compiled in {seconds:.1f} s, {len(cached)} of '
+      'them from the cache'
+    )
+    for taken, name in sorted(compiled, reverse=True)[:20]:
+      show(f'{taken:8.2f} s  {name}')
+
+
+def _define_common(to):
+  """Every program knows these; a program may run twice in one process."""
+  if 'explain_compiles' not in to:
+    flags.DEFINE_bool(
+      'explain_compiles', False, 'say at the end which programs were compiled, '
+      'and how long that took', flag_values=to,
+    )  # fmt: skip
   if 'plugin' not in to:
     flags.DEFINE_multi_string(
       'plugin', None, 'module that adds algorithms, models, sources or '

@@ -192,17 +192,13 @@ def _abort_in_one_line():
 _aborted = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: lost())
 
 
-def quiet() -> None:
-  """XLA's own messages stay off a user's screen, the memory of a GPU free.
+def share_memory() -> None:
+  """Takes no more of a GPU's memory than is needed, so that others find some.
 
-  What XLA fails in is raised; beside that it shows a banner for what compiles
-  for more than two minutes. On a GPU its allocator would take three quarters
-  of the memory at its start, needed or not, and another process finds it taken.
-  `TF_CPP_MIN_LOG_LEVEL=0` and `XLA_PYTHON_CLIENT_PREALLOCATE` choose otherwise.
-  To be called before anything runs on a device.
+  JAX would take three quarters of it at its start. Where
+  `XLA_PYTHON_CLIENT_PREALLOCATE` is set, it counts. To be called before
+  anything runs on a device.
   """
-  if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':  # 1 = JAX's default
-    utils.absl_set_min_log_level(3)
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
 

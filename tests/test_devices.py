@@ -304,22 +304,32 @@ def test_a_cpu_trains_at_no_other_precision():
       devices.check_precision(name)
 
 
-def test_what_xla_says_beside_its_errors_stays_off_the_screen():
-  """It complains of a folder that cannot be made, but where it is quiet."""
-  code = 'import jax; from metaad_jax import devices; {}jax.jit(abs)(-1.0)'
-  hushed, loud = (
-    subprocess.run(
-      [sys.executable, '-c', code.format(call)], check=True,
-      capture_output=True, text=True,
-      env={
-        **os.environ, 'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': '--xla_dump_to=/dev/null/x',
-        'JAX_ENABLE_COMPILATION_CACHE': '0',
-      },
-    ).stderr
-    for call in ('devices.quiet(); ', '')
+@pytest.mark.parametrize(('level', 'hushed'), [(None, True), ('0', False)])
+def test_what_xla_says_beside_its_errors_stays_off_the_screen(level, hushed):
+  """It complains of a folder that cannot be made; and nothing is preallocated.
+
+  Where someone has chosen to see it, it does.
+  """
+  code = """
+import os
+from metaad_jax import devices
+import jax
+devices.share_memory()
+print(os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'], jax.jit(abs)(-1.0))
+"""
+  environment = {
+    **os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_COMPILATION_CACHE': '0',
+    'XLA_FLAGS': '--xla_dump_to=/dev/null/x',
+  }  # fmt: skip
+  environment.pop('TF_CPP_MIN_LOG_LEVEL', None)
+  if level is not None:
+    environment['TF_CPP_MIN_LOG_LEVEL'] = level
+  done = subprocess.run(
+    [sys.executable, '-c', code], check=True, capture_output=True, text=True,
+    env=environment,
   )  # fmt: skip
-  assert 'dev/null/x' in loud and hushed == ''
+  assert done.stdout == 'false 1.0\n'
+  assert ('dev/null/x' in done.stderr) is not hushed
 
 
 # --- the compilation cache: on by default, never against the user's will

@@ -301,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     args = vars(parser().parse_args(argv))
     # Late: --help need not wait for jax.
     commands = importlib.import_module('metaad_jax.command.commands')
-    commands.devices.quiet()
+    commands.devices.share_memory()
     sys.exit(getattr(commands, args.pop('command'))(**args))
   raise AssertionError('what is told ends the program')
 

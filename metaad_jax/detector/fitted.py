@@ -63,7 +63,7 @@ def unpacked(packed: tuple[dict, dict], path: str) -> runs.Run:
   run = runs.unpack(packed[0], packed[1], path)
   config, setup = run.config, run.setup
   parts = config.learner, setup.model, config.features, config.context
-  key = *parts, config.way, setup.any_width, run.layout
+  key = *parts, config.way, config.precision, setup.any_width, run.layout
   learner = _LEARNERS.setdefault(key, run.learner)
   return run._replace(setup=setup._replace(learner=learner))
 

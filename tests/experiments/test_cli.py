@@ -3,6 +3,8 @@
 import sys
 
 from absl import flags
+import jax
+import jax.numpy as jnp
 import pytest
 
 from experiments import cli
@@ -99,3 +101,18 @@ def test_help_shows_this_program_alone(flag, capsys):
   assert '--shots  Shots. (default: 5)' in out
   assert '--name  A name.\n' in out + '\n'
   assert 'absl' not in out and 'verbosity' not in out
+
+
+def test_what_was_compiled_is_told():
+  """Each program once, and none after the end."""
+  said = []
+  three = lambda x: x * 3 + 1
+  with cli.explained(said.append):
+    run = jax.jit(three)
+    run(jnp.ones(17)), run(jnp.ones(17)), run(jnp.ones(18))
+  assert [line for line in said if '<lambda>' in line]
+  number = int(said[0].split()[0])
+  assert len(said) == 1 + number
+  assert sum('jit(<lambda>)' in line for line in said) == 2
+  jax.jit(lambda x: x - 3)(jnp.ones(17))
+  assert len(said) == 1 + number
