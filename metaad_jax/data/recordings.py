@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from metaad_jax.base import DataError
-from metaad_jax.data import public_files, registry
+from metaad_jax.data import public_files, registry, timelines
+from metaad_jax.data.datasets import mitbih
 
 
 class Recording(NamedTuple):
@@ -97,6 +98,33 @@ def _nab(data_dir):
     )
 
 
+def _mitbih(data_dir):
+  """Ten minutes of each ECG, after the longest run of usual beats before.
+
+  Healthy is the longest run, up to a minute, without another beat in the first
+  ten minutes; an anomaly is from .3 s before to .4 s after a beat that is not
+  the patient's usual one.
+  """
+  root, rate = public_files.folder(data_dir, 'mitbih'), mitbih.RATE
+  for name in public_files.names(root, '*.hea'):
+    signal, peaks, symbols = mitbih.read(root, name)
+    beats = np.isin(symbols, mitbih.BEATS)
+    known, counts = np.unique(symbols[beats], return_counts=True)
+    other = peaks[beats & (symbols != known[counts.argmax()])]
+    labels = np.zeros(len(signal), bool)
+    for peak in other:
+      labels[max(0, peak - 3 * rate // 10) : peak + 4 * rate // 10] = True
+    half = 600 * rate
+    starts, stops = timelines.runs(~labels[:half])
+    longest = int(np.argmax(stops - starts))
+    start, stop = int(starts[longest]), int(stops[longest])
+    later = slice(half, 2 * half)
+    yield Recording(
+      name, name, signal[start : min(stop, start + 60 * rate), :1],
+      signal[later, :1], labels[later], 1 / rate,
+    )  # fmt: skip
+
+
 def _of_source(spec):
   def recordings(data_dir):
     whole = (',' if ':' in spec else ':') + _WHOLE
@@ -119,5 +147,6 @@ _WHOLE = 'max_rows=10000000,max_queries=10000000'
 ARCHIVES = {
   'ucr': _ucr, 'kpi': _kpi, 'nab': _nab, 'smd': _of_source('smd'),
   'asd': _of_source('asd'), 'smap': _of_source('smap_msl:spacecraft=SMAP'),
-  'msl': _of_source('smap_msl:spacecraft=MSL'),
+  'msl': _of_source('smap_msl:spacecraft=MSL'), 'skab': _of_source('skab'),
+  'mitbih': _mitbih,
 }  # fmt: skip

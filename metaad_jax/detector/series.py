@@ -1,5 +1,7 @@
 """A detector for series: healthy stretches in, alarms per time stamp out."""
 
+import functools
+import importlib.resources
 import re
 from typing import Any, NamedTuple, Self
 import warnings
@@ -12,7 +14,11 @@ from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.data import timelines
 from metaad_jax.data.timelines import Timeline
-from metaad_jax.detector import series_explanations, series_follow
+from metaad_jax.detector import (
+  series_explanations,
+  series_follow,
+  series_tails,
+)  # fmt: skip
 from metaad_jax.detector.series_explanations import SeriesExplanation
 from metaad_jax.detector.series_follow import SeriesStream
 from metaad_jax.features import subsequences
@@ -75,9 +81,10 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
   A series is [n] or [n, channels]: an array, or a frame or series of pandas or
   polars, whose time index or column of times gives the rate its unit and events
   their time stamps (`data.timelines`). NaN is a missing value; where more than
-  8 in a row are missing, nothing is said: p-values there are 1. Nothing is
-  trained: windows of a few lengths and views are compared with the healthy ones
-  (`subsequences`), and the scores of the healthy part itself say what is rare.
+  8 in a row are missing, nothing is said: p-values there are 1. Windows
+  of a few lengths and views are compared with the healthy ones
+  (`subsequences`), what of that counts is learned over many recordings, and the
+  scores of the healthy part itself say what is rare.
 
   Args:
     false_alarms: 'N per day' (second, minute, hour, week) if the time stamps or
@@ -87,6 +94,8 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     step: seconds between two samples, where there are no time stamps.
     resample: width of bins of time that are averaged, such as '10s', where time
       stamps are irregular; '' = samples are taken as they come.
+    weights: [components, widths] of what makes up the score, as
+      `training.series_weights` learns them; None = the shipped ones.
 
   Attributes:
     period_: in samples.
@@ -99,6 +108,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     starts_: seconds at which each begins, or None.
     step_: seconds between two samples, or None.
     event_rate_: false events per sample that `false_alarms` allows.
+    weights_: of `weights`, sum 1.
 
   Example:
     >>> detector = SeriesAnomalyDetector(step=60).fit(healthy)
@@ -112,11 +122,13 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     period: int = 0,
     step: float | None = None,
     resample: str = '',
+    weights: np.ndarray | None = None,
   ):
     self.false_alarms = false_alarms
     self.period = period
     self.step = step
     self.resample = resample
+    self.weights = weights
 
   def fit(self, X, y=None) -> Self:
     """Takes in the healthy part.
@@ -137,7 +149,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
   def _lines(self, stretches, names):
     return [timelines.read(x, names, self.resample) for x in stretches]
 
-  def _fit(self, lines):
+  def _fit(self, lines, weights=None):
     lines = list(map(timelines.without_anomalies, lines))
     channels = {line.values.shape[1] for line in lines}
     if len(channels) != 1:
@@ -173,6 +185,11 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     self.scale_ = np.where(
       spread > 1e-9 * np.abs(self.mean_), spread, np.abs(self.mean_) + 1
     )
+    if weights is None:
+      weights = self.weights
+    self.weights_ = subsequences.checked(
+      shipped_weights()[0] if weights is None else weights
+    )
     inner = [self._standardized(x) for x in self.stretches_]
     longest = max(inner, key=len)
     self.period_ = self.period or subsequences.period(longest)
@@ -193,7 +210,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       for x in self.stretches_
     ]
     starts = self.starts_
-    self._fit([*known, *self._lines(_stretches(X), self.names_)])
+    self._fit([*known, *self._lines(_stretches(X), self.names_)], self.weights_)
     self.starts_[: len(starts)] = starts
     return self
 
@@ -249,6 +266,21 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       self._events(scores, which, line), self._changed(scores, line, 0.01),
     )  # fmt: skip
 
+  def components(self, X) -> np.ndarray:
+    """[components, widths, n] float32: what `weights` weigh, a whole series.
+
+    Raises:
+      DataError: if values are missing.
+    """
+    check_is_fitted(self, 'stretches_')
+    x = timelines.read(X, self.names_, self.resample).values
+    if np.isnan(x).any():
+      raise DataError('values are missing: leave them out')
+    known = self._scales, self._deviation, self._standardized(x)
+    return subsequences.spread(
+      self._scales, subsequences.tracks(*known), len(x)
+    )
+
   def changed(self, X, rate: float = 0.01) -> int | None:
     """The first row at which what is called healthy has changed for good.
 
@@ -280,7 +312,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     return events
 
   def _changed(self, scores, line, rate):
-    blocks = _blocks(self._known(scores), self.period_)
+    blocks = series_tails.blocks(self._known(scores), self.period_)
     p = self._p_values(blocks)
     wealth = np.cumsum(series_follow.bet(p, len(self._healthy)), 1)
     over = np.flatnonzero(series_follow.mixed(wealth) > -np.log(rate))
@@ -304,10 +336,12 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     """
     check_is_fitted(self, 'stretches_')
     arrays = {f'stretch/{i}': x for i, x in enumerate(self.stretches_)}
+    arrays['weights'] = self.weights_
+    options = {k: v for k, v in self.get_params().items() if k != 'weights'}
     meta = {
       'kind': 'series', 'format': 1, 'step': self.step_, 'names': self.names_,
       'time': self.time_, 'starts': self.starts_,
-      'options': self.get_params(), **(more or {}),
+      'options': options, **(more or {}),
     }  # fmt: skip
     storage.save(path, arrays, meta)
 
@@ -329,7 +363,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     except DataError as error:
       raise DataError(f'{path} is no detector for series: {error}') from error
     options = meta['options']
-    made = cls(**options)
+    made, weights = cls(**options), arrays.pop('weights')
     none = np.zeros(0, int)
     made._fit([
       Timeline(
@@ -337,7 +371,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
         names=tuple(meta['names']), time=meta['time'],
       )
       for i in range(len(arrays))
-    ])  # fmt: skip
+    ], weights)  # fmt: skip
     made.starts_ = list(meta['starts'])
     return made, meta
 
@@ -368,7 +402,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     for start, x in long:
       part = slice(start, start + len(x))
       scores[part], which[part] = subsequences.score(
-        self._scales, self._deviation, self._standardized(x)
+        self._scales, self._deviation, self._standardized(x), self.weights_
       )
     return scores[line.at], which[line.at], line
 
@@ -386,33 +420,36 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       total, at, blocks = sum(map(len, inner)), 0, []
       for x in inner:
         scores, _ = subsequences.score(
-          self._scales, self._deviation, x, max(1, total // 10), at
+          self._scales, self._deviation, x, self.weights_,
+          max(1, total // 10), at,
+        )  # fmt: skip
+        blocks.append(
+          series_tails.blocks(scores[np.isfinite(scores)], self.period_)
         )
-        blocks.append(_blocks(scores[np.isfinite(scores)], self.period_))
         at += len(x)
       self._healthy = np.sort(np.concatenate(blocks))
-    rate = self.event_rate_ = _per_sample(self.false_alarms, self.step_)
-    level = -np.expm1(-rate * self.period_)  # of one period
-    known, n = self._healthy, len(self._healthy)
-    above = int(level * (n + 1)) - 1  # healthy ones that may exceed it
-    self.threshold_ = float(
-      known[max(0, n - 1 - above)]
-      if above >= 0
-      else known[-1] - self._slope() * np.log(level * (n + 1))
+    rate = self.event_rate_ = series_tails.per_sample(
+      self.false_alarms, self.step_
     )
+    level = -np.expm1(-rate * self.period_)  # of one period
+    self.threshold_ = series_tails.threshold(self._healthy, level)
 
   def _p_values(self, scores):
-    known = self._healthy
-    n = len(known)
-    above = n - np.searchsorted(known, scores, 'left')
-    beyond = np.maximum(scores - known[-1], 0) / self._slope()
-    p = (above + np.exp(-beyond)) / (n + 1)
+    p = series_tails.p_values(self._healthy, scores)
     return np.where(np.isnan(scores), 1.0, p)
 
-  def _slope(self):
-    """Mean excess of the highest fifth: the scale of the exponential tail."""
-    top = self._healthy[-max(1, len(self._healthy) // 5) :]
-    return max(float((top - top[0]).mean()), 0.05)
+
+@functools.cache
+def shipped_weights() -> tuple[np.ndarray, np.ndarray]:
+  """[components, widths] of all recordings, and of those of each other fold.
+
+  [folds, components, widths]: recordings of the groups of fold k had no part in
+  the weights of number k (`series_weights.fold`).
+  """
+  shipped = importlib.resources.files('metaad_jax') / 'shipped' / 'series.npz'
+  with importlib.resources.as_file(shipped) as path:
+    arrays, _ = storage.load(str(path))
+  return arrays['weights'], arrays['folds']
 
 
 def _begin(line, piece):
@@ -445,41 +482,3 @@ def _warn(notes):
   for note in filter(None, notes):
     note = re.sub(r'; to make it one, --features=.*', '', note)
     warnings.warn(note, stacklevel=5)
-
-
-def _blocks(scores, length):
-  """The highest score of each stretch of a period; a rest counts as one."""
-  return np.maximum.reduceat(scores, np.arange(0, len(scores), length))
-
-
-_SECONDS = {
-  'second': 1,
-  'minute': 60,
-  'hour': 3600,
-  'day': 86400,
-  'week': 604800,
-}
-
-
-def _per_sample(text: str, step: float | None) -> float:
-  """False alarms per sample, of '2 per day' or '1 per 10000 points'."""
-  words = text.split()
-  try:
-    count = float(words[0])
-    if count <= 0 or words[1] != 'per' or len(words) not in (3, 4):
-      raise ValueError
-    if words[-1].rstrip('s') == 'point':
-      return count / float(words[2])
-    unit = _SECONDS[words[-1].rstrip('s')]
-    many = float(words[2]) if len(words) == 4 else 1.0
-  except (IndexError, KeyError, ValueError) as error:
-    raise DataError(
-      f"false_alarms={text!r}: say '1 per day' (second, minute, hour, week) or "
-      "'1 per 10000 points'"
-    ) from error
-  if step is None:
-    raise DataError(
-      f'false_alarms={text!r} needs the time between two samples: give a time '
-      "index or step= in seconds, or say '1 per 10000 points'"
-    )
-  return count * step / (unit * many)

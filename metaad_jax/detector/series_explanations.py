@@ -108,14 +108,15 @@ def _nearest(detector, piece, place, asked):
   x = detector._standardized(piece.values)
   found: Any = None
   excess = np.full(detector.n_features_in_, -np.inf)
-  for scale, compare in zip(detector._scales, comparisons(detector),
-                            strict=True):  # fmt: skip
+  every = zip(detector._scales, comparisons(detector), strict=True)
+  for scale, compare in list(every)[:-1]:
     length = scale.length
     if length > len(x):
       continue
     start = place - piece.start - (length - 1) // 2
     start = int(np.clip(start, 0, len(x) - length))
     ratio, nearest = compare(x[start : start + length])
+    ratio = ratio[: subsequences.NAMED]
     excess = np.maximum(excess, ratio[:, : len(excess)].max(0))
     view, channel = divmod(int(ratio.argmax()), ratio.shape[1])
     if asked and asked[2] == length:
@@ -172,8 +173,8 @@ def reason(detector: Any, which: int) -> str:
   view, name, length = compared(detector, which)
   of = f' of {name}' if name else ''
   return (
-    f'{view}{of} over {length_text(length, detector.step_)}: unlike anything '
-    'healthy'
+    f'{view}{of} over {length_text(length, detector.step_)}: farthest from '
+    'what is healthy'
   )
 
 

@@ -85,9 +85,7 @@ class SeriesStream:
     longest = self._scales[-1].length
     self._buffer = np.zeros((2 * longest, self._detector.n_features_in_))
     self._filled, self._count = 0, 0
-    self._tracks: list[list[tuple[float, float, int]]] = [
-      [] for _ in self._scales
-    ]
+    self._tracks: list[list[np.ndarray]] = [[] for _ in self._scales]
 
   @property
   def threshold(self) -> float:
@@ -187,11 +185,11 @@ class SeriesStream:
     ):
       start = count - scale.length
       if start < 0:
-        tracks.append(np.zeros((3, 0)))
+        tracks.append(np.zeros((subsequences.TRACK, 0)))
         continue
       window = self._buffer[self._filled - scale.length : self._filled]
       ratio, _ = compare(self._detector._standardized(window))
-      now = (start, float(ratio.max()), int(ratio.argmax()))
+      now = subsequences.of_window(np.array([start]), ratio[..., None])[:, 0]
       tracks.append(np.array([*kept, now]).T)
       hop = subsequences.hop(scale)
       if start % hop == 0:
@@ -199,7 +197,9 @@ class SeriesStream:
         past = first - (scale.length - 1) / 2
         while len(kept) > 1 and kept[1][0] <= past:
           kept.pop(0)
-    score, which = subsequences.of_stamps(self._scales, tracks, count, first)
+    score, which = subsequences.of_stamps(
+      self._scales, tracks, count, self._detector.weights_, first
+    )
     return float(score[-1]), int(which[-1])
 
   def _said(self, score, which, stamp, note):
@@ -276,7 +276,7 @@ class SeriesStream:
       'block': np.array(self._block, np.float64),
     }
     for i, track in enumerate(self._tracks):
-      arrays[f'track/{i}'] = np.array(track, np.float64).reshape(-1, 3)
+      arrays[f'track/{i}'] = np.array(track).reshape(-1, subsequences.TRACK)
     event = self._event and {
       name: value if name == 'rows' else moments.written(value)
       for name, value in self._event.items()
@@ -311,7 +311,8 @@ class SeriesStream:
     shapes = {
       'buffer': (self._scales[-1].length, channels),
       'pending': (timelines.LONGEST_GAP + 10**6, channels),
-      'wealth': (len(POWERS),), 'block': (2,), **dict.fromkeys(names, (99, 3)),
+      'wealth': (len(POWERS),), 'block': (2,),
+      **dict.fromkeys(names, (999, subsequences.TRACK)),
     }  # fmt: skip
     if arrays.keys() != shapes.keys():
       raise DataError('it lacks an array, or has one too many')
@@ -332,9 +333,7 @@ class SeriesStream:
     self._pending = list(arrays['pending'])
     self._wealth = arrays['wealth'].copy()
     self._block = [float(arrays['block'][0]), int(arrays['block'][1])]
-    self._tracks = [
-      [(a, b, int(c)) for a, b, c in arrays[name].tolist()] for name in names
-    ]
+    self._tracks = [list(arrays[name]) for name in names]
     self._number, self._last = meta['number'], meta['last']
     self._fast, self._changed = meta['fast'], meta['changed']
     self._event = meta['event']
@@ -351,7 +350,8 @@ def _lead(detector):
   longest = int(np.argmax(sizes))
   x = detector._standardized(detector.stretches_[longest][:_CALIBRATED])
   begin, apart = sum(sizes[:longest]), max(1, sum(sizes) // 10)
-  known = detector._scales, detector._deviation, x, apart, begin
+  fitted = detector._scales, detector._deviation, x, detector.weights_
+  known = *fitted, apart, begin
   last = subsequences.arriving(*known)
   inner = subsequences.score(*known)[0]
   both = np.stack([last, inner])[:, np.isfinite(last) & np.isfinite(inner)]
@@ -384,8 +384,9 @@ _STATE = schema.fields({
 
 def fingerprint(detector: Any) -> str:
   """Of what a detector was fitted to."""
-  sha256 = hashlib.sha256(repr(sorted(detector.get_params().items())).encode())
-  for x in detector.stretches_:
+  params = {k: v for k, v in detector.get_params().items() if k != 'weights'}
+  sha256 = hashlib.sha256(repr(sorted(params.items())).encode())
+  for x in (*detector.stretches_, detector.weights_):
     sha256.update(np.ascontiguousarray(x).data)
   return sha256.hexdigest()
 

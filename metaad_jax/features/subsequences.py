@@ -1,14 +1,16 @@
 """How unlike the healthy part every stretch of a series is.
 
 Windows of a few lengths, taken from the period of the series, are described in
-a few ways that forget different things (the mean, the size, what is slow), and
-each is compared with its nearest window of the healthy part (semi-supervised
-discords: Yeh et al., Matrix Profile I, ICDM 2016). The largest distance of a
-healthy window to the others makes the ways comparable, so that the highest of
-them is the score.
+a few ways that forget different things (the mean, the size, what is slow, the
+phase), and each is compared with its nearest window of the healthy part
+(semi-supervised discords: Yeh et al., Matrix Profile I, ICDM 2016). The largest
+distance of a healthy window to the others makes the ways comparable. What of
+them makes up the score, and averaged over how long, is learned over many
+recordings (`weights`; `training.series_weights`).
 """
 
 from collections.abc import Sequence
+import functools
 from typing import NamedTuple
 
 import jax
@@ -16,11 +18,27 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage, signal
 
-POINTS = 32  # that a window is resampled to
-SCALES = (0.25, 0.5, 1.0)  # lengths of windows, in periods
-VIEWS = ('level', 'shape', 'shape without its size', 'fast changes')
+from metaad_jax.base import DataError
+
+POINTS = 32  # that a window is resampled to; short ones to fewer
+SCALES = (0.25, 0.5, 1.0, 2.0)  # lengths of windows, in periods
+VIEWS = (
+  'level', 'shape', 'shape without its size', 'fast changes', 'spectrum'
+)  # fmt: skip
+NAMED = 4  # of the views, and all scales but the longest: what reasons name
+# What is made of the comparisons around a time stamp: the highest of all, what
+# of it is above every healthy one, that of the shortest windows; of the longest
+# ones spectrum and level (of the farthest channel, and of all together); means
+# over all (of the farthest channel, and of all together).
+COMPONENTS = (
+  'highest', 'excess', 'short', 'spectrum', 'level', 'level together', 'mean',
+  'mean together',
+)  # fmt: skip
+WIDTHS = (0.0, 0.5, 1.0, 2.0, 4.0)  # averages of those, in periods
+TRACK = 8  # numbers of a window: see `_track`
 _CHUNK = 1024  # windows that are compared at once
 _BANK = 2048  # healthy windows that are kept; fewer of many channels
+_ABSENT = 1e30  # square of a distance to no window
 _FLOOR = 1e-4  # distances of copies, in standard deviations of the series
 
 
@@ -29,7 +47,7 @@ class Scale(NamedTuple):
 
   Attributes:
     length: L, samples of a window.
-    bank: [N, C, POINTS] float32, the windows.
+    bank: [N, C, P] float32, the windows.
     starts: [N] where each begins in the healthy part.
     farthest: [views, C or C + 1] logarithm of the largest distance of a
       healthy window to the others that do not overlap it; the last column of
@@ -63,16 +81,18 @@ def period(x: np.ndarray, shortest: int = 8, longest: int = 1000) -> int:
 
 
 def windows(x: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-  """Windows of a series [T, C], resampled by averages: [N, C, POINTS] float32.
+  """Windows of a series [T, C], resampled by averages: [N, C, P] float32.
 
-  Windows shorter than `POINTS` are interpolated.
+  P is `POINTS`, or the power of two from 8 on that is not below `length`;
+  windows shorter than that are interpolated.
   """
+  points = min(POINTS, 1 << max(3, (length - 1).bit_length()))
   total = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(x, 0)])
-  edges = starts[:, None] + np.linspace(0, length, POINTS + 1)
+  edges = starts[:, None] + np.linspace(0, length, points + 1)
   whole = np.minimum(edges.astype(int), len(x) - 1)
   part = (edges - whole)[..., None]
   sums = total[whole] + part * x[whole]
-  means = np.diff(sums, axis=1) / (length / POINTS)
+  means = np.diff(sums, axis=1) / (length / points)
   return np.moveaxis(means, 1, 2).astype(np.float32)
 
 
@@ -82,36 +102,47 @@ def _describe(w, typical, xp=jnp):
   size = xp.maximum(centred.std(-1), 0.1 * typical)[..., None]
   steps = xp.diff(w, axis=-1, prepend=w[..., :1])
   views = xp.stack([w, centred, centred / size, steps])
-  return xp.swapaxes(views, 1, 2) / POINTS**0.5
+  lines = xp.abs(xp.fft.rfft(centred, axis=-1, norm='ortho'))[..., 1:]
+  space = [(0, 0)] * (lines.ndim - 1) + [(0, w.shape[-1] - lines.shape[-1])]
+  views = xp.concatenate([views, xp.pad(lines, space)[None]])
+  return (xp.swapaxes(views, 1, 2) / w.shape[-1] ** 0.5).astype(w.dtype)
 
 
-@jax.jit
-def _nearest(bank, kept, starts, typical, queries, at, apart):
+@functools.partial(jax.jit, static_argnames='inside')
+def _nearest(bank, kept, starts, typical, queries, at, apart, inside):
   """Distance to the nearest kept window at least `apart` samples away.
 
   bank [N, C, P], kept [N] bool, starts [N], typical [C] deviation, queries
-  [M, C, P], at [M] -> [views, C, M], or C + 1 of several channels: the last is
-  of all of them together.
+  [M, C, P], at [M], `inside` whether `apart` counts -> [views, C, M], or C + 1
+  of several channels: the last is of all of them together.
   """
   reference, asked = _describe(bank, typical), _describe(queries, typical)
-  excluded = ~kept | (jnp.abs(at[:, None] - starts) < apart)
+  near = jnp.abs(at[:, None] - starts) < apart if inside else None
+
+  def least(pair):  # [M, P], [N, P] -> [M]
+    q, r = pair
+    # One product for -2 q r + r^2: nothing of [M, N] is written but for it.
+    r = jnp.concatenate([r, _norm(r, kept)[:, None]], -1)
+    q1 = jnp.concatenate([-2 * q, jnp.ones_like(q[:, :1])], -1)
+    squares = jnp.matmul(q1, r.T, precision='highest')
+    if inside:
+      squares = jnp.where(near, jnp.inf, squares)
+    return squares.min(-1) + (q**2).sum(-1)
 
   def of_view(pair):  # [C, M, P], [C, N, P]
-    def of_channel(total, channel):
-      q, r = channel
-      product = jnp.matmul(q, r.T, precision='highest')
-      squares = (q**2).sum(-1)[:, None] + (r**2).sum(-1) - 2 * product
-      squares = jnp.where(excluded, jnp.inf, squares)
-      return total + squares, squares.min(-1)
+    each = jax.lax.map(least, pair)
+    if len(each) == 1:
+      return each
+    whole = [jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1) for x in pair]
+    return jnp.concatenate([each, least(whole)[None] / len(each)])
 
-    zero = jnp.zeros(excluded.shape, bank.dtype)
-    total, least = jax.lax.scan(of_channel, zero, pair)
-    if len(least) == 1:
-      return least
-    return jnp.concatenate([least, total.min(-1)[None] / len(least)])
+  squares = jax.lax.map(of_view, (asked, reference))
+  squares = jnp.where(squares > _ABSENT / 2, jnp.inf, squares)
+  return jnp.sqrt(jnp.maximum(squares, _FLOOR**2))
 
-  least = jax.lax.map(of_view, (asked, reference))
-  return jnp.sqrt(jnp.maximum(least, _FLOOR**2))
+
+def _norm(r, kept):
+  return jnp.where(kept, (r**2).sum(-1), _ABSENT)
 
 
 def _distances(scale, deviation, x, starts, apart=0, at=0):
@@ -132,8 +163,9 @@ def _distances(scale, deviation, x, starts, apart=0, at=0):
     part = x[some[0] : some[-1] + scale.length + 1]
     queries = pad(windows(part, some - some[0], scale.length), _CHUNK)
     least = _nearest(
-      bank, kept, begins, deviation, queries, pad(some + at, _CHUNK), apart
-    )
+      bank, kept, begins, deviation, queries, pad(some + at, _CHUNK), apart,
+      apart > 0,
+    )  # fmt: skip
     done = slice(first, first + len(some))
     yield done, np.asarray(least)[..., : len(some)]
 
@@ -206,105 +238,191 @@ def fit(
 
 def score(
   scales: Sequence[Scale], deviation: np.ndarray, x: np.ndarray,
-  apart: int = 0, at: int = 0,
+  weights: np.ndarray, apart: int = 0, at: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
   """The score of every time stamp of a series [T, C], standardized.
 
   Args:
     scales, deviation: of `fit`.
     x: the series, at least as long as the shortest windows.
+    weights: [COMPONENTS, WIDTHS], sum 1.
     apart: > 0 for a stretch of the healthy part: its windows are compared with
       those that begin at least so many samples away, and do not overlap.
     at: where it begins there.
 
   Returns:
-    [T] logarithm of how much farther it is from the healthy part than any
-    healthy window is from the others, half of it averaged over half a period:
-    one far window alone may be noise. And [T] which view is the farthest: the
-    index into [scales, views, channels].
+    [T] a weighted mean of logarithms of how much farther it is from the healthy
+    part than any healthy window is from the others. And [T] which view is the
+    farthest: the index into [scales, views, channels].
   """
-  tracks = []
+  return of_stamps(
+    scales, tracks(scales, deviation, x, apart, at), len(x), weights
+  )
+
+
+def tracks(scales, deviation, x, apart=0, at=0) -> list[np.ndarray]:
+  """Of each scale [TRACK, n]: what is said of its windows; as `score`."""
+  made = []
   for scale in scales:
     last = len(x) - scale.length
     starts = np.unique(np.r_[0 : last : hop(scale), last])
-    tracks.append(_track(scale, deviation, x, starts[starts >= 0], apart, at))
-  return of_stamps(scales, tracks, len(x))
+    made.append(_track(scale, deviation, x, starts[starts >= 0], apart, at))
+  return made
 
 
 def _track(scale, deviation, x, starts, apart, at):
-  """[3, n] of the windows at `starts`; see `of_stamps`."""
-  track = np.zeros((3, len(starts)))
+  """[TRACK, n] of the windows at `starts`; see `of_window`."""
+  track = np.zeros((TRACK, len(starts)))
   gap = max(apart, scale.length) if apart else 0
   for done, least in _distances(scale, deviation, x, starts, gap, at):
     ratio = np.log(least) - scale.farthest[..., None]
-    ratio = ratio.reshape(-1, ratio.shape[-1])
-    track[:, done] = starts[done], ratio.max(0), ratio.argmax(0)
+    if not np.isfinite(ratio).all():  # nothing is so far away
+      ratio = np.where(np.isfinite(ratio), ratio, 0)
+    track[:, done] = of_window(starts[done], ratio)
   return track
 
 
+def of_window(start: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+  """[TRACK, n] of windows that begin at `start` [n].
+
+  Their starts, the number of the highest logarithm of a ratio, of [views, C or
+  C + 1, n], among those that reasons name; that; the means over views of the
+  farthest channel and of all together; their spectrum together, and their level
+  by the farthest channel and together.
+  """
+  own = ratio[:NAMED].reshape(-1, ratio.shape[-1])
+  channels = ratio[:, :-1] if ratio.shape[1] > 1 else ratio
+  far, together = channels.max(1), ratio[:, -1]
+  return np.stack([
+    start, own.argmax(0), own.max(0), far.mean(0), together.mean(0),
+    together[NAMED], far[0], together[0],
+  ])  # fmt: skip
+
+
 def arriving(
-  scales: Sequence[Scale], deviation: np.ndarray, x: np.ndarray, apart: int,
-  at: int,
+  scales: Sequence[Scale], deviation: np.ndarray, x: np.ndarray,
+  weights: np.ndarray, apart: int, at: int,
 ) -> np.ndarray:  # fmt: skip
   """[T] what `score` says of each time stamp when it is the last that came.
 
   Arguments of `score`; NaN before the first window is complete.
   """
-  tracks = [
+  every = [
     _track(s, deviation, x, np.arange(len(x) - s.length + 1), apart, at)
     for s in scales
   ]
   scores = np.full(len(x), np.nan)
   for size in range(scales[0].length, len(x) + 1):
     first, some = max(0, size - 1 - blend(scales)), []
-    for scale, track in zip(scales, tracks, strict=True):
+    for scale, track in zip(scales, every, strict=True):
       last = size - scale.length
       low = max(0, first - scale.length - 2 * hop(scale))
       low -= low % hop(scale)
       which = np.unique(np.r_[low : last : hop(scale), last])
       some.append(track[:, which[which >= 0]])
-    scores[size - 1] = of_stamps(scales, some, size, first)[0][-1]
+    scores[size - 1] = of_stamps(scales, some, size, weights, first)[0][-1]
   return scores
+
+
+def checked(weights: np.ndarray) -> np.ndarray:
+  """Weights that sum to 1, [COMPONENTS, WIDTHS] float64.
+
+  Raises:
+    DataError: if they are not of that shape, are negative or all zero.
+  """
+  weights = np.asarray(weights, np.float64)
+  shape = len(COMPONENTS), len(WIDTHS)
+  if weights.shape != shape or not (weights >= 0).all() or not weights.sum():
+    raise DataError(
+      f'weights {weights.shape}: give numbers {shape}, 0 or more, not all 0'
+    )
+  total = weights.sum()
+  return weights if abs(total - 1) < 1e-9 else weights / total
 
 
 def hop(scale: Scale) -> int:
   """Samples between the starts of two windows that are scored."""
-  return max(1, scale.length // 8)
+  return max(1, scale.length // 6)
+
+
+def _width(scales, periods):
+  """Samples of an average over periods."""
+  return max(1, int(periods * scales[SCALES.index(1.0)].length))
 
 
 def blend(scales: Sequence[Scale]) -> int:
-  """Samples that half of a score is averaged over."""
-  return max(1, scales[-1].length // 2)
+  """Samples on either side that a score is averaged over."""
+  return _width(scales, max(WIDTHS)) // 2
 
 
 def of_stamps(
   scales: Sequence[Scale], tracks: Sequence[np.ndarray], size: int,
-  first: int = 0,
+  weights: np.ndarray, first: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
   """Scores of time stamps from those of windows; see `score`.
 
   Args:
     scales: of `fit`.
-    tracks: for each scale [3, n]: where windows start, the highest logarithm of
-      a ratio, and its number among [views, channels].
+    tracks: of each scale [TRACK, n], as of `of_window`.
     size: T, time stamps of the series.
+    weights: [COMPONENTS, WIDTHS].
     first: the first one that is asked for; of what lies before it only what is
       less than `blend` away counts.
   """
   stamps = np.arange(first, size)
-  best = np.full(len(stamps), -np.inf, np.float32)
+  components, which = _components(scales, tracks, stamps)
+  total = np.zeros(len(stamps))
+  for share, periods in zip(weights.T, WIDTHS, strict=True):
+    if share.any():
+      total += _averaged(scales, share @ components, periods)
+  return total, which
+
+
+def spread(
+  scales: Sequence[Scale], tracks: Sequence[np.ndarray], size: int
+) -> np.ndarray:
+  """[COMPONENTS, WIDTHS, T] float32: what `weights` weigh; as `of_stamps`."""
+  made, _ = _components(scales, tracks, np.arange(size))
+  wide = [_averaged(scales, made, periods) for periods in WIDTHS]
+  return np.stack(wide, 1).astype(np.float32)
+
+
+def _averaged(scales, x, periods):
+  width = min(_width(scales, periods), x.shape[-1])
+  return ndimage.uniform_filter1d(x, width, mode='nearest') if width > 1 else x
+
+
+def _components(scales, tracks, stamps):
+  """[COMPONENTS, n] of time stamps, and [n] the number of the highest."""
+  highest = np.full(len(stamps), -np.inf, np.float32)
   which = np.zeros(len(stamps), np.int64)
-  for number, (scale, (starts, high, index)) in enumerate(
-    zip(scales, tracks, strict=True)
-  ):
-    if not len(starts):
+  short, long, means, some = None, None, np.zeros((2, len(stamps))), 0
+  for number, (scale, track) in enumerate(zip(scales, tracks, strict=True)):
+    if not track.shape[1]:
       continue
-    centres = starts + (scale.length - 1) / 2
-    values = np.interp(stamps, centres, high)
-    nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, stamps)
-    higher = values > best
-    best[higher] = values[higher]
-    which[higher] = (number * scale.farthest.size + index[nearest])[higher]
-  width = min(blend(scales), size)
-  smooth = ndimage.uniform_filter1d(best, width, mode='nearest')
-  return (best + smooth) / 2, which
+    centres = track[0] + (scale.length - 1) / 2
+    at = lambda row, centres=centres, track=track: np.interp(
+      stamps, centres, track[row]
+    )
+    means += np.stack([at(3), at(4)])
+    some += 1
+    long = np.stack([at(5), at(6), at(7)]).astype(np.float32)
+    if number < len(scales) - 1:
+      nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, stamps)
+      values = at(2).astype(np.float32)
+      short = values if short is None else short
+      higher = values > highest
+      highest[higher] = values[higher]
+      index = number * scale.farthest.size + track[1][nearest].astype(int)
+      which[higher] = index[higher]
+  high = _soft(highest)
+  made = np.stack(
+    [high, np.maximum(high, 0), _soft(short), *_soft(long),
+     *_soft(means / some)]
+  )  # fmt: skip
+  return made, which
+
+
+def _soft(x):
+  """What is many times too far counts for less than its logarithm."""
+  return np.clip(np.where(x > 2.5, 2.5 + (x - 2.5) / 4, x), -3, 6)

@@ -14,6 +14,7 @@ import numpy as np
 
 from metaad_jax import schema, specs
 from metaad_jax.base import DataError
+from metaad_jax.features import subsequences
 from metaad_jax.scores.conformal import Calibration
 from metaad_jax.training.setup import Config
 
@@ -97,10 +98,15 @@ _SERIES = schema.fields({
 def check_series(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
   """Raises DataError for what no model file of a detector of series holds."""
   _SERIES('its model.json', meta)
-  if not arrays or arrays.keys() != {
+  weights = arrays.get('weights')
+  arrays = {name: x for name, x in arrays.items() if name != 'weights'}
+  if weights is None or not arrays or arrays.keys() != {
     f'stretch/{i}' for i in range(len(arrays))
-  }:
-    raise DataError('its arrays are not stretch/0, stretch/1, ...')
+  }:  # fmt: skip
+    raise DataError('its arrays are not weights, stretch/0, stretch/1, ...')
+  if weights.dtype.kind != 'f':
+    schema.refuse('weights', weights.shape, 'numbers')
+  subsequences.checked(weights)
   shapes = {x.shape[1:] for x in arrays.values()}
   for name, x in arrays.items():
     if x.dtype.kind != 'f' or x.ndim != 2 or len(x) < 30 or not x.shape[1]:

@@ -1,0 +1,233 @@
+"""Healthy series, and what goes wrong in them: tasks without end.
+
+`inject` puts faults of the kinds that the literature knows into a healthy
+series, of a size and a length of their own; `process` simulates healthy ones.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage, signal
+
+
+class Fault(NamedTuple):
+  """Where and what: rows `start` to `stop`, a kind, a size in deviations."""
+
+  start: int
+  stop: int
+  kind: str
+  size: float
+
+
+def _moved(x, at):
+  """The series x [n] at rows `at` that need not be whole."""
+  return np.interp(np.clip(at, 0, len(x) - 1), np.arange(len(x)), x)
+
+
+def _elsewhere(x, n, random):
+  start = int(random.integers(0, max(1, len(x) - n)))
+  return x[start : start + n].copy()
+
+
+def _spike(x, a, b, size, period, random):
+  n = b - a
+  width, height = int(random.choice([1, 2, 5])), 2 * size * _sign(random)
+  return x[a:b] + height * (np.abs(np.arange(n) - n // 2) * 2 < width)
+
+
+def _extra(x, a, b, size, period, random):
+  n = min(b - a, max(4, int(0.6 * period)))
+  beat = _elsewhere(x, n, random)
+  at = int(random.integers(0, b - a - n + 1))
+  part = x[a:b].copy()
+  part[at : at + n] += np.hanning(n) * (beat - beat.mean()) * min(2, size)
+  return part
+
+
+def _missing(x, a, b, size, period, random):
+  part = x[a:b].copy()
+  n = min(b - a, period)
+  at = (b - a - n) // 2
+  part[at : at + n] = np.linspace(part[at], part[at + n - 1], n)
+  return part
+
+
+def _swapped(x, a, b, size, period, random):
+  part = _elsewhere(x, b - a, random)
+  return part + (x[a] - part[0]) * random.integers(0, 2)
+
+
+def _warped(x, a, b, size, period, random):
+  u = np.linspace(0, 1, b - a)
+  bent = u + _sign(random) * min(0.3, 0.1 * size) * np.sin(2 * np.pi * u)
+  return _moved(x, a + (b - a - 1) * np.clip(bent, 0, 1))
+
+
+def _amplitude(x, a, b, size, period, random):
+  factor = (1 + 0.7 * size) ** _sign(random)
+  mean = x[a:b].mean()
+  return mean + (x[a:b] - mean) * factor
+
+
+def _frequency(x, a, b, size, period, random):
+  factor = 1 + _sign(random) * min(0.7, 0.25 * size)
+  return _moved(x, a + np.arange(b - a) * factor)
+
+
+def _sign(random):
+  return random.choice([-1, 1])
+
+
+# Each takes x [n] in deviations, rows a to b, the size, a period, and a
+# generator, and returns x[a:b] with the fault.
+KINDS = {
+  'spike': _spike,
+  'level shift': lambda x, a, b, s, p, r: x[a:b] + s * _sign(r),
+  'drift': lambda x, a, b, s, p, r: (
+    x[a:b] + 1.5 * s * _sign(r) * np.linspace(0, 1, b - a)
+  ),
+  'frequency': _frequency,
+  'amplitude': _amplitude,
+  'missing beat': _missing,
+  'extra beat': _extra,
+  'time warp': _warped,
+  'reversed': lambda x, a, b, s, p, r: x[a:b][::-1].copy(),
+  'swapped': _swapped,
+  'noise': lambda x, a, b, s, p, r: x[a:b] + 0.4 * s * r.normal(size=b - a),
+  'flat line': lambda x, a, b, s, p, r: np.full(b - a, x[a]),
+  'decoupled': lambda x, a, b, s, p, r: _elsewhere(x, b - a, r),
+}
+
+
+def inject(
+  x: np.ndarray, start: int, stop: int, kind: str, size: float, period: int,
+  random: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+  """A series with a fault, and where it is.
+
+  Args:
+    x: [n, C] healthy; sizes are in standard deviations of a channel around the
+      fault.
+    start, stop: rows that it may change.
+    kind: of `KINDS`; 'decoupled' replaces some channels by their own past, and
+      of one channel is 'swapped' in effect.
+    size: of it; kinds that cannot be larger or smaller ignore it.
+    period: samples of a period.
+    random: chooses its sign, and the channels: some, or all.
+
+  Returns:
+    [n, C], and [n] bool, the rows from the first to the last that changed.
+  """
+  made = x.copy()
+  some = random.random(x.shape[1]) < random.choice([0.15, 0.4, 1.0])
+  some[random.integers(0, x.shape[1])] = True
+  near = slice(max(0, start - 4 * period), stop + 4 * period)
+  for c in np.flatnonzero(some):
+    scale = x[near, c].std() + 1e-9
+    args = x[:, c] / scale, start, stop, size, period, random
+    made[start:stop, c] = scale * KINDS[kind](*args)
+  changed = np.flatnonzero((np.abs(made - x) > 1e-6).any(1))
+  labels = np.zeros(len(x), bool)
+  if len(changed):
+    labels[changed[0] : changed[-1] + 1] = True
+  return made, labels
+
+
+def spoiled(
+  x: np.ndarray, period: int, random: np.random.Generator, most: int = 3
+) -> tuple[np.ndarray, np.ndarray, list[Fault]]:
+  """A series [n, C] with 1 to `most` faults, labels [n], and the faults.
+
+  Kinds at random, sizes of .5 to 6 deviations and lengths of .3 to 6 periods,
+  both even in logarithm; two periods apart at least.
+  """
+  labels, faults = np.zeros(len(x), bool), []
+  for _ in range(int(random.integers(1, most + 1))):
+    kind = str(random.choice(list(KINDS)))
+    size = float(np.exp(random.uniform(np.log(0.5), np.log(6))))
+    length = period * np.exp(random.uniform(np.log(0.3), np.log(6)))
+    length = int(np.clip(length, 6, max(6, len(x) // 6)))
+    start = int(random.integers(0, len(x) - length))
+    near = slice(max(0, start - 2 * period), start + length + 2 * period)
+    if labels[near].any():
+      continue
+    x, changed = inject(x, start, start + length, kind, size, period, random)
+    if changed.any():
+      labels |= changed
+      rows = np.flatnonzero(changed)
+      faults.append(Fault(int(rows[0]), int(rows[-1]) + 1, kind, size))
+  return x, labels, faults
+
+
+# --- simulated healthy series ------------------------------------------------
+
+
+def _resonance(t, period, random):
+  r, angle = random.uniform(0.9, 0.995), 2 * np.pi / period
+  filter_ = [1, -2 * r * np.cos(angle), r * r]
+  return signal.lfilter([1], filter_, random.normal(size=len(t)))
+
+
+def _turns(t, period, random, jitter):
+  """[n] phase in turns, whose speed varies by `jitter`."""
+  return np.cumsum((1 + jitter * random.normal(size=len(t))) / period)
+
+
+def _oscillators(t, period, random):
+  turns = _turns(t, period, random, 0.02)
+  return sum(
+    random.normal() / k
+    * np.sin(2 * np.pi * (k * turns + random.uniform(0, 1)))
+    for k in range(1, 5)
+  )  # fmt: skip
+
+
+def _beats(t, period, random):
+  slow = ndimage.gaussian_filter1d(random.normal(size=len(t)), period)
+  speed = 1 + random.uniform(0, 0.3) * slow * period**0.5
+  u = np.cumsum(np.maximum(speed, 0.2) / period) % 1
+  wave = lambda at, width: np.exp(-0.5 * ((u - at) / width) ** 2)
+  return wave(0.3, 0.04) - 0.3 * wave(0.38, 0.03) + 0.3 * wave(0.7, 0.08)
+
+
+def _relaxation(t, period, random):
+  return (_turns(t, period, random, 0.01) % 1) ** random.uniform(0.5, 3)
+
+
+def _loads(t, period, random):
+  lengths = random.geometric(1 / period, size=len(t))
+  on = np.repeat(np.arange(len(lengths)) % 2, lengths)[: len(t)]
+  return ndimage.gaussian_filter1d(on.astype(float), random.uniform(0.5, 4))
+
+
+def _wandering(t, period, random):
+  x = np.cumsum(random.normal(size=len(t)))
+  return x - ndimage.uniform_filter1d(x, 4 * period)
+
+
+PROCESSES = {
+  'resonance': _resonance, 'oscillators': _oscillators, 'beats': _beats,
+  'relaxation': _relaxation, 'loads': _loads, 'wandering': _wandering,
+}  # fmt: skip
+
+
+def process(
+  n: int, random: np.random.Generator, kind: str = '', channels: int = 1
+) -> np.ndarray:
+  """[n, channels]: sources of a kind of `PROCESSES`, mixed, and noise.
+
+  A period of 12 to 200 samples; noise of .005 to .4 deviations.
+  """
+  kind = kind or str(random.choice(list(PROCESSES)))
+  period = int(np.exp(random.uniform(np.log(12), np.log(200))))
+  sources = np.stack(
+    [
+      PROCESSES[kind](np.arange(n), period, random)
+      for _ in range(max(1, channels // 2))
+    ],
+    1,
+  )
+  x = sources @ random.normal(size=(sources.shape[1], channels))
+  x = x / (x.std(0) + 1e-9)
+  noise = np.exp(random.uniform(np.log(0.005), np.log(0.4)))
+  return x + noise * random.normal(size=x.shape)
