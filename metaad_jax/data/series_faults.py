@@ -125,8 +125,10 @@ def inject(
   for c in np.flatnonzero(some):
     scale = x[near, c].std() + 1e-9
     args = x[:, c] / scale, start, stop, size, period, random
-    made[start:stop, c] = scale * KINDS[kind](*args)
-  changed = np.flatnonzero((np.abs(made - x) > 1e-6).any(1))
+    part = scale * KINDS[kind](*args)
+    moved = np.abs(part - x[start:stop, c]) > 1e-6 * scale
+    made[start:stop, c] = np.where(moved, part, x[start:stop, c])
+  changed = np.flatnonzero((made != x).any(1))
   labels = np.zeros(len(x), bool)
   if len(changed):
     labels[changed[0] : changed[-1] + 1] = True

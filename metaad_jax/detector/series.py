@@ -284,7 +284,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
   def changed(self, X, rate: float = 0.01) -> int | None:
     """The first row at which what is called healthy has changed for good.
 
-    A test martingale bets against the p-values of successive periods (Vovk,
+    A test martingale bets against the p-values of every fifth period (Vovk,
     Nouretdinov and Gammerman, Testing exchangeability on-line, ICML 2003): on
     a series like the healthy part it ever exceeds 1 / rate with a probability
     of at most `rate`. None = nothing to be said against it.
@@ -313,10 +313,11 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
 
   def _changed(self, scores, line, rate):
     blocks = series_tails.blocks(self._known(scores), self.period_)
-    p = self._p_values(blocks)
+    p = self._p_values(blocks[:: series_follow.APART])
     wealth = np.cumsum(series_follow.bet(p, len(self._healthy)), 1)
     over = np.flatnonzero(series_follow.mixed(wealth) > -np.log(rate))
-    return int(over[0] * self.period_) if len(over) else None
+    step = series_follow.APART * self.period_
+    return int(over[0] * step) if len(over) else None
 
   @property
   def healthy_range_(self) -> tuple[float, float]:
@@ -428,10 +429,12 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
         )
         at += len(x)
       self._healthy = np.sort(np.concatenate(blocks))
+      self._alone = series_tails.alone(blocks, self._healthy)
     rate = self.event_rate_ = series_tails.per_sample(
       self.false_alarms, self.step_
     )
-    level = -np.expm1(-rate * self.period_)  # of one period
+    # Neighbouring periods that are high together are one event.
+    level = -np.expm1(-rate * self.period_ / self._alone)  # of one period
     self.threshold_ = series_tails.threshold(self._healthy, level)
 
   def _p_values(self, scores):

@@ -18,6 +18,9 @@ from metaad_jax.features import subsequences
 
 RATE = 0.01  # of streams like the healthy part that are called changed
 _CALIBRATED = 3000  # healthy samples that the threshold is moved by
+# Periods from one bet to the next: what is averaged over four of them says
+# nearly the same of neighbours, and bets must not know each other.
+APART = 1 + int(max(subsequences.WIDTHS))
 POWERS = np.linspace(0.05, 0.95, 19)  # of the bets against exchangeability
 
 
@@ -250,7 +253,7 @@ class SeriesStream:
     )  # fmt: skip
 
   def _drifted(self, score):
-    """Bets once a period, as `SeriesAnomalyDetector.changed` does."""
+    """Bets every `APART`-th period, as `SeriesAnomalyDetector.changed` does."""
     detector = self._detector
     calm = detector.healthy_range_[0]
     high, count = self._block
@@ -259,8 +262,11 @@ class SeriesStream:
     if count + 1 < detector.period_:
       return False
     top = np.array(self._block[0] - self._lead)
+    self._block = [-np.inf, 0]
+    if (self._number - 1) // detector.period_ % APART:
+      return False
     won = bet(detector._p_values(top), len(detector._healthy))
-    self._block, self._wealth = [-np.inf, 0], self._wealth + won
+    self._wealth = self._wealth + won
     return mixed(self._wealth) > -np.log(RATE)
 
   # --- files -----------------------------------------------------------------

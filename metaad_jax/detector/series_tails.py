@@ -1,10 +1,13 @@
 """How rare a score is, by those of healthy stretches of a period."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from metaad_jax.base import DataError
 
 _TOP = 5  # one in so many healthy stretches makes up the tail
+_FEWEST = 8  # but so many, if there are
 _LEAST = 0.05  # mean excess of a tail
 
 
@@ -13,41 +16,67 @@ def blocks(scores: np.ndarray, length: int) -> np.ndarray:
   return np.maximum.reduceat(scores, np.arange(0, len(scores), length))
 
 
+def alone(stretches: Sequence[np.ndarray], known: np.ndarray) -> float:
+  """Of high periods the share that does not follow another one (0, 1].
+
+  The runs estimator of the extremal index (Smith and Weissman, JRSS B 1994):
+  where high scores come in runs, there are fewer events than high periods.
+
+  Args:
+    stretches: of `blocks`, each in the order of time.
+    known: [n] all of them, sorted.
+  """
+  low = _tail(known)[1]
+  high = [x >= low for x in stretches]
+  first = sum(int(h[0]) + int((h[1:] > h[:-1]).sum()) for h in high)
+  return first / sum(int(h.sum()) for h in high)
+
+
 def _tail(known):
-  """Number of scores in the tail, and their mean excess over its lowest."""
-  top = known[-max(1, len(known) // _TOP) :]
-  return len(top), max(float((top - top[0]).mean()), _LEAST)
+  """Number of scores in the tail, the lowest, and the sum of their excesses."""
+  top = known[-max(_FEWEST, len(known) // _TOP) :]
+  return (
+    max(2, len(top)),
+    top[0],
+    max(float((top - top[0]).sum()), _LEAST * len(top)),
+  )
+
+
+def _levels(n):
+  """How likely the next is above each of n sorted scores."""
+  return np.arange(n, 0, -1) / (n + 1)
 
 
 def p_values(known: np.ndarray, scores: np.ndarray) -> np.ndarray:
   """How likely a healthy stretch has such a score; NaN of NaN.
 
-  By rank among the known ones (split conformal). Beyond their highest an
-  exponential tail goes on; since its scale is an estimate from k of them, what
-  is expected of the next one is a Pareto tail, (1 + e / (k scale))^-k at an
-  excess e, which is heavier the fewer there are.
+  The next score is above the k-th highest with the probability k / (n + 1)
+  (split conformal), in between by interpolation. Beyond their highest an
+  exponential tail goes on above the k-th highest, u: with S, the sum of the
+  excesses over u, the next score is above u + e with the probability
+  k / (n + 1) (1 + e / S)^(1 - k), exactly so for an exponential tail of
+  unknown scale, since S of scale is Gamma distributed with k - 1.
 
   Args:
-    known: [n] sorted.
+    known: [n] sorted, n >= 2.
     scores: any shape.
   """
   n = len(known)
-  count, scale = _tail(known)
-  above = n - np.searchsorted(known, scores, 'left')
-  excess = np.maximum(scores - known[-1], 0) / scale
-  return (above + (1 + excess / count) ** -count) / (n + 1)
+  k, low, total = _tail(known)
+  rank = np.interp(scores, known, _levels(n), left=1.0)
+  excess = np.maximum(scores - low, 0) / total
+  tail = k / (n + 1) * (1 + excess) ** (1 - k)
+  return np.where(scores > known[-1], np.minimum(tail, rank), rank)
 
 
 def threshold(known: np.ndarray, level: float) -> float:
   """The score that a healthy stretch exceeds with a probability `level`."""
   n = len(known)
-  above = int(level * (n + 1)) - 1  # healthy ones that may exceed it
-  if above >= 0:
-    return float(known[max(0, n - 1 - above)])
-  count, scale = _tail(known)
-  return float(
-    known[-1] + count * scale * ((level * (n + 1)) ** (-1 / count) - 1)
-  )
+  if level * (n + 1) >= 1:
+    return float(np.interp(-level, -_levels(n), known))
+  k, low, total = _tail(known)
+  rarer = (level * (n + 1) / k) ** (-1 / (k - 1)) - 1
+  return float(max(known[-1], low + total * rarer))
 
 
 _SECONDS = {
