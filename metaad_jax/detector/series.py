@@ -153,9 +153,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     lines = list(map(timelines.without_anomalies, lines))
     channels = {line.values.shape[1] for line in lines}
     if len(channels) != 1:
-      raise DataError(
-        f'stretches of {sorted(channels)} channels: give one kind'
-      )
+      raise DataError(f'stretches of {channels} channels: give one kind')
     if self.period < 0 or not (self.step is None or self.step > 0):
       raise DataError(
         f'period={self.period}, step={self.step}: choose a period of 0 or more '
@@ -220,7 +218,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
 
   def decision_function(self, X) -> np.ndarray:
     """[n]; below 0 = an alarm."""
-    return self.score_samples(X) - self.offset_
+    return self.score_samples(X) + self.threshold_
 
   def predict(self, X) -> np.ndarray:
     """[n]; -1 = an alarm, 1 = none."""
@@ -235,7 +233,12 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     return self._p_values(self._score(X)[0])
 
   def events(self, X) -> list[Event]:
-    """Alarms less than a period apart as one event each, in order of time."""
+    """Alarms less than a period apart as one event each, in order of time.
+
+    Scores are averages, and so alarms begin before what caused them; an event
+    reaches from the first to the last window that is at least half as far out
+    as the farthest (in logarithms, and farther than any healthy one).
+    """
     return self._events(*self._score(X))
 
   def explain(self, X, event: Event | int) -> SeriesExplanation:
@@ -259,11 +262,12 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
 
   def judge(self, X) -> Judgement:
     """All that is said of a series, scored once."""
-    scores, which, line = self._score(X)
+    scores, which, local, line = self._score(X)
     return Judgement(
       line, scores, self._p_values(scores),
       self._known(scores) > self.threshold_,
-      self._events(scores, which, line), self._changed(scores, line, 0.01),
+      self._events(scores, which, local, line),
+      self._changed(scores, line, 0.01),
     )  # fmt: skip
 
   def components(self, X) -> np.ndarray:
@@ -289,16 +293,17 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     a series like the healthy part it ever exceeds 1 / rate with a probability
     of at most `rate`. None = nothing to be said against it.
     """
-    scores, _, line = self._score(X)
+    scores, _, _, line = self._score(X)
     return self._changed(scores, line, rate)
 
-  def _events(self, scores, which, line):
+  def _events(self, scores, which, local, line):
     alarms = np.flatnonzero(self._known(scores) > self.threshold_)
     if not len(alarms):
       return []
     cuts = np.flatnonzero(np.diff(line.at[alarms]) > self.period_) + 1
     events = []
     for part in np.split(alarms, cuts):
+      part = _core(part, local[part])
       peak = part[np.argmax(scores[part])]
       rows = part[0], part[-1], peak
       events.append(Event(
@@ -377,7 +382,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     return made, meta
 
   def _score(self, X):
-    """[n] abnormality, NaN = missing; [n] which view; the timeline."""
+    """[n] abnormality, NaN = missing; which view; of the window alone; line."""
     check_is_fitted(self, 'stretches_')
     line = timelines.read(X, self.names_, self.resample)
     pieces, note = timelines.pieces(line)
@@ -399,13 +404,13 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
         'resample one of them, or shapes and rates do not compare'
       ])  # fmt: skip
     scores = np.full(len(line.values), np.nan)
-    which = np.zeros(len(line.values), np.int64)
+    which, local = np.zeros(len(scores), np.int64), np.zeros(len(scores))
     for start, x in long:
       part = slice(start, start + len(x))
-      scores[part], which[part] = subsequences.score(
+      scores[part], which[part], local[part] = subsequences.score(
         self._scales, self._deviation, self._standardized(x), self.weights_
       )
-    return scores[line.at], which[line.at], line
+    return scores[line.at], which[line.at], local[line.at], line
 
   def _standardized(self, x):
     x = (x - self.mean_) / self.scale_
@@ -420,7 +425,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     if inner is not None:
       total, at, blocks = sum(map(len, inner)), 0, []
       for x in inner:
-        scores, _ = subsequences.score(
+        scores, _, _ = subsequences.score(
           self._scales, self._deviation, x, self.weights_,
           max(1, total // 10), at,
         )  # fmt: skip
@@ -455,6 +460,15 @@ def shipped_weights() -> tuple[np.ndarray, np.ndarray]:
   return arrays['weights'], arrays['folds']
 
 
+def _core(rows, local):
+  """Of the rows of an alarm those between windows that caused it.
+
+  Scores are averages of up to four periods: alarms begin early and end late.
+  """
+  high = np.flatnonzero(local > max(0.0, 0.5 * local.max()))
+  return rows[high[0] : high[-1] + 1] if len(high) else rows
+
+
 def _begin(line, piece):
   """Seconds at which a piece begins, or None."""
   if line.seconds is None or not len(line.at):
@@ -483,5 +497,4 @@ def _common_step(lines):
 
 def _warn(notes):
   for note in filter(None, notes):
-    note = re.sub(r'; to make it one, --features=.*', '', note)
-    warnings.warn(note, stacklevel=5)
+    warnings.warn(re.sub(r'; to make it one, --fea.*', '', note), stacklevel=5)

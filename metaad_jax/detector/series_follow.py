@@ -132,7 +132,7 @@ class SeriesStream:
       stamp = self._number - 1 if time is None else time
     if np.isnan(row).any():
       self._pending.append(row)
-      return self._said(np.nan, 0, stamp, note)
+      return self._said(np.nan, 0, 0.0, stamp, note)
     if len(self._pending) > timelines.LONGEST_GAP:
       self._anew()
       note = note or 'too much is missing: the next windows begin here'
@@ -142,8 +142,7 @@ class SeriesStream:
       for missing in filled[1:-1]:
         self._take(missing)
     self._pending = []
-    score, which = self._take(row)
-    return self._said(score, which, stamp, note)
+    return self._said(*self._take(row), stamp, note)
 
   def _advance(self, time):
     """Counts points that are not there as missing; a note on the rate."""
@@ -171,7 +170,7 @@ class SeriesStream:
     return note
 
   def _take(self, row):
-    """Score and view of the next point of the piece; NaN at its start."""
+    """Score, view and highest ratio of the next point; NaN at the start."""
     if self._filled == len(self._buffer):
       keep = self._scales[-1].length
       self._buffer[:keep] = self._buffer[-keep:]
@@ -180,7 +179,7 @@ class SeriesStream:
     self._filled += 1
     self._count += 1
     if self._count < self._scales[0].length:
-      return np.nan, 0
+      return np.nan, 0, 0.0
     tracks, count = [], self._count
     first = max(0, count - 1 - subsequences.blend(self._scales))
     for scale, compare, kept in zip(
@@ -200,18 +199,18 @@ class SeriesStream:
         past = first - (scale.length - 1) / 2
         while len(kept) > 1 and kept[1][0] <= past:
           kept.pop(0)
-    score, which = subsequences.of_stamps(
+    score, which, local = subsequences.of_stamps(
       self._scales, tracks, count, self._detector.weights_, first
     )
-    return float(score[-1]), int(which[-1])
+    return float(score[-1]), int(which[-1]), float(local[-1])
 
-  def _said(self, score, which, stamp, note):
+  def _said(self, score, which, local, stamp, note):
     detector = self._detector
     known = not np.isnan(score)
     p = float(detector._p_values(np.array(score - self._lead)))
     alarm = known and score > self.threshold
     why = series_explanations.reason(detector, which) if alarm else ''
-    ended = self._grow(alarm, score, p, stamp, which)
+    ended = self._grow(alarm, score, p, stamp, which, local)
     if self._drifted(score) and not self._changed:
       self._changed = True
       note = (
@@ -221,19 +220,22 @@ class SeriesStream:
       )
     return Point(self._number - 1, score, p, alarm, ended, why, note)
 
-  def _grow(self, alarm, score, p, stamp, which):
+  def _grow(self, alarm, score, p, stamp, which, local):
     """Goes on with an event; the one that has ended, or None."""
     number, ended = self._number - 1, None
     open_, period = self._event, self._detector.period_
-    if open_ and number - open_['rows'][1] > period:
+    if open_ and number - open_['last'] > period:
       ended, open_, self._event = self.finish(), None, None
     if alarm:
       if open_ is None:
         open_ = self._event = {
-          'start': stamp, 'score': -np.inf, 'rows': [number] * 3
+          'start': stamp, 'end': stamp, 'score': -np.inf, 'rows': [number] * 3
         }  # fmt: skip
-      open_['end'], open_['rows'][1] = stamp, number
-      if score > open_['score']:
+      open_['last'] = number
+      open_['high'] = max(open_.get('high', 0.0), local)
+      if local > open_['high'] / 2:  # what follows is an echo of the average
+        open_['end'], open_['rows'][1] = stamp, number
+      if score > open_['score'] and open_['rows'][1] == number:
         open_ |= {'score': score, 'p_value': p, 'peak': stamp, 'which': which}
         open_['rows'][2] = number
     return ended
@@ -381,9 +383,11 @@ _STATE = schema.fields({
   'changed': schema.satisfies(lambda v: isinstance(v, bool), 'true or false'),
   'event': schema.or_none(schema.fields({
     'start': _STAMP, 'end': _STAMP, 'peak': _STAMP, 'which': _COUNT,
+    'last': _COUNT, 'high': schema.number(0, 1e9),
     'score': schema.number(-1e300, 1e300), 'p_value': schema.number(0, 1),
     'rows': schema.listed(_COUNT, 3),
-  }, ('start', 'end', 'peak', 'which', 'score', 'p_value', 'rows'))),
+  }, ('start', 'end', 'peak', 'which', 'score', 'p_value', 'rows', 'last',
+      'high'))),
 }, ('kind', 'format', 'model', 'number', 'count', 'last', 'fast', 'changed',
     'event'))  # fmt: skip
 

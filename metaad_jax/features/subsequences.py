@@ -239,7 +239,7 @@ def fit(
 def score(
   scales: Sequence[Scale], deviation: np.ndarray, x: np.ndarray,
   weights: np.ndarray, apart: int = 0, at: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
   """The score of every time stamp of a series [T, C], standardized.
 
   Args:
@@ -252,8 +252,9 @@ def score(
 
   Returns:
     [T] a weighted mean of logarithms of how much farther it is from the healthy
-    part than any healthy window is from the others. And [T] which view is the
-    farthest: the index into [scales, views, channels].
+    part than any healthy window is from the others. [T] which view is the
+    farthest: the index into [scales, views, channels]. And [T] the highest
+    logarithm there, of no neighbours: above 0 no healthy window is as far.
   """
   return of_stamps(
     scales, tracks(scales, deviation, x, apart, at), len(x), weights
@@ -358,7 +359,7 @@ def blend(scales: Sequence[Scale]) -> int:
 def of_stamps(
   scales: Sequence[Scale], tracks: Sequence[np.ndarray], size: int,
   weights: np.ndarray, first: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
   """Scores of time stamps from those of windows; see `score`.
 
   Args:
@@ -374,8 +375,8 @@ def of_stamps(
   total = np.zeros(len(stamps))
   for share, periods in zip(weights.T, WIDTHS, strict=True):
     if share.any():
-      total += _averaged(scales, share @ components, periods)
-  return total, which
+      total += _averaged(scales, share @ components, periods, size)
+  return total, which, components[0]
 
 
 def spread(
@@ -383,12 +384,12 @@ def spread(
 ) -> np.ndarray:
   """[COMPONENTS, WIDTHS, T] float32: what `weights` weigh; as `of_stamps`."""
   made, _ = _components(scales, tracks, np.arange(size))
-  wide = [_averaged(scales, made, periods) for periods in WIDTHS]
+  wide = [_averaged(scales, made, periods, size) for periods in WIDTHS]
   return np.stack(wide, 1).astype(np.float32)
 
 
-def _averaged(scales, x, periods):
-  width = min(_width(scales, periods), x.shape[-1])
+def _averaged(scales, x, periods, size):
+  width = min(_width(scales, periods), size)
   return ndimage.uniform_filter1d(x, width, mode='nearest') if width > 1 else x
 
 

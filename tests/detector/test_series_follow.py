@@ -107,7 +107,7 @@ def test_memory_is_constant_and_a_change_is_told_once(detector):
   notes = [stream.push(row).note for row in _beat(1000, 3)]
   assert not any(notes)
   known = size()
-  notes = [stream.push(row).note for row in 1.5 * _beat(1000, 4)]
+  notes = [stream.push(row).note for row in 1.5 * _beat(2500, 4)]
   assert size() <= known + 3 and sum(map(bool, notes)) == 1
 
 
