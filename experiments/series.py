@@ -109,7 +109,7 @@ def _ours(one):
   wrong = sum(not near[e.start : e.end + 1].any() for e in events)
   return _metrics(one, scores) | {
     'detector': 'ours', 'false_events': wrong, 'promised': (~near).sum() / 1e4,
-    'changed': said.changed is not None,
+    'changed': float(said.changed is not None),
     'fit_s': fitted - begin, 'score_s': done - fitted,
   }  # fmt: skip
 
@@ -154,7 +154,7 @@ def _summary(archive, table):
     lines.append(line)
   frame = pd.DataFrame(lines).sort_values('vus_pr', ascending=False)
   ours = table[table.detector == 'ours']
-  calm = ours[~ours.changed.astype(bool)]
+  calm = ours[ours.changed == 0]
   return (
     f'## {archive}: {len(ours)} recordings, {groups.nunique()} groups\n\n'
     f'{_markdown(frame)}\n\n'
