@@ -51,9 +51,9 @@ def main() -> None:
     if path.is_file():
       arrays, _ = storage.load(str(path))
       drawn = series_weights.Task(
-        *(arrays[name] for name in ('anomalous', 'normal', 'shares')),
+        arrays['anomalous'], arrays['normal'], arrays['shares'],
         float(arrays['rate']),
-      )
+      )  # fmt: skip
     else:
       drawn = _task(one)
       storage.save(str(path), drawn._asdict(), {})

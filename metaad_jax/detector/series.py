@@ -235,9 +235,8 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
   def events(self, X) -> list[Event]:
     """Alarms less than a period apart as one event each, in order of time.
 
-    Scores are averages, and so alarms begin before what caused them; an event
-    reaches from the first to the last window that is at least half as far out
-    as the farthest (in logarithms, and farther than any healthy one).
+    Scores are averages: of alarms an event has the windows that are at least
+    half as far out as the farthest (in logarithms), and all between them.
     """
     return self._events(*self._score(X))
 
@@ -302,8 +301,11 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       return []
     cuts = np.flatnonzero(np.diff(line.at[alarms]) > self.period_) + 1
     events = []
-    for part in np.split(alarms, cuts):
-      part = _core(part, local[part])
+    parts = [
+      core for x in np.split(alarms, cuts)
+      for core in series_tails.apart(x, local[x], line.at, self.period_)
+    ]  # fmt: skip
+    for part in parts:
       peak = part[np.argmax(scores[part])]
       rows = part[0], part[-1], peak
       events.append(Event(
@@ -458,15 +460,6 @@ def shipped_weights() -> tuple[np.ndarray, np.ndarray]:
   with importlib.resources.as_file(shipped) as path:
     arrays, _ = storage.load(str(path))
   return arrays['weights'], arrays['folds']
-
-
-def _core(rows, local):
-  """Of the rows of an alarm those between windows that caused it.
-
-  Scores are averages of up to four periods: alarms begin early and end late.
-  """
-  high = np.flatnonzero(local > max(0.0, 0.5 * local.max()))
-  return rows[high[0] : high[-1] + 1] if len(high) else rows
 
 
 def _begin(line, piece):

@@ -80,6 +80,8 @@ class SeriesStream:
     self._pending: list[np.ndarray] = []  # rows that lack a value
     self._fast = 0  # steps in a row that were too short
     self._wealth, self._block = np.zeros(len(POWERS)), [-np.inf, 0]
+    # Of alarms less than a period apart the highest ratio, and the last one.
+    self._run = 0.0, -1
     self._changed = False
     self._event: dict[str, Any] | None = None
 
@@ -142,7 +144,8 @@ class SeriesStream:
       for missing in filled[1:-1]:
         self._take(missing)
     self._pending = []
-    return self._said(*self._take(row), stamp, note)
+    score, which, local = self._take(row)
+    return self._said(score, which, local, stamp, note)
 
   def _advance(self, time):
     """Counts points that are not there as missing; a note on the rate."""
@@ -224,20 +227,23 @@ class SeriesStream:
     """Goes on with an event; the one that has ended, or None."""
     number, ended = self._number - 1, None
     open_, period = self._event, self._detector.period_
-    if open_ and number - open_['last'] > period:
+    if open_ and number - open_['rows'][1] > period:
       ended, open_, self._event = self.finish(), None, None
-    if alarm:
-      if open_ is None:
-        open_ = self._event = {
-          'start': stamp, 'end': stamp, 'score': -np.inf, 'rows': [number] * 3
-        }  # fmt: skip
-      open_['last'] = number
-      open_['high'] = max(open_.get('high', 0.0), local)
-      if local > open_['high'] / 2:  # what follows is an echo of the average
-        open_['end'], open_['rows'][1] = stamp, number
-      if score > open_['score'] and open_['rows'][1] == number:
-        open_ |= {'score': score, 'p_value': p, 'peak': stamp, 'which': which}
-        open_['rows'][2] = number
+    high, last = self._run
+    high = max(high if number - last <= period else 0.0, local)
+    if not alarm:
+      return ended
+    self._run = high, number
+    if high > 0 and local <= high / 2:
+      return ended  # an echo in the average of what was before
+    if open_ is None:
+      open_ = self._event = {
+        'start': stamp, 'score': -np.inf, 'rows': [number] * 3
+      }  # fmt: skip
+    open_['end'], open_['rows'][1] = stamp, number
+    if score > open_['score']:
+      open_ |= {'score': score, 'p_value': p, 'peak': stamp, 'which': which}
+      open_['rows'][2] = number
     return ended
 
   def finish(self) -> Any:
@@ -282,6 +288,7 @@ class SeriesStream:
       ),
       'wealth': self._wealth,
       'block': np.array(self._block, np.float64),
+      'run': np.array(self._run),
     }
     for i, track in enumerate(self._tracks):
       arrays[f'track/{i}'] = np.array(track).reshape(-1, subsequences.TRACK)
@@ -319,14 +326,14 @@ class SeriesStream:
     shapes = {
       'buffer': (self._scales[-1].length, channels),
       'pending': (timelines.LONGEST_GAP + 10**6, channels),
-      'wealth': (len(POWERS),), 'block': (2,),
+      'wealth': (len(POWERS),), 'block': (2,), 'run': (2,),
       **dict.fromkeys(names, (999, subsequences.TRACK)),
     }  # fmt: skip
     if arrays.keys() != shapes.keys():
       raise DataError('it lacks an array, or has one too many')
     for name, shape in shapes.items():
       x = arrays[name]
-      free = name not in ('wealth', 'block')
+      free = name not in ('wealth', 'block', 'run')
       if (
         x.dtype.kind != 'f' or x.ndim != len(shape)
         or x.shape[free:] != shape[free:] or len(x) > shape[0]
@@ -342,6 +349,7 @@ class SeriesStream:
     self._wealth = arrays['wealth'].copy()
     self._block = [float(arrays['block'][0]), int(arrays['block'][1])]
     self._tracks = [list(arrays[name]) for name in names]
+    self._run = float(arrays['run'][0]), int(arrays['run'][1])
     self._number, self._last = meta['number'], meta['last']
     self._fast, self._changed = meta['fast'], meta['changed']
     self._event = meta['event']
@@ -383,11 +391,9 @@ _STATE = schema.fields({
   'changed': schema.satisfies(lambda v: isinstance(v, bool), 'true or false'),
   'event': schema.or_none(schema.fields({
     'start': _STAMP, 'end': _STAMP, 'peak': _STAMP, 'which': _COUNT,
-    'last': _COUNT, 'high': schema.number(0, 1e9),
     'score': schema.number(-1e300, 1e300), 'p_value': schema.number(0, 1),
     'rows': schema.listed(_COUNT, 3),
-  }, ('start', 'end', 'peak', 'which', 'score', 'p_value', 'rows', 'last',
-      'high'))),
+  }, ('start', 'end', 'peak', 'which', 'score', 'p_value', 'rows'))),
 }, ('kind', 'format', 'model', 'number', 'count', 'last', 'fast', 'changed',
     'event'))  # fmt: skip
 

@@ -32,6 +32,27 @@ def alone(stretches: Sequence[np.ndarray], known: np.ndarray) -> float:
   return first / sum(int(h.sum()) for h in high)
 
 
+def apart(
+  rows: np.ndarray, local: np.ndarray, at: np.ndarray, period: int
+) -> list[np.ndarray]:
+  """Of rows that are one alarm, those that caused it: a list of events.
+
+  Scores are averages of up to four periods: alarms begin early, end late, and
+  join what is apart.
+
+  Args:
+    rows: [k] of the alarm.
+    local: [k] the highest logarithm of a ratio of the windows at them.
+    at: the place in the series of every row.
+    period: samples; what is farther apart is two events.
+  """
+  high = rows[local > max(0.0, 0.5 * local.max())]
+  if not len(high):
+    return [rows]
+  cuts = np.flatnonzero(np.diff(at[high]) > period) + 1
+  return [np.arange(x[0], x[-1] + 1) for x in np.split(high, cuts)]
+
+
 def _tail(known):
   """Number of scores in the tail, the lowest, and the sum of their excesses."""
   top = known[-max(_FEWEST, len(known) // _TOP) :]

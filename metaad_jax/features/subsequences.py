@@ -117,7 +117,7 @@ def _nearest(bank, kept, starts, typical, queries, at, apart, inside):
   of several channels: the last is of all of them together.
   """
   reference, asked = _describe(bank, typical), _describe(queries, typical)
-  near = jnp.abs(at[:, None] - starts) < apart if inside else None
+  near = jnp.abs(at[:, None] - starts) < apart
 
   def least(pair):  # [M, P], [N, P] -> [M]
     q, r = pair

@@ -45,3 +45,13 @@ def test_runs_of_high_periods_are_one_event():
 def test_one_known_stretch_says_little():
   p = series_tails.p_values(np.zeros(1), np.array([0.0, 0.1, 100.0]))
   assert p[0] == 0.5 and p[1] > 0.2 and 0 < p[2] < 0.01
+
+
+def test_an_alarm_that_joins_two_faults_is_two_events():
+  local = np.full(100, -0.5)
+  local[20:30], local[70:72], local[50] = 2.0, 1.5, 0.3  # and an echo
+  rows = np.arange(200, 300)
+  one, two = series_tails.apart(rows, local, np.arange(300), 20)
+  assert (one[0], one[-1], two[0], two[-1]) == (220, 229, 270, 271)
+  (whole,) = series_tails.apart(rows, np.full(100, -0.1), np.arange(300), 20)
+  np.testing.assert_array_equal(whole, rows)
