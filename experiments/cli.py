@@ -102,11 +102,14 @@ def run(
     with usage():
       plugins.load_installed()
       plugins.load(flag_values['plugin'].value or ())
-    if flag_values['explain_compiles'].value:
-      with explained(functools.partial(print, file=sys.stderr)):
-        code = main()
-      sys.exit(code)
-    sys.exit(main())
+    with contextlib.ExitStack() as around:
+      if flag_values['explain_compiles'].value:
+        told = functools.partial(print, file=sys.stderr)
+        around.enter_context(explained(told))
+      # Of what is computed beside learners, too, such as gates and policies.
+      around.enter_context(jax.default_matmul_precision('highest'))
+      code = main()
+    sys.exit(code)
   raise AssertionError('what is told ends the program')
 
 
