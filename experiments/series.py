@@ -60,7 +60,10 @@ def main() -> None:
         rows = pd.DataFrame(made).assign(archive=archive)
         table = pd.concat([table, rows], ignore_index=True)
         storage.write_bytes(str(path), table.to_csv(index=False).encode())
-  text = '\n\n'.join(_summary(*pair) for pair in table.groupby('archive'))
+  text = '\n\n'.join(
+    _summary(*pair) for pair in table.groupby('archive')
+    if 'ours' in set(pair[1].detector)
+  )  # fmt: skip
   storage.write_bytes(str(path.with_name('summary.md')), text.encode())
   print(text)
 
