@@ -56,6 +56,12 @@ flags.DEFINE_list(
   'where to hunt: meta_aad, or sources, whose test entities count',
   flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_list(
+  'policies',
+  [],
+  'that hunt, beside greedy; none named = all',
+  flag_values=FLAGS,
+)
 flags.DEFINE_bool(
   'speed', False, 'only measure steps a second', flag_values=FLAGS
 )
@@ -189,14 +195,17 @@ def measure() -> pd.DataFrame:
     'greedy_forest': policies.greedy(0),
     'greedy_network': policies.greedy(1),
   }
-  trained = {name: policy_of(name) for name in ('meta_aad', 'learned')}
+  everyone = [*named, 'meta_aad', 'learned']
+  asked = cli.choose('policies', ','.join(FLAGS.policies or ['all']), everyone)
+  asked = [name for name in everyone if name in asked or name == 'greedy']
+  trained = {name: policy_of(name) for name in asked if name not in named}
   for source in FLAGS.sets:
     for table, held in load_tables(source, 'test').items():
       if len(done) and ((done.source == source) & (done.table == table)).any():
         continue
       looks = min(FLAGS.looks, int(held.real.sum()))
       rows = []
-      for name in [*named, *trained]:
+      for name in asked:
         found = _found(
           jax.random.key(FLAGS.seed), held, trained.get(name), looks=looks,
           policy=named.get(name), hunts=16 if name == 'random' else 1,

@@ -1,12 +1,11 @@
 r"""One table of several studies: which algorithm, where, at what cost.
 
-  python -m experiments.zoo --costs=docs/results/zoo_fleet_costs.csv \
-    --results=docs/results/zoo_fleet.csv.xz,docs/results/zoo_skab.csv.xz,docs/results/zoo_cwru.csv.xz \
-    --output=docs/results/zoo.md
+  python -m experiments.zoo --results=runs/zoo_fleet,runs/zoo_skab \
+    --costs=docs/results/zoo_fleet_costs.csv --output=docs/results/zoo.md
 
 A column for each source, number of labelled anomalies A and of normals K; the
 sentence that `experiments.evaluate --compare` ends with, over all of them.
-"""  # noqa: E501
+"""
 
 from absl import flags
 import pandas as pd

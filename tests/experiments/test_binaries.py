@@ -22,6 +22,7 @@ from experiments import (
   page,
   study,
   train,
+  zoo,
 )
 from metaad_jax.base import Entity, Source
 from metaad_jax.data import registry
@@ -37,6 +38,7 @@ PROGRAMS = {
   'train': train, 'evaluate': evaluate, 'adapt': adapt, 'study': study,
   'download': download, 'export': export, 'calibrate': calibrate,
   'page': page, 'benchmark': benchmark, 'explanations': explanations,
+  'zoo': zoo,
 }  # fmt: skip
 
 
