@@ -56,11 +56,8 @@ flags.DEFINE_list(
   'where to hunt: meta_aad, or sources, whose test entities count',
   flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_list(
-  'policies',
-  [],
-  'that hunt, beside greedy; none named = all',
-  flag_values=FLAGS,
+flags.DEFINE_string(
+  'policies', 'all', 'who hunts beside greedy', flag_values=FLAGS
 )
 flags.DEFINE_bool(
   'speed', False, 'only measure steps a second', flag_values=FLAGS
@@ -196,7 +193,7 @@ def measure() -> pd.DataFrame:
     'greedy_network': policies.greedy(1),
   }
   everyone = [*named, 'meta_aad', 'learned']
-  asked = cli.choose('policies', ','.join(FLAGS.policies or ['all']), everyone)
+  asked = cli.choose('policies', FLAGS.policies, everyone)
   asked = [name for name in everyone if name in asked or name == 'greedy']
   trained = {name: policy_of(name) for name in asked if name not in named}
   for source in FLAGS.sets:
