@@ -4,6 +4,7 @@ Entities are padded to few sizes of support and taken `_GROUP` at a time, their
 rows `_ROWS` at a time: what is compiled serves as entities come and go.
 """
 
+from concurrent import futures
 import functools
 from typing import Any, NamedTuple, Self
 
@@ -112,6 +113,15 @@ def _adapted(run, supports, size, group):
   return _programs(run.learner)[0](run.params, rows, supports.real[group])
 
 
+def _each(call, groups):
+  """Calls with every group, one on each core; the first alone, it compiles."""
+  for group in groups[:1]:
+    call(group)
+  with futures.ThreadPoolExecutor(devices.cores()) as pool:
+    for _ in pool.map(call, groups[1:]):
+      pass
+
+
 def adapt(run: runs.Run, supports: Supports) -> None:
   """Adapts to all supports, and keeps nothing: to be timed."""
   width = _width(run, supports.x.shape[1])
@@ -119,10 +129,10 @@ def adapt(run: runs.Run, supports: Supports) -> None:
     x=_wide(supports.x, width), real=_wide(supports.real, width)
   )
   which = np.arange(len(supports.start) - 1)
-  jax.block_until_ready(
-    [_adapted(run, supports, padded, owner)[0]
-     for owner, _, _, padded in _groups(supports, which)]
-  )  # fmt: skip
+  one = lambda group: jax.block_until_ready(
+    _adapted(run, supports, group[3], group[0])
+  )
+  _each(one, list(_groups(supports, which)))
 
 
 def score(
@@ -150,8 +160,10 @@ def score(
   real = _wide(supports.real, width)
   supports = supports._replace(x=_wide(supports.x, width), real=real)
   order = np.argsort(which, kind='stable')
-  done = []
-  for owner, first, size, padded in _groups(supports, which):
+  scores = np.zeros(len(x))
+
+  def one(group):
+    owner, first, size, padded = group
     states = _adapted(run, supports, padded, owner)
     left = int(size.max())
     while left > 0:
@@ -162,11 +174,10 @@ def score(
       chunk = np.zeros((_GROUP, count, width), np.float32)
       chunk[: len(owner)] = x[rows]
       scored = _programs(run.learner)[1](run.params, states, chunk)
-      done.append((rows[there], there, scored))
+      scores[rows[there]] = np.asarray(scored)[: len(there)][there]
       first, size, left = first + count, size - count, left - count
-  scores = np.zeros(len(x))
-  for rows, there, scored in done:
-    scores[rows] = np.asarray(scored)[: len(there)][there]
+
+  _each(one, list(_groups(supports, which)))
   if not np.isfinite(scores).all():
     row = np.flatnonzero(~np.isfinite(scores))[0]
     raise DataError(
