@@ -19,6 +19,7 @@ LEAST = 5  # siblings that say how entities differ
 _ROOM = 32  # rows of a support, with the borrowed ones
 _ENTITIES = 1000  # that are looked at
 _MOST = 1e3  # rows that the fleet's variance counts as, at most
+_LEVEL, _FAR = 20.0, 50.0  # units in the usual size; of a logarithm
 _TINY = 1e-6  # of the usual variance: the column is constant in an entity
 _OWN = -1.0  # in a column of codes: a row is at its entity's usual one
 
@@ -35,6 +36,8 @@ class Siblings(NamedTuple):
       those that are not their entity's most frequent one, or -1.
     whole: [F] bool, columns of whole numbers.
     words: [W] numbers of the columns of codes.
+    unit: [F] of columns that are taken as arcsinh(x / unit), a logarithm with
+      zero and sign; 0 = as they are. All of the above is of what is taken.
   """
 
   location: np.ndarray
@@ -44,6 +47,7 @@ class Siblings(NamedTuple):
   rows: np.ndarray
   whole: np.ndarray
   words: np.ndarray
+  unit: np.ndarray
 
   @property
   def room(self) -> int:
@@ -61,7 +65,7 @@ class Siblings(NamedTuple):
     Of N entities with rows x [n, F], one after the other, from start [N + 1];
     NaN = missing, or of columns that an entity lacks.
     """
-    count, mean, squares = _moments(x, start)
+    count, mean, squares = _moments(_taken(x, self.unit), start)
     variance = _variance(count, squares, self.within, self.strength)
     error = variance / np.maximum(count, 1)
     both = self.between + error
@@ -87,6 +91,7 @@ class Siblings(NamedTuple):
     noise = np.random.default_rng(0).normal(size=self.rows.shape)
     made = location[which] + np.sqrt(variance[which]) * self.rows[row]
     made += np.sqrt(error[which]) * noise[row]
+    made = np.where(self.unit > 0, self.unit * np.sinh(_near(made)), made)
     made = np.where(self.whole, np.rint(made), made)
     own = x[(start[which] + row % np.maximum(count[which], 1))]
     codes = self.rows[row][:, self.words]
@@ -119,6 +124,14 @@ def fit(
     return None
   start = np.append(0, np.cumsum([len(rows) for rows in x]))
   rows = np.concatenate(x)
+  whole = (np.isnan(rows) | (rows == np.rint(rows))).all(0)
+  with np.errstate(invalid='ignore'):
+    unit = np.abs(rows).sum(0, where=np.isfinite(rows)) / len(rows) / _LEVEL
+  strengths = [_prior(*_moments(_taken(rows, u), start)[::2])[1]
+               for u in (0 * unit, unit)]  # fmt: skip
+  unit = np.where(strengths[1] > strengths[0], unit, 0)
+  unit[words] = 0
+  rows = _taken(rows, unit)
   count, mean, squares = _moments(rows, start)
   within, strength = _prior(count, squares)
   variance = _variance(count, squares, within, strength)
@@ -129,14 +142,22 @@ def fit(
   between = np.maximum(spread - known.sum(0) / number, 0)
   of = np.repeat(np.arange(len(x)), np.diff(start))
   chosen = _dealt(of)[: min(room, _ROOM)]
-  unit = np.sqrt(variance * (1 - 1 / np.maximum(count, 2)))[of[chosen]]
-  far = (rows[chosen] - mean[of[chosen]]) / np.where(unit > 0, unit, 1)
+  scale = np.sqrt(variance * (1 - 1 / np.maximum(count, 2)))[of[chosen]]
+  far = (rows[chosen] - mean[of[chosen]]) / np.where(scale > 0, scale, 1)
   for column in words:
     codes = rows[:, column]
     usual = _frequent(of, codes)[of[chosen]]
     far[:, column] = np.where(codes[chosen] == usual, _OWN, codes[chosen])
-  whole = (np.isnan(rows) | (rows == np.rint(rows))).all(0)
-  return Siblings(location, between, within, strength, far, whole, words)
+  return Siblings(location, between, within, strength, far, whole, words, unit)
+
+
+def _taken(x, unit):
+  """Rows [n, F] as `Siblings.unit` says."""
+  return np.where(unit > 0, np.arcsinh(x / np.where(unit > 0, unit, 1)), x)
+
+
+def _near(x):
+  return np.clip(x, -_FAR, _FAR)
 
 
 def _moments(x, start):
@@ -293,8 +314,9 @@ def _with_lent(entity, lent):
 
 def _sound(table):
   """The table, if its shapes and numbers make sense; files may lie."""
-  *parts, rows, whole, words = table
+  *parts, rows, whole, words, unit = table
   width = rows.shape[1]
+  parts.append(unit)
   if (
     any(part.shape != (width,) for part in (*parts, whole))
     or not np.isfinite(parts).all() or np.min(parts[1:]) < 0

@@ -19,7 +19,7 @@ def one_column(**changes):
   told = {k: np.array([v]) for k, v in (of | changes).items()}
   rows = np.array([[1.0], [-1.0]] * 16)
   return siblings.Siblings(**told, rows=rows, whole=np.zeros(1, bool),
-                           words=NONE)  # fmt: skip
+                           words=NONE, unit=np.zeros(1))  # fmt: skip
 
 
 def test_location_and_variance_of_two_rows_by_hand():
@@ -65,6 +65,17 @@ def test_estimates_are_those_that_the_fleet_was_drawn_with():
   np.testing.assert_allclose(found.between, 9, rtol=0.15)
   np.testing.assert_allclose(found.strength, 8, rtol=0.3)
   np.testing.assert_allclose(found.within, 4, rtol=0.1)
+
+
+def test_what_is_alike_in_logarithms_is_lent_in_logarithms():
+  rng = np.random.default_rng(0)
+  x = np.exp(2 * rng.normal(size=(200, 1, 2)) + rng.normal(size=(200, 6, 2)))
+  x[..., 1] = np.log(x[..., 1])
+  found = siblings.fit(list(x), NONE)
+  assert (found.unit > 0).tolist() == [True, False]
+  made, _ = found.lend(np.array([[5.0, 5.0]]), np.array([0, 1]))
+  lent = made[:, 0]
+  assert (lent > 0).all() and lent.max() > 2 * np.median(lent)
 
 
 def test_trigamma_is_inverted():
