@@ -76,7 +76,9 @@ def _printed(process):
   out, err = process.communicate(timeout=300)
   assert process.returncode == 0, err[-2000:]
   return [
-    json.loads(line) for line in out.splitlines() if line[:1] in ('{', '[')
+    json.loads(line)
+    for line in out.splitlines()
+    if line[:1] in ('{', '[') and not line.startswith('[Gloo]')
   ]
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from metaad_jax import schema, specs
 from metaad_jax.base import DataError
-from metaad_jax.features import subsequences
 from metaad_jax.scores.conformal import Calibration
 from metaad_jax.training.setup import Config
 
@@ -106,6 +105,8 @@ def check_series(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     raise DataError('its arrays are not weights, stretch/0, stretch/1, ...')
   if weights.dtype.kind != 'f':
     schema.refuse('weights', weights.shape, 'numbers')
+  from metaad_jax.features import subsequences  # imports scipy.signal
+
   subsequences.checked(weights)
   shapes = {x.shape[1:] for x in arrays.values()}
   for name, x in arrays.items():
