@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from experiments import cli
 from metaad_jax import FleetDetector, features, storage
+from metaad_jax.base import DataError
 from metaad_jax.data import recordings, registry, rows
 from metaad_jax.evaluation import baselines
 from metaad_jax.fleet import alarms
@@ -63,6 +64,8 @@ _NAMES = {
 
 def main() -> None:
   """Does what is missing, then writes the tables."""
+  if _PAGE.value and not pathlib.Path(_PAGE.value).is_file():
+    raise DataError(f'--page={_PAGE.value} is not there: name a page that is')
   path = pathlib.Path(_OUTPUT.value) / 'results.csv'
   table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
   jobs = [(s, f) for s in _SOURCES.value for f in range(_FOLDS)]
@@ -85,9 +88,7 @@ def main() -> None:
 def _entities(source):
   """[(name, group, pool [n, F], query [m, F], labels [m])], missing filled."""
   if source == 'kpi':
-    raw = [
-      _windows(one) for one in recordings.load('kpi', str(_DATA_DIR.value))
-    ]
+    raw = [_windows(one) for one in recordings.load('kpi', _DATA_DIR.value)]
   else:
     raw = [(e.name, e.group or e.name, e.normal, e.query, e.labels)
            for e in registry.load(source, _DATA_DIR.value)]  # fmt: skip

@@ -40,7 +40,7 @@ _OUTPUT = flags.DEFINE_string(
   'output', 'runs/series', 'folder for the results', flag_values=FLAGS
 )
 _STRIDE = flags.DEFINE_integer(
-  'stride', 1, 'take every so many-th recording only', flag_values=FLAGS
+  'stride', 1, 'take every so many-th recording only', 1, flag_values=FLAGS
 )
 _METRICS = ('vus_pr', 'auroc', 'hit', 'hit_inside')
 
@@ -51,7 +51,7 @@ def main() -> None:
   table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
   for archive in _ARCHIVES.value:
     known = _known(table, archive)
-    every = recordings.load(archive, str(_DATA_DIR.value))
+    every = recordings.load(archive, _DATA_DIR.value)
     for number, one in enumerate(tqdm(every, archive)):
       done = known.get(one.name, set())
       if number % _STRIDE.value or not one.labels.any():

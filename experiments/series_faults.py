@@ -38,7 +38,7 @@ _OUTPUT = flags.DEFINE_string(
   'output', 'runs/series_faults', 'folder for the results', flag_values=FLAGS
 )
 _SERIES = flags.DEFINE_integer(
-  'series', 30, 'how many of each archive', flag_values=FLAGS
+  'series', 30, 'how many of each archive', 1, flag_values=FLAGS
 )
 _SHOTS = (5, 10, 20)  # healthy periods
 _SIZES = (1.0, 3.0)  # deviations
@@ -66,7 +66,7 @@ def _healthy():
   for archive in _ARCHIVES.value:
     every = [
       one
-      for one in recordings.load(archive, str(_DATA_DIR.value))
+      for one in recordings.load(archive, _DATA_DIR.value)
       if len(one.healthy)
       > (max(_SHOTS) + _JUDGED + 1) * subsequences.period(one.healthy)
     ]

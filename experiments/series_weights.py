@@ -82,7 +82,7 @@ def _recordings():
   for archive in _ARCHIVES.value:
     every = [
       one
-      for one in recordings.load(archive, str(_DATA_DIR.value))
+      for one in recordings.load(archive, _DATA_DIR.value)
       if one.labels.any()
     ]
     every = every[:: -(-len(every) // _MOST)]

@@ -1,10 +1,17 @@
 """Recordings with a healthy beginning and labelled time stamps.
 
-Public archives of series, each from its own layout: what detectors of series
-are judged on. `series.py` cuts recordings into windows for meta-training.
+Public archives of series: what detectors of series are judged on. `series.py`
+cuts recordings into windows for meta-training. Those that are no sources are
+not fetched; they lie in the data folder as
+
+  ucr/index.csv: name, group, anomaly_start, anomaly_end; ucr/NAME.npz: x [n],
+    train_end
+  kpi/index.csv: kpi, first_anomaly, anom_points; kpi/KPI.npz: x [n], label [n]
+  nab/FOLDER/NAME.csv.xz, separated by semicolons: datetime, value, anomaly
 """
 
 from collections.abc import Iterator
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +42,7 @@ class Recording(NamedTuple):
   step: float | None = None
 
 
-def load(archive: str, data_dir: str) -> Iterator[Recording]:
+def load(archive: str, data_dir: str | None) -> Iterator[Recording]:
   """The recordings of an archive of `ARCHIVES`, in the order of their names.
 
   Args:
@@ -50,9 +57,20 @@ def load(archive: str, data_dir: str) -> Iterator[Recording]:
   return ARCHIVES[archive](data_dir)
 
 
+def _folder(data_dir, archive):
+  """Of an archive that nothing fetches."""
+  root = pathlib.Path(data_dir or '.') / archive
+  if data_dir is None or not root.is_dir():
+    raise DataError(
+      f'{root} is not there: give as data_dir the folder that holds '
+      f'{archive}/, laid out as `metaad_jax.data.recordings` says'
+    )
+  return root
+
+
 def _ucr(data_dir):
   """Wu and Keogh, Current time series anomaly detection benchmarks, 2021."""
-  root = public_files.folder(data_dir, 'ucr')
+  root = _folder(data_dir, 'ucr')
   for row in pd.read_csv(root / 'index.csv').itertuples():
     with np.load(root / f'{row.name}.npz', allow_pickle=False) as file:
       x, end = file['x'].astype(np.float64)[:, None], int(file['train_end'])
@@ -67,7 +85,7 @@ def _kpi(data_dir):
   Those of which less than 500 points come after their healthy part are left
   out: there is too little to judge.
   """
-  root = public_files.folder(data_dir, 'kpi')
+  root = _folder(data_dir, 'kpi')
   for row in pd.read_csv(root / 'index.csv').itertuples():
     end = min(int(row.first_anomaly), 8000)
     if end < 1000 or row.anom_points == 0:
@@ -84,7 +102,7 @@ def _kpi(data_dir):
 
 def _nab(data_dir):
   """Numenta's benchmark; the first 15% are its probation, without anomalies."""
-  root = public_files.folder(data_dir, 'nab')
+  root = _folder(data_dir, 'nab')
   for path in sorted(root.rglob('*.csv.xz')):
     frame = pd.read_csv(path, sep=';')
     labels, end = frame['anomaly'].to_numpy() > 0, int(0.15 * len(frame))

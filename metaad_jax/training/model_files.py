@@ -98,6 +98,8 @@ def check_series(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
   """Raises DataError for what no model file of a detector of series holds."""
   _SERIES('its model.json', meta)
   weights = arrays.get('weights')
+  if weights is None and 'stretch/0' in arrays:
+    raise DataError('it is of an earlier version: fit it anew')
   arrays = {name: x for name, x in arrays.items() if name != 'weights'}
   if weights is None or not arrays or arrays.keys() != {
     f'stretch/{i}' for i in range(len(arrays))

@@ -3,7 +3,9 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
+from metaad_jax.base import DataError
 from metaad_jax.data import recordings, registry, rows
 
 
@@ -20,3 +22,10 @@ def test_no_row_is_left_out(monkeypatch):
   np.testing.assert_array_equal(
     np.concatenate([made.healthy, made.series])[:, 0], np.arange(10000)
   )
+
+
+@pytest.mark.parametrize('archive', ['ucr', 'kpi', 'nab'])
+@pytest.mark.parametrize('folder', [None, '/nowhere'])
+def test_an_archive_that_is_not_there_is_said_in_one_line(archive, folder):
+  with pytest.raises(DataError, match=f'{archive} is not there'):
+    next(iter(recordings.load(archive, folder)))

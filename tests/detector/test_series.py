@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.detector.series import SeriesAnomalyDetector
 from metaad_jax.features import subsequences
@@ -160,3 +161,13 @@ def test_channels_of_frames_go_by_name(tmp_path):
   )
   with pytest.warns(UserWarning, match='row'):
     SeriesAnomalyDetector().fit(frame(0).assign(row=np.arange(2000)))
+
+
+def test_a_file_without_weights_is_of_an_earlier_version(detector, tmp_path):
+  path = str(tmp_path / 'a.npz')
+  detector.save(path)
+  arrays, meta = storage.load(path)
+  del arrays['weights']
+  storage.save(path, arrays, meta)
+  with pytest.raises(DataError, match='earlier version'):
+    SeriesAnomalyDetector.load(path)
