@@ -4,8 +4,11 @@ What is timed is what `experiments.train` runs: learner, model and objective of
 the library, tasks drawn by key inside one jitted scan, Adam outside.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from benchmarks import jax_serving, serving, workloads
@@ -78,11 +81,11 @@ def to_network(
   return {'params': {**rest, **stacked}}
 
 
-def placed(job: serving.Job, made: MetaLearner, example: Task) -> dict:
-  """Meta-parameters, those of the network as the workload has them; distances
-  are summed over the columns, as in other libraries, not averaged."""
+def placed(job: serving.Job, start: dict) -> dict:
+  """A learner's first meta-parameters, those of the network as the workload has
+  them; distances are summed over the columns, as in other libraries, not
+  averaged."""
   params = to_network(job.sized, workloads.parameters(job.sized, job.dtype))
-  start = made.init(jax.random.key(0), example)
   if 'network' not in start:
     return params
   if 'rates' in start:
@@ -106,13 +109,11 @@ def from_network(params: dict, layers: workloads.Parameters) -> dict:
 
 def tasks(batch: workloads.Batch) -> Task:
   """A batch as the library has it: every row and column is real."""
-  rows = lambda x, y: Rows(jnp.asarray(x), jnp.asarray(y), jnp.ones_like(y))
-  columns = batch.support_x.shape[-1]
-  return Task(
-    rows(batch.support_x, batch.support_y),
-    rows(batch.query_x, batch.query_y),
-    jnp.ones((len(batch.support_x), columns), batch.support_x.dtype),
-  )
+  rows = lambda x, y: Rows(x, y, np.ones_like(y))
+  x = batch.support_x
+  features: Any = np.ones((len(x), x.shape[-1]), x.dtype)
+  support, query = rows(x, batch.support_y), rows(batch.query_x, batch.query_y)
+  return Task(support, query, features)
 
 
 def draw(pool: Task, key: jax.Array) -> Task:
@@ -126,7 +127,8 @@ def gradient(job: serving.Job, batch: workloads.Batch) -> workloads.Parameters:
   made = learner(job.sized, job.learner, job.inner_steps)
   layers = workloads.parameters(job.sized, job.dtype)
   given = tasks(batch)
-  params = placed(job, made, jax.tree.map(lambda leaf: leaf[0], given))
+  example = jax.tree.map(lambda leaf: leaf[0], given)
+  params = placed(job, jax.jit(made.init)(jax.random.key(0), example))
   found, _ = jax.jit(loop.meta_gradient, static_argnums=(0, 4))(
     made, jax.random.key(0), params, given, job.at_once or None
   )
@@ -145,17 +147,17 @@ def prepared(job: serving.Job):
   """What is timed: (scan, its arguments, meta-steps in it), not compiled."""
   made = learner(job.sized, job.learner, job.inner_steps)
   batches = workloads.batches(job.sized, job.tasks, job.dtype)
-  pool = jax.tree.map(
-    lambda *parts: jnp.concatenate(parts), *map(tasks, batches)
+  pool = tasks(
+    workloads.Batch(*map(np.concatenate, zip(*batches, strict=True)))
   )
   sample = jax.tree_util.Partial(draw, pool)
   length = steps_per_call(job)
   adam = optax.adam(1e-3)
   example = jax.tree.map(lambda leaf: leaf[0], pool)
   state = loop.initial_state(made, example, adam, 0)
-  params = placed(job, made, example)
+  params = placed(job, state.params)
   copy = lambda: jax.tree.map(
-    lambda old, new: jnp.array(new, old.dtype), state.params, params
+    lambda old, new: np.array(new, old.dtype), state.params, params
   )
   state = state._replace(params=copy(), average=copy(), best=copy())
   devices = jax.devices()[: job.devices] if job.devices else None

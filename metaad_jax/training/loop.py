@@ -114,19 +114,25 @@ def initial_state(
   params: Params | None = None,
 ) -> State:
   """The state before the first step; `example` gives the shapes."""
-  if params is None:
-    key = jax.random.fold_in(jax.random.key(seed), 0)
-    params = jax.jit(learner.init)(key, example)
-  state = State(
-    jnp.zeros((), jnp.int32),
-    params,
-    params,
-    guarded(optimizer).init(params),
-    params,
-    jnp.asarray(-jnp.inf, jnp.float32),
-    jnp.zeros((), jnp.int32),
-  )
-  return jax.tree.map(jnp.copy, state)  # donated: no buffer may serve twice
+
+  @functools.partial(jax.jit, compiler_options=devices_lib.quick())
+  def make(params):
+    if params is None:
+      params = learner.init(
+        jax.random.fold_in(jax.random.key(seed), 0), example
+      )
+    state = State(
+      jnp.zeros((), jnp.int32),
+      params,
+      params,
+      guarded(optimizer).init(params),
+      params,
+      jnp.asarray(-jnp.inf, jnp.float32),
+      jnp.zeros((), jnp.int32),
+    )
+    return jax.tree.map(jnp.copy, state)  # donated: no buffer may serve twice
+
+  return make(params)
 
 
 def guarded(
