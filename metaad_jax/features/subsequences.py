@@ -97,15 +97,17 @@ def windows(x: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
 
 
 def _describe(w, typical, xp=jnp):
-  """[N, C, P] windows -> [views, C, N, P]; `typical` [C] is their deviation."""
+  """[N, C, P] windows -> [C, N, P] for each view, P / 2 for the spectrum.
+
+  `typical` [C] is their deviation.
+  """
   centred = w - w.mean(-1, keepdims=True)
   size = xp.maximum(centred.std(-1), 0.1 * typical)[..., None]
-  steps = xp.diff(w, axis=-1, prepend=w[..., :1])
-  views = xp.stack([w, centred, centred / size, steps])
+  steps = xp.diff(w, axis=-1)
   lines = xp.abs(xp.fft.rfft(centred, axis=-1, norm='ortho'))[..., 1:]
-  space = [(0, 0)] * (lines.ndim - 1) + [(0, w.shape[-1] - lines.shape[-1])]
-  views = xp.concatenate([views, xp.pad(lines, space)[None]])
-  return (xp.swapaxes(views, 1, 2) / w.shape[-1] ** 0.5).astype(w.dtype)
+  views = w, centred, centred / size, steps, lines
+  scaled = lambda x: (xp.swapaxes(x, 0, 1) / w.shape[-1] ** 0.5).astype(w.dtype)
+  return [scaled(x) for x in views]
 
 
 @functools.partial(jax.jit, static_argnames='inside')
@@ -117,32 +119,34 @@ def _nearest(bank, kept, starts, typical, queries, at, apart, inside):
   of several channels: the last is of all of them together.
   """
   reference, asked = _describe(bank, typical), _describe(queries, typical)
-  near = jnp.abs(at[:, None] - starts) < apart
+  near = jnp.abs(at - starts[:, None]) < apart
 
-  def least(pair):  # [M, P], [N, P] -> [M]
-    q, r = pair
-    # One product for -2 q r + r^2: nothing of [M, N] is written but for it.
-    r = jnp.concatenate([r, _norm(r, kept)[:, None]], -1)
-    q1 = jnp.concatenate([-2 * q, jnp.ones_like(q[:, :1])], -1)
-    squares = jnp.matmul(q1, r.T, precision='highest')
+  def least(squares):  # [N, M] -> [M]
     if inside:
       squares = jnp.where(near, jnp.inf, squares)
-    return squares.min(-1) + (q**2).sum(-1)
+    return squares.min(0)
 
-  def of_view(pair):  # [C, M, P], [C, N, P]
-    each = jax.lax.map(least, pair)
-    if len(each) == 1:
-      return each
-    whole = [jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1) for x in pair]
-    return jnp.concatenate([each, least(whole)[None] / len(each)])
+  def of_channel(total, pair):  # [N, M], ([N, P], [M, P])
+    r, q = pair
+    # One product for r^2 - 2 r q: nothing of [N, M] is written but for it.
+    norm = jnp.where(kept, (r**2).sum(-1), _ABSENT)
+    r = jnp.concatenate([r, norm[:, None]], -1)
+    q1 = jnp.concatenate([-2 * q, jnp.ones_like(q[:, :1])], -1)
+    squares = jnp.matmul(r, q1.T, precision='highest')
+    return total + squares, least(squares) + (q**2).sum(-1)
 
-  squares = jax.lax.map(of_view, (asked, reference))
+  def of_view(r, q):  # [C, N, P], [C, M, P]
+    none = jnp.zeros((len(kept), len(at)), r.dtype)
+    if len(r) == 1:
+      return of_channel(none, (r[0], q[0]))[1][None]
+    total, each = jax.lax.scan(of_channel, none, (r, q))
+    whole = least(total) + (q**2).sum((0, 2))
+    return jnp.concatenate([each, whole[None] / len(each)])
+
+  every = zip(reference, asked, strict=True)
+  squares = jnp.stack([of_view(r, q) for r, q in every])
   squares = jnp.where(squares > _ABSENT / 2, jnp.inf, squares)
   return jnp.sqrt(jnp.maximum(squares, _FLOOR**2))
-
-
-def _norm(r, kept):
-  return jnp.where(kept, (r**2).sum(-1), _ABSENT)
 
 
 def _distances(scale, deviation, x, starts, apart=0, at=0):
@@ -176,7 +180,7 @@ class Comparison:
   def __init__(self, scale: Scale, deviation: np.ndarray):
     self.scale, self._deviation = scale, deviation.astype(np.float32)
     self._views = _describe(scale.bank, self._deviation, np)
-    self._squares = (self._views**2).sum(-1)
+    self._squares = [(view**2).sum(-1) for view in self._views]
 
   def __call__(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A window [L, C] -> [views, C or C + 1] log ratios as in `score`.
@@ -184,9 +188,11 @@ class Comparison:
     And the number of the nearest healthy window for each of them.
     """
     w = windows(window, np.zeros(1, int), self.scale.length)
-    asked = _describe(w, self._deviation, np)[:, :, 0]
-    product = (self._views @ asked[..., None])[..., 0]
-    squares = (asked**2).sum(-1)[..., None] + self._squares - 2 * product
+    asked = _describe(w, self._deviation, np)
+    squares = np.stack([
+      (q**2).sum(-1) + known - 2 * (r @ np.swapaxes(q, 1, 2))[..., 0]
+      for r, known, q in zip(self._views, self._squares, asked, strict=True)
+    ])  # fmt: skip
     if squares.shape[1] > 1:
       together = squares.mean(1, keepdims=True)
       squares = np.concatenate([squares, together], 1)
@@ -343,7 +349,7 @@ def checked(weights: np.ndarray) -> np.ndarray:
 
 def hop(scale: Scale) -> int:
   """Samples between the starts of two windows that are scored."""
-  return max(1, scale.length // 6)
+  return max(1, round(scale.length / 4))
 
 
 def _width(scales, periods):
