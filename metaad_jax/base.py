@@ -209,6 +209,8 @@ class Source:
       which NaN is a missing value and a category is a whole number. Only
       learners that do not depend on the width can be trained on it.
     images: rows are square images, [H, W], whose columns are of one kind.
+    code: modules that with the options alone say what `load` returns: programs
+      keep it on disk (see `data.simulated`); () = not kept.
   """
 
   name: str
@@ -225,3 +227,4 @@ class Source:
   generate: Callable[..., tuple[jax.Array, jax.Array]] | None = None
   tables: bool = False
   images: bool = False
+  code: tuple[str, ...] = ()

@@ -468,18 +468,30 @@ def persist() -> None:
 
   The folder is `$XDG_CACHE_HOME/metaad_jax` or `~/.cache/metaad_jax`. Another
   folder (`JAX_COMPILATION_CACHE_DIR`, or `jax.config`) stays; where the folder
-  cannot be written to, nothing is kept.
+  cannot be written to, nothing is kept. From now on there is a `cache_folder`.
   """
+  global _persists
+  _persists = True
   if jax.config.values.get('jax_compilation_cache_dir') is not None:
     return
+  if (folder := cache_folder()) is not None:
+    # A full disk only makes it compile again.
+    warnings.filterwarnings('ignore', '.*persistent compilation cache')
+    jax.config.update('jax_compilation_cache_dir', folder)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+
+
+_persists = False
+
+
+def cache_folder() -> str | None:
+  """The user's own, made if need be; None = this process keeps nothing."""
+  if not _persists:
+    return None
   home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   folder = os.path.join(home, 'metaad_jax')
   try:
     os.makedirs(folder, exist_ok=True)
   except OSError:
-    return
-  if os.access(folder, os.W_OK):
-    # A full disk only makes it compile again.
-    warnings.filterwarnings('ignore', '.*persistent compilation cache')
-    jax.config.update('jax_compilation_cache_dir', folder)
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+    return None
+  return folder if os.access(folder, os.W_OK) else None

@@ -16,10 +16,24 @@ import numpy as np
 from metaad_jax.base import DataError, Entity
 
 _SIGMAS = 5.0
+_DIGEST = '_digest'  # of an entity, once it was asked for
 
 
 def digest(entity: Entity) -> str:
   """16 hexadecimal digits for the rows of an entity, whatever their order."""
+  if (known := vars(entity).get(_DIGEST)) is None:
+    known = _digest(entity)
+    with_digest(entity, known)
+  return known
+
+
+def with_digest(entity: Entity, known: str) -> Entity:
+  """The same entity, with its `digest` known; a copy of it has none."""
+  vars(entity)[_DIGEST] = known
+  return entity
+
+
+def _digest(entity):
   rows = _keys(entity.normal) + _keys(entity.query)
   sha256 = hashlib.sha256(str(entity.normal.shape[1:]).encode())
   for row in sorted(rows):

@@ -7,6 +7,7 @@ import numpy as np
 
 from metaad_jax import specs
 from metaad_jax.base import DataError, Entity, Source
+from metaad_jax.data import simulated
 from metaad_jax.data.datasets import (
   adbench,
   cnc_mill,
@@ -57,10 +58,19 @@ def load(spec: str, data_dir: str | None = None) -> list[Entity]:
 def read(
   source: Source, options: dict[str, Any], data_dir: str | None
 ) -> list[Entity]:
-  """Loads and checks the entities of a source that `get` returned."""
-  entities = list(source.load(data_dir, **options))
-  validate(source, entities)
-  return entities
+  """Loads and checks the entities of a source that `get` returned.
+
+  Where `source.code` says what they depend on, from disk (see `simulated`).
+  """
+
+  def load():
+    entities = list(source.load(data_dir, **options))
+    validate(source, entities)
+    return entities
+
+  if not source.code:
+    return load()
+  return simulated.kept([source.name, options], source.code, load)
 
 
 def validate(source: Source, entities: Sequence[Entity]) -> None:

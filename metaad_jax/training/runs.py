@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaad_jax import devices, specs, storage
+from metaad_jax import devices, features, specs, storage
 from metaad_jax.base import DataError, Entity, MetaLearner, Params
 from metaad_jax.data import (
   audits,
   classes,
   episodes,
+  simulated,
   splitting,
   synthetic_tables,
 )
@@ -108,9 +109,21 @@ def load_data(config: Config | Setup, data_dir: str | None) -> Data:
     layout = Layout()
   feature = setup.feature_of(layout)
   done = {
-    side: setup.featurize(members, feature) for side, members in raw.items()
+    side: _featurized(setup, members, feature, layout)
+    for side, members in raw.items()
   }
   return Data(done, raw, layout)
+
+
+def _featurized(setup, members, feature, layout):
+  """Of simulated entities, from disk (see `simulated`)."""
+  make = lambda: setup.featurize(members, feature)
+  source = setup.source
+  if not (source.code and layout.shape):
+    return make()
+  names = [entity.name for entity in members]
+  what = [source.name, setup.source_options, setup.feature_specs, layout, names]
+  return simulated.kept(what, (*source.code, features.__name__), make)
 
 
 def fold_names(config: Config | Setup, data_dir: str | None) -> list[str]:
@@ -239,7 +252,8 @@ def _train(setup, data, run_dir, quiet):
 
 def _audit(setup, data):
   audits.sides(data.raw)
-  audits.shared_rows(data.raw['train'] + data.raw['validation'])
+  if not setup.source.code:  # rows that are drawn are no copies
+    audits.shared_rows(data.raw['train'] + data.raw['validation'])
   for side in () if setup.config.way else ('train', 'validation'):
     audits.enough_anomalies(data.raw[side], setup.config.anomalies, side)
 

@@ -184,4 +184,5 @@ SOURCE = base.Source(
   channels=('acceleration',),
   rate=12000.0,
   generate=generate,
+  code=(__name__, rotating_machines.__name__),
 )
