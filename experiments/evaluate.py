@@ -6,6 +6,8 @@ r"""Evaluates runs and baselines on the same few-shot tasks of unseen entities.
 Prints a table and a verdict for each cell and, with --compare, which algorithm
 to use; writes results.csv (a row per entity, method, shots, anomalies and
 draw), meta.json, report.html and the figures as PNG files.
+Killed and started again with the same --output it goes on: the scores of the
+baselines are kept in unfinished.sqlite until all are there.
 Runs of different folds are put together: each is evaluated on its own unseen
 entities. With --source a run is evaluated on another source than its own, as
 long as its features fit.
@@ -18,6 +20,7 @@ count.
 
 import json
 import os
+import pathlib
 from typing import Any
 
 from absl import flags
@@ -32,6 +35,7 @@ from metaad_jax.training import records, runs
 FLAGS = flags.FlagValues()
 
 _DEFAULT = tasks.Grid()
+_UNFINISHED = 'unfinished.sqlite'  # scores of baselines, until all are there
 
 _RUN_DIR = flags.DEFINE_multi_string(
   'run_dir',
@@ -205,6 +209,7 @@ def main() -> None:
     tune_together=_TOGETHER.value,
     workers=_WORKERS.value,
     precision=_PRECISION.value,
+    kept=os.path.join(_OUTPUT.value, _UNFINISHED),
   )
   found = evaluate.evaluate(_RUN_DIR.value, plan)
   found.meta['command'] = cli.command()
@@ -212,6 +217,8 @@ def main() -> None:
     found.meta['flags']['rows_per_day'] = rates
   results.save(found, _OUTPUT.value)
   written = pages.write(found, _OUTPUT.value)
+  for end in ('', '-wal', '-shm'):
+    pathlib.Path(plan.kept + end).unlink(missing_ok=True)
   print(f'{tables.terminal(found)}\n{written[0]} written')
   if _COMPARE.value:
     print(f'\n{recommendation.text(found)}')

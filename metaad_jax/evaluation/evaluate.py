@@ -45,6 +45,7 @@ class Plan(NamedTuple):
   workers: int = 2  # processes for the baselines
   quiet: bool = False  # no progress bars
   precision: str = ''  # '' = each run's own
+  kept: str = ''  # file of baselines' scores, for a run that is cut off
 
 
 class Group(NamedTuple):
@@ -258,6 +259,7 @@ def _score_baselines(
     [job for places in served.values() for job in places.values()],
     sides.baseline_rows(group.baseline_run, group.side, cells, plan.features),
     seed=plan.grid.seed, workers=plan.workers, quiet=plan.quiet,
+    kept=plan.kept,
   )  # fmt: skip
   rows = []
   for name, places in served.items():
@@ -289,6 +291,7 @@ def _tune(
       together=plan.tune_together,
       workers=plan.workers,
       quiet=plan.quiet,
+      kept=plan.kept,
     )
   report = tuning.report(group.side.spec, side.spec, earlier[key])
   for name, entries in report.items():

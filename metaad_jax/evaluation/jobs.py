@@ -1,8 +1,12 @@
 """Runs baselines over many tasks: in worker processes, networks in batches."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
 import functools
+import hashlib
 import json
+import os
+import sqlite3
 from typing import Any, NamedTuple
 import zlib
 
@@ -12,6 +16,7 @@ import numpy as np
 import tqdm
 
 from metaad_jax import learners, models, specs
+from metaad_jax.base import DataError
 from metaad_jax.data import episodes
 from metaad_jax.evaluation import baselines, tasks
 
@@ -44,6 +49,7 @@ def score_jobs(
   workers: int,
   quiet: bool = False,
   label: str = 'baselines',
+  kept: str = '',
 ) -> Scores:
   """Runs baselines over tasks: scores [m] float64 of each job.
 
@@ -51,20 +57,48 @@ def score_jobs(
   The scores depend on `seed`, a task's place in `triples`, a baseline's name
   and its options, never on `workers` or (but for rounding) on the other jobs.
   Workers are fresh processes (loky, no fork: JAX threads may be running in this
-  one) that stay for the next call; networks are trained in this process.
+  one) that stay for the next call; networks are trained in this process. What
+  is in the file `kept` is not run again, and what is run is added to it.
+
+  Raises:
+    DataError: if `kept` cannot be written, or is no such file.
   """
+  with _opened(kept) as store:
+    return _score(
+      list(dict.fromkeys(todo)), triples, seed, store, workers, quiet, label
+    )
+
+
+def _score(todo, triples, seed, store, workers, quiet, label) -> Scores:
+  keys = _keys(todo, triples, seed) if store else {}
+  scores: Scores = {}
+  for one, key in keys.items():
+    found = store.execute('SELECT scores FROM job WHERE key = ?', (key,))
+    for (values,) in found:
+      scores[one] = np.frombuffer(values)
+
+  def keep(found: Scores) -> None:
+    scores.update(found)
+    if store:
+      rows = [
+        (keys[one], v.astype(float).tobytes()) for one, v in found.items()
+      ]
+      with store:
+        store.executemany('INSERT OR REPLACE INTO job VALUES (?, ?)', rows)
+
   by_task: dict[int, list[Job]] = {}
   by_network: dict[tuple, list[Job]] = {}
-  for one in dict.fromkeys(todo):
+  for one in todo:
+    if one in scores:
+      continue
     baseline = specs.look_up('baseline', baselines.REGISTRY, one.name)
     if not baseline.needs_anomalies or np.any(triples[one.task][1]):
       if baseline.detect:
         by_task.setdefault(one.task, []).append(one)
       else:
         by_network.setdefault(one[1:], []).append(one)
-  scores: Scores = {}
   for members in by_network.values():
-    scores |= _train(members, triples, seed, quiet)
+    keep(_train(members, triples, seed, quiet))
   run = joblib.Parallel(
     max(1, min(workers, len(by_task))), 'loky', 'generator', max_nbytes=None
   )
@@ -77,8 +111,46 @@ def score_jobs(
   )  # fmt: skip
   bar = tqdm.tqdm(done, label, len(by_task), disable=quiet, leave=False)
   for members, values in zip(by_task.values(), bar, strict=True):
-    scores |= zip(members, values, strict=True)
-  return scores
+    keep(dict(zip(members, values, strict=True)))
+  return {one: scores[one] for one in todo if one in scores}
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[sqlite3.Connection | None]:
+  """The file of earlier scores, made if need be; None of ''."""
+  if not path:
+    yield None
+    return
+  try:
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    with contextlib.closing(sqlite3.connect(path, timeout=30)) as store:
+      store.execute('PRAGMA journal_mode = WAL')
+      store.execute('PRAGMA synchronous = NORMAL')
+      store.execute(
+        'CREATE TABLE IF NOT EXISTS job (key BLOB PRIMARY KEY, scores BLOB) '
+        'WITHOUT ROWID'
+      )
+      yield store
+  except (sqlite3.Error, OSError) as error:
+    raise DataError(
+      f'{path} cannot be used ({error}): remove it, or choose another folder '
+      'for the results'
+    ) from error
+
+
+def _keys(todo, triples, seed) -> dict[Job, bytes]:
+  """Of all that the scores of a job depend on; the code's version is not."""
+  rows = {}
+  for place in dict.fromkeys(one.task for one in todo):
+    digest = hashlib.sha256(f'{seed} {place}'.encode())
+    for part in map(np.ascontiguousarray, triples[place]):
+      digest.update(f'{part.dtype} {part.shape}'.encode())
+      digest.update(part.tobytes())
+    rows[place] = digest.digest()
+  return {
+    one: hashlib.sha256(rows[one.task] + f'{one[1:]}'.encode()).digest()
+    for one in todo
+  }
 
 
 def _train(members, triples, seed, quiet) -> Scores:

@@ -50,6 +50,7 @@ def tune(
   together: bool,
   workers: int,
   quiet: bool,
+  kept: str = '',
 ) -> Tuned:
   """Chooses the options of baselines for every cell of a grid.
 
@@ -63,6 +64,7 @@ def tune(
       without labels are then counted apart from those with.
     workers: number of processes, at least 1.
     quiet: no progress bar.
+    kept: a file of earlier scores, as in `jobs.score_jobs`.
   """
   group: Callable[[int, int, float], Cell] = lambda k, a, c: (k, a, c)
   if together:
@@ -76,6 +78,7 @@ def tune(
     seed=grid.seed,
     workers=workers,
     quiet=quiet,
+    kept=kept,
   )
   of_cells = {
     cell: choices[group(*cell)]

@@ -8,7 +8,7 @@ from toys import entity, pairwise_auroc, register, table, write_run
 
 from metaad_jax.base import DataError
 from metaad_jax.data import registry, splitting
-from metaad_jax.evaluation import evaluate, jobs, tasks, tuning
+from metaad_jax.evaluation import baselines, evaluate, jobs, tasks, tuning
 from metaad_jax.evaluation.tasks import Grid
 from metaad_jax.training import runs
 
@@ -252,6 +252,35 @@ def test_what_is_chosen_is_what_is_used(run, monkeypatch):
     assert job.options == (always.options if tuned_there else {})
   same = plain.table['method'] != 'knn'
   assert plain.table[same].equals(tuned.table[same])
+
+
+def test_an_evaluation_that_was_cut_off_goes_on(run, monkeypatch, tmp_path):
+  names, kept = ['knn', 'mahalanobis'], str(tmp_path / 'kept.sqlite')
+  whole = run_all([run], GRID, names, tune=3)
+  genuine, calls = baselines.score_one, []
+
+  def score_one(members, *told):
+    calls.append(len(members))
+    if len(calls) == 40:
+      raise KeyboardInterrupt
+    return genuine(members, *told)
+
+  monkeypatch.setattr(baselines, 'score_one', score_one)
+  with pytest.raises(KeyboardInterrupt):
+    run_all([run], GRID, names, tune=3, kept=kept)
+  again = run_all([run], GRID, names, tune=3, kept=kept)
+  assert again.table.equals(whole.table)
+  assert again.meta['tuning'] == whole.meta['tuning']
+  every = sum(calls) - calls[39]
+  calls[:] = [0] * 40
+  run_all([run], GRID._replace(seed=1), names, kept=kept)  # other draws
+  assert 0 < sum(calls)
+  calls[:] = [0] * 40
+  run_all([run], GRID, names, tune=3)
+  assert sum(calls) == every  # nothing was run twice
+  (tmp_path / 'kept.sqlite').write_bytes(b'no database' * 100)
+  with pytest.raises(DataError, match='remove it'):
+    run_all([run], GRID, names, kept=kept)
 
 
 def test_another_source_uses_its_own_training_side_or_the_runs(
