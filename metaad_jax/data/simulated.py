@@ -24,7 +24,7 @@ from metaad_jax import devices, storage
 from metaad_jax.base import Entity
 from metaad_jax.data import audits
 
-_LEAST = 1 << 24  # bytes; fewer are simulated in no time
+_LEAST = 1 << 20  # bytes; fewer are made in no time
 _MOST = 2 << 30  # of all; the least recently used go first
 _ARRAYS = 'normal', 'query', 'labels'
 _FACTS = 'name', 'kinds', 'group', 'fold', 'side', 'columns'
