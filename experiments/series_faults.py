@@ -81,7 +81,7 @@ def _healthy():
 def _judge(name, group, x):
   """A row per number of periods, kind and size."""
   period = max(8, subsequences.period(x))
-  others = shipped_weights()[1][series_weights.fold(group)]
+  others = shipped_weights(x.shape[1], series_weights.fold(group))
   for shots in _SHOTS:
     end = max(30, shots * period)
     later = x[end : end + _JUDGED * period]

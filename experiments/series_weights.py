@@ -39,13 +39,15 @@ _SIMULATED = flags.DEFINE_integer(
   'simulated', 150, 'simulated recordings', flag_values=FLAGS
 )
 _MOST = 60  # recordings of an archive
+_EVEN = np.ones((len(subsequences.COMPONENTS), len(subsequences.WIDTHS)))
+_OTHERS = 0.3  # of series of several channels, for those of one, and back
 _SPOILED = 2.0  # importance of injected faults; an archive has 1
 
 
 def main() -> None:
   """Draws the tasks that are missing, then learns."""
   output = pathlib.Path(_OUTPUT.value)
-  tasks, kinds, groups = [], [], []
+  tasks, kinds, groups, many = [], [], [], []
   for kind, one in _recordings():
     path = output / 'tasks' / f'{kind}_{one.name.replace("/", "_")}.npz'
     if path.is_file():
@@ -60,11 +62,17 @@ def main() -> None:
     tasks.append(drawn)
     kinds.append(kind)
     groups.append(one.group)
+    many.append(one.healthy.shape[1] > 1)
   folds = np.array([series_weights.fold(group) for group in groups])
   importance = _importance(np.array(kinds), np.array(groups))
-  learn = lambda some: series_weights.learn(
-    [tasks[i] for i in np.flatnonzero(some)], importance[some]
-  )
+  # Of one channel, and of several: what tells is not quite the same.
+  learn = lambda some: np.stack([
+    series_weights.learn(
+      [tasks[i] for i in np.flatnonzero(some)],
+      (importance * np.where(np.array(many) == several, 1, _OTHERS))[some],
+    )
+    for several in (False, True)
+  ])  # fmt: skip
   weights = learn(folds >= 0)
   others = [learn(folds != k) for k in range(series_weights.FOLDS)]
   arrays = {'weights': weights, 'folds': np.stack(others)}
@@ -73,8 +81,9 @@ def main() -> None:
     'widths': subsequences.WIDTHS, 'archives': _ARCHIVES.value,
     'tasks': len(tasks),
   })  # fmt: skip
-  for name, row in zip(subsequences.COMPONENTS, weights, strict=True):
-    print(f'{name:15}', *(f'{w:.3f}' for w in row))
+  for rows in weights:
+    for name, row in zip(subsequences.COMPONENTS, rows, strict=True):
+      print(f'{name:17}', *(f'{w:.3f}' for w in row))
 
 
 def _recordings():
@@ -121,7 +130,7 @@ def _spoiled(one, random):
 def _task(one):
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    detector = SeriesAnomalyDetector().fit(one.healthy)
+    detector = SeriesAnomalyDetector(weights=_EVEN).fit(one.healthy)
   components = detector.components(one.series)
   random = np.random.default_rng(len(one.series))
   return series_weights.task(components, one.labels, random)

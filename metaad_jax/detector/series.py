@@ -38,7 +38,8 @@ class Event(NamedTuple):
     p_value: of the peak.
     reason: in words.
     rows: numbers of the rows of start, end and peak.
-    view: what is unlike at the peak, one of `subsequences.VIEWS`.
+    view: what is unlike at the peak, one of `subsequences.VIEWS`, or
+      'forecast'.
     channel: of which channel; see `series_explanations`.
     length: over how many samples.
   """
@@ -82,9 +83,10 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
   polars, whose time index or column of times gives the rate its unit and events
   their time stamps (`data.timelines`). NaN is a missing value; where more than
   8 in a row are missing, nothing is said: p-values there are 1. Windows
-  of a few lengths and views are compared with the healthy ones
-  (`subsequences`), what of that counts is learned over many recordings, and the
-  scores of the healthy part itself say what is rare.
+  of a few lengths and views are compared with the healthy ones, values with
+  what those before them foretell (`subsequences`), what of that counts is
+  learned over many recordings, and the scores of the healthy part itself say
+  what is rare.
 
   Args:
     false_alarms: 'N per day' (second, minute, hour, week) if the time stamps or
@@ -95,7 +97,8 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     resample: width of bins of time that are averaged, such as '10s', where time
       stamps are irregular; '' = samples are taken as they come.
     weights: [components, widths] of what makes up the score, as
-      `training.series_weights` learns them; None = the shipped ones.
+      `training.series_weights` learns them; None = the shipped ones, which are
+      others for several channels than for one.
 
   Attributes:
     period_: in samples.
@@ -186,12 +189,13 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     if weights is None:
       weights = self.weights
     self.weights_ = subsequences.checked(
-      shipped_weights()[0] if weights is None else weights
+      shipped_weights(self.n_features_in_) if weights is None else weights
     )
     inner = [self._standardized(x) for x in self.stretches_]
     longest = max(inner, key=len)
     self.period_ = self.period or subsequences.period(longest)
-    self._deviation, self._scales = subsequences.fit(inner, self.period_)
+    self._windows = subsequences.fit(inner, self.period_)
+    self._scales = self._windows.scales
     self._calibrate(inner)
     # Found when first asked for: what streams and explanations need.
     self._lead: float | None = None
@@ -279,10 +283,8 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     x = timelines.read(X, self.names_, self.resample).values
     if np.isnan(x).any():
       raise DataError('values are missing: leave them out')
-    known = self._scales, self._deviation, self._standardized(x)
-    return subsequences.spread(
-      self._scales, subsequences.tracks(*known), len(x)
-    )
+    tracks = subsequences.tracks(self._windows, self._standardized(x))
+    return subsequences.spread(self._scales, tracks, len(x))
 
   def changed(self, X, rate: float = 0.01) -> int | None:
     """The first row at which what is called healthy has changed for good.
@@ -410,7 +412,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     for start, x in long:
       part = slice(start, start + len(x))
       scores[part], which[part], local[part] = subsequences.score(
-        self._scales, self._deviation, self._standardized(x), self.weights_
+        self._windows, self._standardized(x), self.weights_
       )
     return scores[line.at], which[line.at], local[line.at], line
 
@@ -428,8 +430,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       total, at, blocks = sum(map(len, inner)), 0, []
       for x in inner:
         scores, _, _ = subsequences.score(
-          self._scales, self._deviation, x, self.weights_,
-          max(1, total // 10), at,
+          self._windows, x, self.weights_, max(1, total // 10), at,
         )  # fmt: skip
         blocks.append(
           series_tails.blocks(scores[np.isfinite(scores)], self.period_)
@@ -449,17 +450,23 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     return np.where(np.isnan(scores), 1.0, p)
 
 
-@functools.cache
-def shipped_weights() -> tuple[np.ndarray, np.ndarray]:
-  """[components, widths] of all recordings, and of those of each other fold.
+def shipped_weights(channels: int, fold: int | None = None) -> np.ndarray:
+  """[components, widths] for series of so many channels.
 
-  [folds, components, widths]: recordings of the groups of fold k had no part in
-  the weights of number k (`series_weights.fold`).
+  Learned from all recordings, or from those that are not of the groups of a
+  fold (`series_weights.fold`).
   """
+  arrays = _shipped()
+  kept = arrays['weights'] if fold is None else arrays['folds'][fold]
+  return kept[int(channels > 1)]
+
+
+@functools.cache
+def _shipped():
+  """Of one channel, then of several: [2, ...], and [folds, 2, ...]."""
   shipped = importlib.resources.files('metaad_jax') / 'shipped' / 'series.npz'
   with importlib.resources.as_file(shipped) as path:
-    arrays, _ = storage.load(str(path))
-  return arrays['weights'], arrays['folds']
+    return storage.load(str(path))[0]
 
 
 def _begin(line, piece):

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from metaad_jax.data import timelines
-from metaad_jax.features import subsequences
+from metaad_jax.features import forecasts, subsequences
 
 TOGETHER = 'all channels together'
+FORECAST = 'forecast'
 _DATES = 1e8  # seconds: above they count since 1970
 
 
@@ -16,18 +17,19 @@ class SeriesExplanation(NamedTuple):
   """Why a place in a series is abnormal.
 
   Attributes:
-    view: what of the window is unlike: one of `subsequences.VIEWS`.
+    view: what of the window is unlike: one of `subsequences.VIEWS`; or
+      `FORECAST`: its last value is, to what those before it foretell.
     channel: of which channel, or `TOGETHER`.
-    length: samples of the window.
+    length: samples of the window; of a forecast, those that foretell.
     excess: how many times as far from the healthy part as any healthy window is
-      from the others.
+      from the others; from the forecast as any healthy value is.
     channels: the names of the channels, the farthest first, and how many times
       as far each is on its own.
     rows: the window's first row and the row after its last, in the series.
     window: [length, channels] its values.
     stretch, sample: where the nearest healthy window begins: in which healthy
-      stretch, and at which of its samples.
-    healthy: [length, channels] its values.
+      stretch, and at which of its samples; -1 of a forecast.
+    healthy: [length, channels] its values; of a forecast, what was foretold.
     since: when that was, in words, or ''.
   """
 
@@ -79,20 +81,28 @@ def explain(
       f'nothing can be said of row {row}: too much is missing around it'
     )
   (piece,) = held
+
+  def rows_of(start, stop):
+    at = piece.start + np.array([start, stop])
+    first, last = np.searchsorted(line.at, at)
+    return int(first), int(last)
+
+  foretold = _foretold(detector, piece, place, rows_of)
+  if asked and asked[0] == FORECAST:
+    if foretold:
+      return foretold._replace(channel=asked[1])
+    asked = None
   found, excess = _nearest(detector, piece, place, asked)
+  if foretold and not asked and np.log(foretold.excess) > found[0]:
+    return foretold
   high, length, view, channel, start, begin = found
   ends = np.cumsum([len(s) for s in detector.stretches_])
   stretch = int(np.searchsorted(ends, begin, 'right'))
   sample = begin - int(ends[stretch] - len(detector.stretches_[stretch]))
-  rows = np.searchsorted(
-    line.at, [piece.start + start, piece.start + start + length]
-  )
   return SeriesExplanation(
     subsequences.VIEWS[view], channel_name(detector, channel), length,
-    float(np.exp(high)), tuple(
-      (channel_name(detector, c), float(np.exp(excess[c])))
-      for c in np.argsort(-excess, kind='stable')
-    ), (int(rows[0]), int(rows[1])),
+    float(np.exp(high)), _alone(detector, excess),
+    rows_of(start, start + length),
     piece.values[start : start + length], stretch, sample,
     detector.stretches_[stretch][sample : sample + length],
     _since(detector, stretch, sample),
@@ -130,6 +140,34 @@ def _nearest(detector, piece, place, asked):
   return found, excess
 
 
+def _foretold(detector, piece, place, rows_of):
+  """What the forecast says of a place; None where too little came before."""
+  forecast = detector._windows.forecast
+  at, lags = place - piece.start, forecast.lags
+  if at < lags:
+    return None
+  begin = max(0, at - 2 * lags)
+  values = piece.values[begin : at + 1]
+  x = detector._standardized(values)
+  said = np.concatenate([x[:lags], forecasts.foretold(forecast, x)])
+  ratio = forecasts.ratios(forecast, (x - said)[-1:])[:, 0]
+  return SeriesExplanation(
+    FORECAST, channel_name(detector, int(ratio.argmax())), lags,
+    float(np.exp(ratio.max())),
+    _alone(detector, ratio[: detector.n_features_in_]),
+    rows_of(at - lags, at + 1), values[-lags - 1 :], -1, -1,
+    (said * detector.scale_ + detector.mean_)[-lags - 1 :], '',
+  )  # fmt: skip
+
+
+def _alone(detector, excess):
+  """Names of channels and their ratios, the farthest first."""
+  order = np.argsort(-excess, kind='stable')
+  return tuple(
+    (channel_name(detector, c), float(np.exp(excess[c]))) for c in order
+  )
+
+
 def _since(detector, stretch, sample):
   """When a sample of the healthy part was."""
   start, step = detector.starts_[stretch], detector.step_
@@ -151,7 +189,7 @@ def comparisons(detector: Any) -> list[subsequences.Comparison]:
   """Of each length; made once for a detector."""
   if detector._comparisons is None:
     detector._comparisons = [
-      subsequences.Comparison(scale, detector._deviation)
+      subsequences.Comparison(scale, detector._windows.deviation)
       for scale in detector._scales
     ]
   return detector._comparisons
@@ -161,6 +199,9 @@ def compared(detector: Any, which: int) -> tuple[str, str, int]:
   """View, channel and length of a number of `subsequences.score`."""
   columns = detector._scales[0].farthest.shape[1]
   number, rest = divmod(int(which), len(subsequences.VIEWS) * columns)
+  if number == len(detector._scales):
+    lags = detector._windows.forecast.lags
+    return FORECAST, channel_name(detector, rest), lags
   view, channel = divmod(rest, columns)
   return (
     subsequences.VIEWS[view], channel_name(detector, channel),
@@ -172,6 +213,9 @@ def reason(detector: Any, which: int) -> str:
   """In words, which of the comparisons is the farthest; see `compared`."""
   view, name, length = compared(detector, which)
   of = f' of {name}' if name else ''
+  if view == FORECAST:
+    many = length_text(length, detector.step_)
+    return f'value{of}: not what the {many} before it foretell'
   return (
     f'{view}{of} over {length_text(length, detector.step_)}: farthest from '
     'what is healthy'
@@ -184,6 +228,12 @@ def text(e: SeriesExplanation, step: float | None = None) -> str:
   when = f', {e.since},' if e.since else ''
   many = [f'{name} ({x:.2g})' for name, x in e.channels[:3]]
   more = f'; each alone: {", ".join(many)}' if len(e.channels) > 1 else ''
+  if e.view == FORECAST:
+    return (
+      f'the value{of} lies {e.excess:.2g} times as far from what the '
+      f'{length_text(e.length, step)} before it foretell as any healthy value '
+      f'does{more}'
+    )
   return (
     f'{e.view}{of} over {length_text(e.length, step)} lies {e.excess:.2g} '
     'times as far from the healthy part as any of its own windows does; the '

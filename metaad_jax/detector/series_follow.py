@@ -14,7 +14,7 @@ from metaad_jax import schema, storage
 from metaad_jax.base import DataError
 from metaad_jax.data import moments, timelines
 from metaad_jax.detector import series_explanations
-from metaad_jax.features import subsequences
+from metaad_jax.features import forecasts, subsequences
 
 RATE = 0.01  # of streams like the healthy part that are called changed
 _CALIBRATED = 3000  # healthy samples that the threshold is moved by
@@ -91,6 +91,7 @@ class SeriesStream:
     self._buffer = np.zeros((2 * longest, self._detector.n_features_in_))
     self._filled, self._count = 0, 0
     self._tracks: list[list[np.ndarray]] = [[] for _ in self._scales]
+    self._foretold: list[np.ndarray] = []
 
   @property
   def threshold(self) -> float:
@@ -181,10 +182,12 @@ class SeriesStream:
     self._buffer[self._filled] = row
     self._filled += 1
     self._count += 1
-    if self._count < self._scales[0].length:
+    self._foretold.append(self._forecast())
+    count, blend = self._count, subsequences.blend(self._scales)
+    del self._foretold[: -1 - blend]
+    if count < self._scales[0].length:
       return np.nan, 0, 0.0
-    tracks, count = [], self._count
-    first = max(0, count - 1 - subsequences.blend(self._scales))
+    tracks, first = [], max(0, count - 1 - blend)
     for scale, compare, kept in zip(
       self._scales, self._compare, self._tracks, strict=True
     ):
@@ -202,10 +205,18 @@ class SeriesStream:
         past = first - (scale.length - 1) / 2
         while len(kept) > 1 and kept[1][0] <= past:
           kept.pop(0)
+    tracks.append(np.array(self._foretold).T)
     score, which, local = subsequences.of_stamps(
       self._scales, tracks, count, self._detector.weights_, first
     )
     return float(score[-1]), int(which[-1]), float(local[-1])
+
+  def _forecast(self):
+    """[forecasts.TRACK] of the point that came last."""
+    forecast = self._detector._windows.forecast
+    begin = max(0, self._filled - 1 - min(forecast.lags, self._count - 1))
+    recent = self._detector._standardized(self._buffer[begin : self._filled])
+    return forecasts.track(forecast, recent)[:, -1]
 
   def _said(self, score, which, local, stamp, note):
     detector = self._detector
@@ -289,6 +300,7 @@ class SeriesStream:
       'wealth': self._wealth,
       'block': np.array(self._block, np.float64),
       'run': np.array(self._run),
+      'foretold': np.array(self._foretold).reshape(-1, forecasts.TRACK),
     }
     for i, track in enumerate(self._tracks):
       arrays[f'track/{i}'] = np.array(track).reshape(-1, subsequences.TRACK)
@@ -297,7 +309,7 @@ class SeriesStream:
       for name, value in self._event.items()
     }
     storage.save(path, arrays, {
-      'kind': 'series state', 'format': 1, 'model': fingerprint(self._detector),
+      'kind': 'series state', 'format': 2, 'model': fingerprint(self._detector),
       'number': self._number, 'count': self._count, 'last': self._last,
       'fast': self._fast, 'changed': self._changed, 'event': event,
     })  # fmt: skip
@@ -328,6 +340,7 @@ class SeriesStream:
       'pending': (timelines.LONGEST_GAP + 10**6, channels),
       'wealth': (len(POWERS),), 'block': (2,), 'run': (2,),
       **dict.fromkeys(names, (999, subsequences.TRACK)),
+      'foretold': (subsequences.blend(self._scales) + 1, forecasts.TRACK),
     }  # fmt: skip
     if arrays.keys() != shapes.keys():
       raise DataError('it lacks an array, or has one too many')
@@ -349,11 +362,17 @@ class SeriesStream:
     self._wealth = arrays['wealth'].copy()
     self._block = [float(arrays['block'][0]), int(arrays['block'][1])]
     self._tracks = [list(arrays[name]) for name in names]
+    self._foretold = list(arrays['foretold'])
+    known = min(self._count, shapes['foretold'][0])
+    columns = self._scales[0].farthest.shape[1]
+    named = all(x[-1] in range(columns) for x in self._foretold)
+    if len(self._foretold) != known or not named:
+      raise DataError('its forecasts are not those of so many points')
     self._run = float(arrays['run'][0]), int(arrays['run'][1])
     self._number, self._last = meta['number'], meta['last']
     self._fast, self._changed = meta['fast'], meta['changed']
     self._event = meta['event']
-    numbers = len(self._scales) * self._scales[0].farthest.size
+    numbers = len(self._scales) * self._scales[0].farthest.size + columns
     if self._event and not (
       self._event['which'] < numbers and len(self._event['rows']) == 3
     ):
@@ -366,8 +385,7 @@ def _lead(detector):
   longest = int(np.argmax(sizes))
   x = detector._standardized(detector.stretches_[longest][:_CALIBRATED])
   begin, apart = sum(sizes[:longest]), max(1, sum(sizes) // 10)
-  fitted = detector._scales, detector._deviation, x, detector.weights_
-  known = *fitted, apart, begin
+  known = detector._windows, x, detector.weights_, apart, begin
   last = subsequences.arriving(*known)
   inner = subsequences.score(*known)[0]
   both = np.stack([last, inner])[:, np.isfinite(last) & np.isfinite(inner)]
@@ -385,7 +403,7 @@ _STAMP = schema.satisfies(
 _COUNT = schema.whole(0, 2**62)
 _STATE = schema.fields({
   'kind': schema.satisfies(lambda v: v == 'series state', "'series state'"),
-  'format': schema.whole(1, 1), 'model': schema.TEXT, 'number': _COUNT,
+  'format': schema.whole(2, 2), 'model': schema.TEXT, 'number': _COUNT,
   'count': _COUNT, 'last': schema.or_none(schema.number(-1e15, 1e15)),
   'fast': _COUNT,
   'changed': schema.satisfies(lambda v: isinstance(v, bool), 'true or false'),

@@ -4,9 +4,10 @@ Windows of a few lengths, taken from the period of the series, are described in
 a few ways that forget different things (the mean, the size, what is slow, the
 phase), and each is compared with its nearest window of the healthy part
 (semi-supervised discords: Yeh et al., Matrix Profile I, ICDM 2016). The largest
-distance of a healthy window to the others makes the ways comparable. What of
-them makes up the score, and averaged over how long, is learned over many
-recordings (`weights`; `training.series_weights`).
+distance of a healthy window to the others makes the ways comparable. Beside
+them stands how far a value is from what those before it foretell (`forecasts`).
+What of all that makes up the score, and averaged over how long, is learned over
+many recordings (`weights`; `training.series_weights`).
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ import numpy as np
 from scipy import ndimage, signal
 
 from metaad_jax.base import DataError
+from metaad_jax.features import forecasts
+from metaad_jax.features.forecasts import Forecast
 
 POINTS = 32  # that a window is resampled to; short ones to fewer
 SCALES = (0.25, 0.5, 1.0, 2.0)  # lengths of windows, in periods
@@ -29,10 +32,10 @@ NAMED = 4  # of the views, and all scales but the longest: what reasons name
 # What is made of the comparisons around a time stamp: the highest of all, what
 # of it is above every healthy one, that of the shortest windows; of the longest
 # ones spectrum and level (of the farthest channel, and of all together); means
-# over all (of the farthest channel, and of all together).
+# over all windows, and errors of the forecast (both likewise).
 COMPONENTS = (
   'highest', 'excess', 'short', 'spectrum', 'level', 'level together', 'mean',
-  'mean together',
+  'mean together', 'forecast', 'forecast together',
 )  # fmt: skip
 WIDTHS = (0.0, 0.5, 1.0, 2.0, 4.0)  # averages of those, in periods
 TRACK = 8  # numbers of a window: see `_track`
@@ -58,6 +61,20 @@ class Scale(NamedTuple):
   bank: np.ndarray
   starts: np.ndarray
   farthest: np.ndarray
+
+
+class Healthy(NamedTuple):
+  """What is known of the healthy part.
+
+  Attributes:
+    scales: its windows, the shortest first.
+    deviation: [C] the typical one of a window of a period.
+    forecast: what foretells its values.
+  """
+
+  scales: tuple[Scale, ...]
+  deviation: np.ndarray
+  forecast: Forecast
 
 
 def period(x: np.ndarray, shortest: int = 8, longest: int = 1000) -> int:
@@ -202,18 +219,13 @@ class Comparison:
     return ratio, nearest
 
 
-def fit(
-  stretches: Sequence[np.ndarray], base: int, seed: int = 0
-) -> tuple[np.ndarray, tuple[Scale, ...]]:
-  """The healthy windows of every length, shortest first.
+def fit(stretches: Sequence[np.ndarray], base: int, seed: int = 0) -> Healthy:
+  """Takes in the healthy windows of every length, and fits the forecast.
 
   Args:
     stretches: [T, C] each, standardized.
     base: samples of a period.
     seed: of the choice of windows, where there are more than are kept.
-
-  Returns:
-    [C] the typical deviation of a window of a period, and the scales.
   """
   random = np.random.default_rng(seed)
   shortest, joined = min(map(len, stretches)), np.concatenate(stretches)
@@ -239,17 +251,18 @@ def fit(
       for _, least in _distances(scale, deviation, joined, starts, length)
     ]
     scales.append(scale._replace(farthest=np.log(np.max(farthest, 0))))
-  return deviation, tuple(reversed(scales))
+  forecast = forecasts.fit(stretches, scales[0].length)
+  return Healthy(tuple(reversed(scales)), deviation, forecast)
 
 
 def score(
-  scales: Sequence[Scale], deviation: np.ndarray, x: np.ndarray,
-  weights: np.ndarray, apart: int = 0, at: int = 0,
+  healthy: Healthy, x: np.ndarray, weights: np.ndarray, apart: int = 0,
+  at: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
   """The score of every time stamp of a series [T, C], standardized.
 
   Args:
-    scales, deviation: of `fit`.
+    healthy: of `fit`.
     x: the series, at least as long as the shortest windows.
     weights: [COMPONENTS, WIDTHS], sum 1.
     apart: > 0 for a stretch of the healthy part: its windows are compared with
@@ -258,23 +271,34 @@ def score(
 
   Returns:
     [T] a weighted mean of logarithms of how much farther it is from the healthy
-    part than any healthy window is from the others. [T] which view is the
-    farthest: the index into [scales, views, channels]. And [T] the highest
-    logarithm there, of no neighbours: above 0 no healthy window is as far.
+    part than any healthy window is from the others. [T] what is the farthest:
+    the index into [scales, views, channels], and beyond it that of `forecasts`.
+    And [T] the highest logarithm there, of no neighbours: above 0 nothing
+    healthy is as far.
   """
   return of_stamps(
-    scales, tracks(scales, deviation, x, apart, at), len(x), weights
+    healthy.scales, tracks(healthy, x, apart, at), len(x), weights
   )
 
 
-def tracks(scales, deviation, x, apart=0, at=0) -> list[np.ndarray]:
-  """Of each scale [TRACK, n]: what is said of its windows; as `score`."""
+def tracks(healthy, x, apart=0, at=0) -> list[np.ndarray]:
+  """Of each scale [TRACK, n] what is said of its windows; then the forecast's.
+
+  As `score`.
+  """
   made = []
-  for scale in scales:
+  for scale in healthy.scales:
     last = len(x) - scale.length
     starts = np.unique(np.r_[0 : last : hop(scale), last])
-    made.append(_track(scale, deviation, x, starts[starts >= 0], apart, at))
-  return made
+    starts = starts[starts >= 0]
+    made.append(_track(scale, healthy.deviation, x, starts, apart, at))
+  return [*made, _foretold(healthy.forecast, x, apart, at)]
+
+
+def _foretold(forecast, x, apart, at):
+  if apart:
+    return forecast.inside[:, at : at + len(x)]
+  return forecasts.track(forecast, x)
 
 
 def _track(scale, deviation, x, starts, apart, at):
@@ -307,17 +331,18 @@ def of_window(start: np.ndarray, ratio: np.ndarray) -> np.ndarray:
 
 
 def arriving(
-  scales: Sequence[Scale], deviation: np.ndarray, x: np.ndarray,
-  weights: np.ndarray, apart: int, at: int,
-) -> np.ndarray:  # fmt: skip
+  healthy: Healthy, x: np.ndarray, weights: np.ndarray, apart: int, at: int
+) -> np.ndarray:
   """[T] what `score` says of each time stamp when it is the last that came.
 
   Arguments of `score`; NaN before the first window is complete.
   """
+  scales = healthy.scales
   every = [
-    _track(s, deviation, x, np.arange(len(x) - s.length + 1), apart, at)
+    _track(s, healthy.deviation, x, np.arange(len(x) - s.length + 1), apart, at)
     for s in scales
   ]
+  foretold = _foretold(healthy.forecast, x, apart, at)
   scores = np.full(len(x), np.nan)
   for size in range(scales[0].length, len(x) + 1):
     first, some = max(0, size - 1 - blend(scales)), []
@@ -327,6 +352,7 @@ def arriving(
       low -= low % hop(scale)
       which = np.unique(np.r_[low : last : hop(scale), last])
       some.append(track[:, which[which >= 0]])
+    some.append(foretold[:, first:size])
     scores[size - 1] = of_stamps(scales, some, size, weights, first)[0][-1]
   return scores
 
@@ -370,7 +396,8 @@ def of_stamps(
 
   Args:
     scales: of `fit`.
-    tracks: of each scale [TRACK, n], as of `of_window`.
+    tracks: of each scale [TRACK, n], as of `of_window`; and [.., n] of the
+      forecast, of the last n time stamps.
     size: T, time stamps of the series.
     weights: [COMPONENTS, WIDTHS].
     first: the first one that is asked for; of what lies before it only what is
@@ -404,6 +431,7 @@ def _components(scales, tracks, stamps):
   highest = np.full(len(stamps), -np.inf, np.float32)
   which = np.zeros(len(stamps), np.int64)
   short, long, means, some = None, None, np.zeros((2, len(stamps))), 0
+  *tracks, foretold = tracks
   for number, (scale, track) in enumerate(zip(scales, tracks, strict=True)):
     if not track.shape[1]:
       continue
@@ -422,10 +450,15 @@ def _components(scales, tracks, stamps):
       highest[higher] = values[higher]
       index = number * scale.farthest.size + track[1][nearest].astype(int)
       which[higher] = index[higher]
-  high = _soft(highest)
+  far, together, column = foretold[:, foretold.shape[1] - len(stamps) :]
+  values = np.maximum(far, together).astype(np.float32)
+  which = np.where(
+    values > highest, len(scales) * scales[0].farthest.size + column, which
+  ).astype(int)
+  high = _soft(np.maximum(highest, values))
   made = np.stack(
     [high, np.maximum(high, 0), _soft(short), *_soft(long),
-     *_soft(means / some)]
+     *_soft(means / some), _soft(far), _soft(together)]
   )  # fmt: skip
   return made, which
 

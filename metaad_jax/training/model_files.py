@@ -98,7 +98,10 @@ def check_series(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
   """Raises DataError for what no model file of a detector of series holds."""
   _SERIES('its model.json', meta)
   weights = arrays.get('weights')
-  if weights is None and 'stretch/0' in arrays:
+  from metaad_jax.features import subsequences  # imports scipy.signal
+
+  fewer = weights is None or len(weights) < len(subsequences.COMPONENTS)
+  if fewer and 'stretch/0' in arrays:
     raise DataError('it is of an earlier version: fit it anew')
   arrays = {name: x for name, x in arrays.items() if name != 'weights'}
   if weights is None or not arrays or arrays.keys() != {
@@ -107,8 +110,6 @@ def check_series(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     raise DataError('its arrays are not weights, stretch/0, stretch/1, ...')
   if weights.dtype.kind != 'f':
     schema.refuse('weights', weights.shape, 'numbers')
-  from metaad_jax.features import subsequences  # imports scipy.signal
-
   subsequences.checked(weights)
   shapes = {x.shape[1:] for x in arrays.values()}
   for name, x in arrays.items():

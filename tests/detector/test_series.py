@@ -163,11 +163,26 @@ def test_channels_of_frames_go_by_name(tmp_path):
     SeriesAnomalyDetector().fit(frame(0).assign(row=np.arange(2000)))
 
 
-def test_a_file_without_weights_is_of_an_earlier_version(detector, tmp_path):
+def test_a_file_of_an_earlier_version_is_refused(detector, tmp_path):
   path = str(tmp_path / 'a.npz')
   detector.save(path)
   arrays, meta = storage.load(path)
-  del arrays['weights']
-  storage.save(path, arrays, meta)
-  with pytest.raises(DataError, match='earlier version'):
-    SeriesAnomalyDetector.load(path)
+  for weights in (arrays.pop('weights')[:-2], None):  # without a forecast
+    older = arrays if weights is None else arrays | {'weights': weights}
+    storage.save(path, older, meta)
+    with pytest.raises(DataError, match='earlier version'):
+      SeriesAnomalyDetector.load(path)
+
+
+def test_an_event_that_only_a_forecast_sees_is_told_by_it():
+  healthy, x = _beat(2000, 0, 2), _beat(2000, 1, 2)
+  x[1000, 1] += 0.8
+  detector = SeriesAnomalyDetector().fit(healthy)
+  event = max(detector.events(x), key=lambda e: e.score)
+  assert event.view == 'forecast' and event.channel == 'channel 1'
+  why = detector.explain(x, event)
+  assert why.rows[1] - 1 == event.rows[2] and len(why.window) == why.length + 1
+  assert why.channels[0][0] == 'channel 1' and why.excess > 1
+  at = 1000 - why.rows[0]  # what was foretold is what would be healthy
+  want = _beat(2000, 1, 2)[1000, 1]
+  assert why.healthy[at, 1] == pytest.approx(want, abs=0.3)

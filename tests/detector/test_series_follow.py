@@ -76,9 +76,7 @@ def test_a_state_goes_on_as_if_nothing_had_been(detector, tmp_path):
 def test_scores_of_arriving_points_are_those_of_the_stream(detector):
   x, stream = detector._standardized(_series()[:240]), detector.follow()
   got = [stream.push(row).score for row in _series()[:240]]
-  want = subsequences.arriving(
-    detector._scales, detector._deviation, x, detector.weights_, 0, 0
-  )
+  want = subsequences.arriving(detector._windows, x, detector.weights_, 0, 0)
   np.testing.assert_allclose(got, want, atol=2e-3)
   assert stream.threshold >= detector.threshold_
 
