@@ -130,7 +130,8 @@ def learn(
   p = jnp.zeros(len(subsequences.COMPONENTS) * len(subsequences.WIDTHS))
   run = jax.jit(lambda p, s: jax.lax.scan(step, (p, s), None, steps)[0][0])
   shape = len(subsequences.COMPONENTS), len(subsequences.WIDTHS)
-  weights = np.asarray(positive(run(p, optimizer.init(p)))).reshape(shape)
+  found = positive(run(p, optimizer.init(p)))
+  weights = np.asarray(found, np.float64).reshape(shape)
   return with_excess(weights / weights.sum())
 
 
