@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import ctypes
 import functools
-import math
 import os
 import signal
 import sys
@@ -18,10 +17,10 @@ import warnings
 import jax
 from jax._src import xla_bridge
 from jax.experimental import multihost_utils
-from jax.extend import core
 from jaxlib import utils
 import numpy as np
 
+from metaad_jax import memory
 from metaad_jax.base import DataError
 
 TASKS = 'tasks'  # the axis of a mesh of devices
@@ -70,6 +69,7 @@ class Tuning(NamedTuple):
 TUNING = {
   'cpu': Tuning(
     tasks_bytes=8 << 20,
+    keep_bytes=1 << 29,
     unroll_steps=0,
     unroll_layers=0,
     branches=True,
@@ -287,14 +287,15 @@ def divisor(number: int, most: int) -> int:
 def mesh(
   tasks: int, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
-  """A mesh with the axis `TASKS` of as many devices as divide `tasks` evenly.
+  """A mesh with the axis `TASKS` of devices that finish `tasks` soonest.
 
-  They are chosen from `devices`; None = all, those of other processes too,
-  where tasks that cannot be shared out evenly raise DataError.
+  They are chosen from `devices`, no more than needed; None = all, those of
+  other processes too, where tasks that cannot be shared out evenly raise
+  DataError.
   """
   chosen = list(jax.devices() if devices is None else devices)
-  count = divisor(tasks, len(chosen))
-  if count < len(chosen) and jax.process_count() > 1 and devices is None:
+  count = -(-tasks // -(-tasks // len(chosen)))
+  if tasks % len(chosen) and jax.process_count() > 1 and devices is None:
     raise DataError(
       f'{tasks} tasks do not divide evenly over {len(chosen)} devices of '
       f'{jax.process_count()} processes: give a multiple of {len(chosen)}'
@@ -350,7 +351,9 @@ def jit(
     small: made of small operations and run often: compiled with care.
     **options: of `jax.jit`.
   """
-  compiler = {} if small else dict(quick())
+  compiler = dict(quick())
+  if small:
+    compiler.pop('xla_cpu_use_fusion_emitters', None)
   if over.size == 1:
     return jax.jit(function, compiler_options=compiler, **options)
   same = jax.sharding.PartitionSpec()
@@ -362,13 +365,37 @@ def jit(
   return jax.jit(shared, compiler_options=compiler, **options)
 
 
+def parts(
+  tasks: int, over: jax.sharding.Mesh, most: int
+) -> tuple[np.ndarray, int]:
+  """Weights of the tasks, for `share`, and how many to work on at once.
+
+  Where `tasks` cannot be shared out evenly, the first come again at the end,
+  and weigh nothing there; the mean of the weights is 1.
+  """
+  each = -(-tasks // over.size)
+  if each * over.size > tasks:
+    rounds = -(-each // most)
+    most = -(-each // rounds)
+    each = rounds * most
+  weights = np.zeros(each * over.size, np.float32)
+  weights[:tasks] = len(weights) / tasks
+  return weights, most
+
+
 def share(tree: Any, over: jax.sharding.Mesh) -> Any:
-  """This device's part of arrays [T, ...]: [T / devices, ...]."""
+  """This device's part of arrays [T, ...]: [T / devices, ...].
+
+  Arrays shorter than the longest begin again.
+  """
   if over.size == 1:
     return tree
+  longest = max(map(len, jax.tree.leaves(tree)))
 
   def part(leaf):
-    size = len(leaf) // over.size
+    if len(leaf) < longest:
+      leaf = leaf[np.arange(longest) % len(leaf)]
+    size = longest // over.size
     first = jax.lax.axis_index(TASKS) * size
     return jax.lax.dynamic_slice_in_dim(leaf, first, size)
 
@@ -413,53 +440,13 @@ def mean_over_tasks(
   return optax.microbatching.microbatch(average, every, size, how)(*arguments)
 
 
-def footprint(function: Callable[..., Any], *arguments: Any) -> int:
-  """Bytes of all that a function computes on the way, loop bodies once."""
-  return _bytes(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-def _bytes(jaxpr):
-  total = 0
-  for equation in jaxpr.eqns:
-    inner = [_bytes(sub) for sub in core.jaxprs_in_params(equation.params)]
-    out = [v.aval for v in equation.outvars if hasattr(v.aval, 'shape')]
-    outputs = sum(a.size * a.dtype.itemsize for a in out)
-    total += max(sum(inner), outputs)
-  return total
-
-
-def alive(function: Callable[..., Any], *arguments: Any) -> int:
-  """Bytes that live at once at most, if nothing is fused; arguments apart."""
-  return _alive(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-def _alive(jaxpr):
-  last: dict[Any, float] = {}  # where a value is used last
-  for place, equation in enumerate(jaxpr.eqns):
-    last |= dict.fromkeys(map(id, equation.invars), place)
-  last |= dict.fromkeys(map(id, jaxpr.outvars), math.inf)
-  held = peak = 0
-  ending: dict[float, int] = {}  # bytes that end with an equation
-  for place, equation in enumerate(jaxpr.eqns):
-    subs = core.jaxprs_in_params(equation.params)
-    inner = max(map(_alive, subs), default=0)
-    for variable in equation.outvars:
-      if hasattr(variable.aval, 'shape'):
-        size = variable.aval.size * variable.aval.dtype.itemsize
-        held += size
-        end = last.get(id(variable), place)
-        ending[end] = ending.get(end, 0) + size
-    peak = max(peak, held + inner)
-    held -= ending.pop(place, 0)
-  return peak
-
-
 def most(function: Callable[..., Any], *arguments: Any) -> int:
   """How many tasks are worked on at once, at least 1; arguments of one."""
-  room, size = tuning().tasks_bytes, footprint
+  size: Callable[..., int] = memory.footprint
+  room = tuning().tasks_bytes
   if room is None:
     stats = jax.local_devices()[0].memory_stats() or {}
-    room, size = stats.get('bytes_limit', 8 << 30) // 2, alive
+    room, size = stats.get('bytes_limit', 8 << 30) // 2, memory.alive
   return max(1, room // max(size(function, *arguments), 1))
 
 

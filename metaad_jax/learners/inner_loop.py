@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metaad_jax import base, devices
+from metaad_jax import base, devices, memory
 
 MODES = ('auto', 'reverse', 'remat', 'mixed', 'first_order')
 
@@ -118,8 +118,8 @@ def descend(
       recomputed in the backward pass, twice where there are many), 'mixed'
       (forward-over-reverse within recomputed steps: arXiv 2505.00793),
       'first_order' (the gradients count as constants: first-order MAML), or
-      'auto': 'reverse', the fastest, where what the steps compute is small
-      enough to be kept, else 'remat'. ValueError for any other.
+      'auto': 'reverse' where what the steps compute is small enough to be
+      kept, else 'mixed'. ValueError for any other.
     project: onto what the parameters are constrained to, after every step.
 
   Returns:
@@ -127,13 +127,13 @@ def descend(
   """
   if mode not in MODES:
     raise ValueError(f'unknown mode {mode!r}: choose one of {MODES}')
-  gradient: Callable[[Any], Any]
-  gradient = jax.jit(jax.grad(loss), inline=True)  # traced once
+  gradient: Callable[[Any], Any] = jax.jit(jax.grad(loss), inline=True)
   unroll = False
   if mode in ('auto', 'reverse', 'first_order'):
-    size, tuning = steps * devices.footprint(gradient, params), devices.tuning()
+    size, tuning = steps * memory.footprint(gradient, params), devices.tuning()
     if mode == 'auto':
-      mode = 'reverse' if size <= tuning.keep_bytes else 'remat'
+      kept = steps * memory.footprint(gradient, params, loops=True)
+      mode = 'reverse' if kept <= tuning.keep_bytes else 'mixed'
     unroll = steps <= tuning.unroll_steps or size <= tuning.unroll_bytes
   gradient = _mixed_gradient(loss, params) if mode == 'mixed' else gradient
 

@@ -198,17 +198,22 @@ def make_scan(
   meta_grad = jax.jit(_meta_grad(learner), inline=True)  # traced once
   fit = devices_lib.most(meta_grad, 0.0, root, params, example)
   mesh = devices_lib.mesh(settings.tasks, settings.devices)
+  most = settings.at_once or fit
+  weights, at_once = devices_lib.parts(settings.tasks, mesh, most)
 
   def mean_gradient(key, step, params, sample):
     progress = step / settings.steps
     draw, adapt = jax.random.split(key)
     split = lambda key: jax.random.split(key, settings.tasks)
 
-    def one(draw, adapt):
-      return meta_grad(progress, adapt, params, sample(draw))
+    def one(draw, adapt, weight):
+      found = meta_grad(progress, adapt, params, sample(draw))
+      if len(weights) == settings.tasks:
+        return found
+      return jax.tree.map(lambda a: (weight * a).astype(a.dtype), found)
 
-    mine = devices_lib.share((split(draw), split(adapt)), mesh)
-    means = devices_lib.mean_over_tasks(one, mine, settings.at_once or fit)
+    mine = devices_lib.share((split(draw), split(adapt), weights), mesh)
+    means = devices_lib.mean_over_tasks(one, mine, at_once)
     return devices_lib.mean(means, mesh)
 
   advance = _step(guarded(optimizer), mean_gradient, root, settings.average)
