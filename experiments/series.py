@@ -86,44 +86,54 @@ def _whole():
   published = pd.read_csv(_PUBLISHED.value)
   published = published[published.family == 'UCR'].set_index('file')
   names = published.ucr_name.fillna(published.ucr_candidates).str.split(';')
-  wanted = set(names.explode())
-  made = pd.read_csv(path) if path.is_file() else pd.DataFrame({'name': []})
-  every = [
-    one for one in recordings.load('ucr', _DATA_DIR.value) if one.name in wanted
-  ]
-  for one in tqdm(every):
-    if one.name in set(made['name']):
-      continue
-    whole = np.concatenate([one.healthy, one.series])
-    labels = np.concatenate([np.zeros(len(one.healthy), bool), one.labels])
-    scores = -_detector(one).score_samples(whole)
-    vus = ranges.vus_pr(labels, scores, ranges.tolerance(whole[:, 0]))
-    row = pd.DataFrame([{'name': one.name, 'group': one.group, 'ours': vus}])
-    made = pd.concat([made, row], ignore_index=True)
-    storage.write_bytes(str(path), made.to_csv(index=False).encode())
-  ours = names.explode().map(made.set_index('name')['ours'])
-  first = names.str[0].map(made.set_index('name')['group'])
+  names = names.explode()
+  made = pd.DataFrame({'file': [], 'name': []})
+  if path.is_file():
+    made = pd.read_csv(path)
+  done = set(zip(made['file'], made['name'], strict=True))
+  for one in tqdm(list(recordings.load('ucr', _DATA_DIR.value))):
+    for file in names.index[names == one.name]:
+      if (file, one.name) not in done:
+        row = pd.DataFrame([_of_published(file, one)])
+        made = pd.concat([made, row], ignore_index=True)
+        storage.write_bytes(str(path), made.to_csv(index=False).encode())
+  of_file = made.groupby('file')
   table = published.loc[:, 'Sub-IForest':'MOMENT (FT)']
-  table.insert(0, 'ours', ours.groupby(level=0).mean())
-  by_group = table.groupby(first).mean()
-  lines = pd.DataFrame({'series': table.mean(), 'group': by_group.mean()})
-  lines['ours - it'] = [
-    '{:+.3f} [{:+.3f}, {:+.3f}]'.format(
-      *comparisons.bootstrap((by_group.ours - by_group[n]).to_numpy())[:3]
-    )
-    for n in lines.index
-  ]
-  lines['better / worse on'] = [
-    f'{(table.ours > table[n]).sum()} / {(table.ours < table[n]).sum()}'
-    for n in lines.index
-  ]
-  lines = lines.round(3).sort_values('series', ascending=False)
-  table.insert(0, 'group', first)
+  table.insert(0, 'ours', of_file['ours'].mean())
+  table.insert(0, 'group', of_file['group'].first())
   storage.write_bytes(
     str(path.with_name('published.csv')), table.round(5).to_csv().encode()
   )
-  print(f'{len(table)} series, {len(by_group)} groups')
-  print(_markdown(lines.reset_index(names='detector')))
+  print(_beside(table))
+
+
+def _of_published(file, one):
+  """A row of ours; healthy are as many points as the published file says."""
+  whole = np.concatenate([one.healthy, one.series])
+  labels = np.concatenate([np.zeros(len(one.healthy), bool), one.labels])
+  known = int(file.split('_tr_')[1].split('_')[0])
+  detector = _detector(one._replace(healthy=one.healthy[:known]))
+  scores = -detector.score_samples(whole)
+  vus = ranges.vus_pr(labels, scores, ranges.tolerance(whole[:, 0]))
+  return {'file': file, 'name': one.name, 'group': one.group, 'ours': vus}
+
+
+def _beside(table):
+  """Means of detectors over series and over groups, as Markdown."""
+  by_group = table.groupby('group').mean()
+  lines = []
+  for name in by_group:
+    difference = (by_group['ours'] - by_group[name]).to_numpy()
+    mean, low, high, *_ = comparisons.bootstrap(difference)
+    lines.append({
+      'detector': name, 'series': round(table[name].mean(), 3),
+      'group': round(by_group[name].mean(), 3),
+      'ours - it, by group': f'{mean:+.3f} [{low:+.3f}, {high:+.3f}]',
+      'better / worse on': f'{(table.ours > table[name]).sum()} / '
+      f'{(table.ours < table[name]).sum()}',
+    })  # fmt: skip
+  frame = pd.DataFrame(lines).sort_values('series', ascending=False)
+  return f'{len(table)} series, {len(by_group)} groups\n\n{_markdown(frame)}'
 
 
 def _detector(one):
