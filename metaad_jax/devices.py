@@ -31,7 +31,6 @@ _PRECISION = {
   'tpu': ('highest', 'tensorfloat32', 'bfloat16'),
 }
 _DEAD = 20  # seconds without a sign of life
-_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 class Tuning(NamedTuple):
@@ -157,7 +156,6 @@ def start(
       'processes that train together need --coordinator=host:port of process '
       '0, or --coordinator=auto: see docs/scaling.md'
     )
-  _share_heaps()
   try:
     jax.config.update('jax_num_cpu_devices', devices or cores())
   except RuntimeError as error:  # something has run: the devices are made
@@ -180,17 +178,6 @@ def start(
       f'({str(error).splitlines()[0]}): see docs/scaling.md'
     ) from error
   _abort_in_one_line()
-
-
-def _share_heaps():
-  """Two heaps for all threads of glibc's: a tenth less memory, as fast.
-
-  A thread does not find what another, such as one that compiled, has freed on a
-  heap of its own.
-  """
-  if 'MALLOC_ARENA_MAX' not in os.environ and sys.platform == 'linux':
-    with contextlib.suppress(AttributeError):  # another C library
-      ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def _abort_in_one_line():
