@@ -5,8 +5,10 @@ A command returns its exit code, or None for success.
 
 from collections.abc import Sequence
 from importlib import metadata, util
+import os
 import pathlib
 import platform
+import tempfile
 import time
 from typing import Any
 
@@ -38,9 +40,20 @@ _EXTRAS = {
 
 def detect(
   *, normal: str, new: str | None, output: str, exit_code: bool, run_dir: str,
-  false_alarm_rate: float | None, dry_run: bool, **options: Any,
+  false_alarm_rate: float | None, dry_run: bool, entity: str, budget: str,
+  gap: float | None, fdr: float | None, **options: Any,
 ) -> int | None:  # fmt: skip
   reading, series = _parted(options)
+  if entity:
+    _no_fleet(series.asked or reading.window or dry_run or new is None)
+    alarms = fleet_score.Alarms(gap or 0.0, budget, fdr)
+    rate = false_alarm_rate or _RATE
+    with tempfile.TemporaryDirectory() as folder:
+      model = os.path.join(folder, 'fleet')
+      fleet_work.fit(normal, model, run_dir, rate, entity, reading)
+      told = fleet_score.score(model, str(new), output, alarms)
+    return _code(exit_code, told)
+  _of_fleets({'budget': budget, 'gap': gap, 'fdr': fdr})
   if series.asked:
     _refuse(false_alarm_rate, run_dir, reading)
     found = series_work.detect(normal, new, reading, series, dry_run)
@@ -65,9 +78,7 @@ def fit(
 ) -> None:  # fmt: skip
   reading, series = _parted(options)
   if entity:
-    if series.asked or reading.window or dry_run:
-      raise endings.UsageError('--entity goes with no --series, --window or '
-                               '--dry_run')  # fmt: skip
+    _no_fleet(series.asked or reading.window or dry_run)
     rate = false_alarm_rate or _RATE
     fleet_work.fit(normal, output, run_dir, rate, entity, reading)
   elif series.asked:
@@ -85,6 +96,14 @@ def fit(
       return
     judge.save(by, output)
   print(work.size(output))
+
+
+def _no_fleet(wrong):
+  if wrong:
+    raise endings.UsageError(
+      '--entity goes with files of rows alone: no --series, --window or '
+      '--dry_run'
+    )
 
 
 def _parted(options):

@@ -39,8 +39,10 @@ _COMMANDS = {
     'judge rows by the known rows of another file, or a series by its start',
     'metaad detect normal.csv new.csv --false_alarm_rate=0.02 --id=serial\n'
     "  metaad detect series.csv --healthy_until='2024-01-05 12:00'\n"
-    '  metaad detect healthy.csv series.csv --series',
-    ('normal', 'new?', 'output=found', 'exit_code', *_ADAPTING),
+    '  metaad detect healthy.csv series.csv --series\n'
+    '  metaad detect known.csv new.csv --entity=machine --time=stamp',
+    ('normal', 'new?', 'output=found', 'exit_code', 'entity', *_ALARMS, 'fdr',
+     *_ADAPTING),
   ),
   'fit': (
     'adapt to the known rows of a file; keep the detector in a model file',

@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 
 from metaad_jax.detector import unverified
-from metaad_jax.fleet import known, programs
+from metaad_jax.fleet import known, programs, stretched
 from metaad_jax.fleet.siblings import Kin
 from metaad_jax.fleet.store import Entity
 from metaad_jax.scores import conformal, reach
 from metaad_jax.scores.conformal import Calibration, Case, Evidence
 from metaad_jax.training import runs
 
-LEAST = 20  # entities that say what is rare; else those of the run do
+LEAST = 20  # entities that say what is rare; else those of the run do, too
+_FEW = 3  # entities that say whether it is right
 _MOST = 200  # entities that are looked at
 _SHOTS = (1, 3, 10, 30)
 _HELD_OUT = 2  # normals beside the support, at least
@@ -27,7 +28,7 @@ def fit(
   words: np.ndarray,
   rate: float,
   groups: Sequence[str] | None,
-) -> Calibration | None:
+) -> tuple[Calibration | None, str, bool]:
   """Calibrates a run on the entities of a fleet, as `conformal.fit` does.
 
   Every entity is adapted to some of its verified normals and scores the others.
@@ -41,7 +42,10 @@ def fit(
     groups: [N] that the entities are in; None = nobody lends.
 
   Returns:
-    The calibration; None if too few entities have rows to spare.
+    The calibration, and who made it, see `FleetDetector.calibration_`: the
+    'fleet'; or where it is small, 'both', the run's calibration as the fleet's
+    entities need it; or the 'run', where fewer than three have rows to spare.
+    And whether entities may borrow.
   """
   step = max(1, len(entities) // _MOST)
   normals = [e.x[e.y == 0] for e in entities[::step][:_MOST]]
@@ -50,25 +54,36 @@ def fit(
   if groups is not None:
     lenders = _lenders(run, normals, groups[::step][:_MOST], words)
   usual = int(0.75 * np.median(counts))
+  of = lambda shots: _cases(
+    run, normals, np.flatnonzero(counts >= shots + _HELD_OUT), words, shots,
+    lenders,
+  )  # fmt: skip
+  enough = lambda shots, least: (counts >= shots + _HELD_OUT).sum() >= least
   cases = []
   for shots in sorted({*_SHOTS, usual} - {0}):
-    some = np.flatnonzero(counts >= shots + _HELD_OUT)
-    if len(some) >= LEAST:
-      cases += _cases(run, normals, some, words, shots, lenders)
-  if not cases:
-    return None
-  made = conformal.fit(cases)
-  return made if conformal.smallest_rate(made) <= rate else None
+    if enough(shots, LEAST):
+      cases += of(shots)
+  if cases:
+    made = conformal.fit(cases)
+    if conformal.smallest_rate(made) <= rate:
+      return made, 'fleet', bool(lenders)
+  if run.calibration is None:
+    return None, 'run', False
+  cells = {int(k): of(k) for k in run.calibration.shots if enough(k, _FEW)}
+  if not cells:
+    return run.calibration, 'run', False
+  return stretched.fit(run.calibration, cells), 'both', bool(lenders)
 
 
 def _lenders(run, normals, groups, words):
   """Of entity i the one at i % 10, made of the others."""
   named, room = dict(enumerate(groups)), unverified.room(run)
   fold = np.arange(len(normals)) % _FOLDS
-  return [
+  made = [
     Kin.fit(others, [normals[i] for i in others], named, words, room)
     for others in (np.flatnonzero(fold != i).tolist() for i in range(_FOLDS))
   ]
+  return made if all(kin.tables for kin in made) else []
 
 
 def _cases(run, normals, numbers, words, shots, lenders):

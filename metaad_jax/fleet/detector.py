@@ -63,7 +63,8 @@ class FleetDetector(BaseEstimator):
   Attributes:
     entities_: [N] names of the entities, as text.
     calibration_: 'fleet' = p-values are made of the fleet's own entities,
-      'run' = of those the run was calibrated on, since the fleet has too few.
+      'run' = of those the run was calibrated on, since the fleet has too few,
+      'both' = of those, and raised where the fleet's own tell that it must be.
     layout_: what the columns of the frame are.
     room_: rows that a support is filled up to with rows lent by the siblings,
       for each group, '' = for whoever is in none; empty = nobody lends.
@@ -124,12 +125,12 @@ class FleetDetector(BaseEstimator):
     self._store.change(dict(zip(long.names, entities, strict=True)))
     self._store.change({_PRIOR: self._prior(entities)})
     groups = _groups(long, group)
-    self._own = calibration.fit(
+    self._own, self.calibration_, lends = calibration.fit(
       self._run, entities, self._words, rate,
       list(groups.values()) if self.siblings else None,
     )  # fmt: skip
     self._group, self._kin = group, Kin({}, {})
-    if self.siblings and self._own is not None:
+    if lends:
       normals = [e.x[e.y != 1] for e in entities]
       room = unverified.room(self._run)
       self._kin = Kin.fit(list(groups), normals, groups, self._words, room)
@@ -167,10 +168,6 @@ class FleetDetector(BaseEstimator):
   def entities_(self) -> list[str]:
     check_is_fitted(self, '_store')
     return sorted(self._store.names - {_PRIOR})
-
-  @property
-  def calibration_(self) -> str:
-    return 'run' if self._own is None else 'fleet'
 
   def read(self, frame: Any) -> Long:
     """Reads a frame, which the other methods then need not do again.
@@ -328,7 +325,7 @@ class FleetDetector(BaseEstimator):
     return self.layout_.columns.words
 
   def _calibrated(self):
-    return self._own or self._run.calibration
+    return self._own
 
   def _rate(self):
     return fitted.share(self.false_alarm_rate)

@@ -19,11 +19,12 @@ def save(fleet: Any, path: str) -> None:
   about = {
     'rate': fleet.false_alarm_rate,
     'layout': frames.layout_to_json(fleet.layout_),
+    'calibration': fleet.calibration_,
   }
   fleet._store.parts['about'] = as_json(about)
   if fleet._store.path is None:
     fleet._store.parts['run'] = _packed(*runs.pack(fleet._run))
-    if fleet._own is not None:
+    if fleet.calibration_ != 'run':
       arrays = conformal.to_arrays(fleet._own)
       fleet._store.parts['calibration'] = _packed(arrays, {})
   if fleet._store.path is None or fleet._group:
@@ -43,10 +44,12 @@ def load(kind: Any, path: str) -> Any:
   run = fitted.unpacked(_unpacked(store.part('run')), path)
   if not run.setup.any_width:
     raise DataError(f'{path}: its run takes no tables of any width')
-  fleet._run, fleet._own = run, None
+  fleet._run, fleet._own = run, run.calibration
+  fleet.calibration_ = 'run'
   if store.has('calibration'):
     arrays, _ = _unpacked(store.part('calibration'))
     fleet._own = conformal.from_arrays(arrays)
+    fleet.calibration_ = about['calibration']
   fleet._group, fleet._kin = '', Kin({}, {})
   if store.has('siblings'):
     try:
@@ -60,7 +63,12 @@ def load(kind: Any, path: str) -> Any:
 
 def _about(told):
   layout = frames.layout_from_json(told['layout'])
-  return {'rate': fitted.share(told['rate']), 'layout': layout}
+  by = told.get('calibration', 'fleet')
+  if by not in ('run', 'fleet', 'both'):
+    raise ValueError(f'calibration by {by!r}')
+  return {
+    'rate': fitted.share(told['rate']), 'layout': layout, 'calibration': by
+  }  # fmt: skip
 
 
 def _packed(arrays, meta):

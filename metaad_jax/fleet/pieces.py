@@ -11,7 +11,7 @@ from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.data import formats, text_files, user_files
 
-CELLS = 1 << 23  # of a piece of parquet; of text, four bytes for each
+CELLS = 1 << 22  # of a piece of parquet; of text, four bytes for each
 _TRIED = 1000  # ends of lines, for one that is not inside quotes
 
 
@@ -122,12 +122,25 @@ def _dataset(path, schema=None, files=()):
   options = {'format': 'parquet', 'partition_base_dir': path if inside else ''}
   if schema is None:
     whole = dataset.dataset(files, partitioning='hive', **options)
-    schemas = [whole.schema, *map(parquet.read_schema, files)]
+    padded = _padded(files)
+    named = [
+      pa.field(f.name, pa.string()) if f.name in padded else f
+      for f in whole.schema
+    ]
+    schemas = [pa.schema(named), *map(parquet.read_schema, files)]
     schemas = [_plain(pa, schema) for schema in schemas]
     schema = pa.unify_schemas(schemas, promote_options='permissive')
   keys = dataset.partitioning(schema, flavor='hive')
   made = dataset.dataset(files, schema=schema, partitioning=keys, **options)
   return made, schema
+
+
+def _padded(files):
+  """Names of folders' keys such as machine=007, which is no number."""
+  found = re.findall(
+    r'(?<![^/\\\n])([^/\\=\n]+)=0\d+(?=[/\\])', '\n'.join(files)
+  )
+  return set(found)
 
 
 def _plain(pa, schema):
