@@ -32,7 +32,10 @@ def fit(
     **{name: getattr(reading, name) for name in more},
   )  # fmt: skip
   fleet.save(output)
-  whose = "the fleet's own" if fleet.calibration_ == 'fleet' else "the run's"
+  whose = {
+    'fleet': "the fleet's own", 'run': "the run's",
+    'both': "the run's and, where they have more false alarms, the fleet's own",
+  }[fleet.calibration_]  # fmt: skip
   columns = ', '.join(fleet.layout_.columns.names[:8])
   print(f'{len(fleet.entities_)} entities; p-values by {whose} entities; '
         f'columns {columns}')  # fmt: skip

@@ -71,7 +71,10 @@ def learn(
       )  # fmt: skip
       runs.train(setup.resolve(config), run_dir=folders[-1])
   if late:
-    print(f'not tried in {minutes:g} minutes: {", ".join(late)}')
+    print(
+      f'not tried in {minutes:g} minutes: {", ".join(late)}; with '
+      f'--minutes={5 * minutes:g} it goes on from here'
+    )
   grid = tasks.Grid(fitting, anomalies, draws=3, queries=100, seed=seed)
   plan = evaluate.Plan(
     grid, source=spec, baselines=_BASELINES, workers=os.cpu_count() or 1

@@ -175,8 +175,9 @@ _FLAGS: dict[str, dict[str, Any]] = {
     'help': 'normal rows that a new entity has (default: 5,20)',
   },
   'minutes': {
-    'type': float, 'default': 10.0,
-    'help': 'after these no other learner is begun (default: 10)',
+    'type': float, 'default': 2.0,
+    'help': 'after these no other learner is begun (default: 2); started again '
+    'with more, it goes on',
   },
   'seed': {'type': _count, 'default': 0, 'help': 'of everything random'},
   'window': {

@@ -75,6 +75,27 @@ def fit(
   return stretched.fit(run.calibration, cells), 'both', bool(lenders)
 
 
+def doubt(used: Calibration | None, by: str, rate: float) -> str:
+  """What the entities of a small fleet cannot promise, or ''."""
+  if used is None or by == 'fleet':
+    return ''
+  if by == 'run':
+    return (
+      'with too few rows to spare cannot say whether the false-alarm rate of '
+      'the run holds for them: give three of them three known rows or more'
+    )
+  least = [
+    max(conformal.LEVELS[np.isfinite(grid)].min() for grid in cell)
+    for cell in used.grid[:, 0]
+  ]
+  late = used.shots[np.array(least) > rate]
+  return late.size * (
+    f'cannot promise a false-alarm rate of {rate:g} to one of up to '
+    f'{late.max(initial=0)} known rows, of which no row is called abnormal: '
+    f'{LEAST} entities can, or a rate of {max(least):.2g}'
+  )
+
+
 def _lenders(run, normals, groups, words):
   """Of entity i the one at i % 10, made of the others."""
   named, room = dict(enumerate(groups)), unverified.room(run)
@@ -87,20 +108,33 @@ def _lenders(run, normals, groups, words):
 
 
 def _cases(run, normals, numbers, words, shots, lenders):
+  """Of entities that know the rows of their supports, and no others."""
   normals = [normals[i] for i in numbers]
   x = np.concatenate(normals)
   which = np.repeat(np.arange(len(normals)), [len(part) for part in normals])
   made = known.choose(x, np.zeros(len(x), int), which, words, shots)
-  entities = known.entities(made)
+  new, of = made.x[~made.support], made.of[~made.support]
+  entities = [
+    Entity(*(part[entity.support] for part in entity[:3]))
+    for entity in known.entities(made)
+  ]
+  bars = lambda: bars_of(run.calibration, entities, 0.05)
+  filled = list(entities)
   for i, kin in enumerate(lenders):
     some = np.flatnonzero(numbers % _FOLDS == i)
-    filled = kin.filled(numbers[some].tolist(), [entities[j] for j in some])
-    for j, entity in zip(some, filled, strict=True):
-      entities[j] = entity
-  found = known.scored(run, *known.read(entities, words))
+    lent = kin.filled(numbers[some].tolist(), [entities[j] for j in some])
+    for j, entity in zip(some, lent, strict=True):
+      filled[j] = entity
+  whole, by = known.read(filled, words)
+  found = known.scored(run, whole, by)[0]
+  scores = programs.score(
+    run, known.supports(whole, by)[0], by.read(new, of), of
+  )
+  scores = by.held(new, of, scores, bars)
+  own = np.split(scores, np.cumsum(np.bincount(of))[:-1])
   return [
-    Case(str(number), shots, 0, False, support, own, _NOTHING)
-    for number, support, own in zip(numbers, *found, strict=True)
+    Case(str(number), shots, 0, False, support, rest, _NOTHING)
+    for number, support, rest in zip(numbers, found, own, strict=True)
   ]
 
 
@@ -165,7 +199,7 @@ def p_values(
   return p
 
 
-def bars(
+def bars_of(
   used: Calibration | None, entities: Sequence[Entity], rate: float
 ) -> np.ndarray:
   """[3, N] see `sanity.Guard`: of an entity with as many rows of each kind."""

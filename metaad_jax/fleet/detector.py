@@ -129,6 +129,8 @@ class FleetDetector(BaseEstimator):
       self._run, entities, self._words, rate,
       list(groups.values()) if self.siblings else None,
     )  # fmt: skip
+    if doubt := calibration.doubt(self._own, self.calibration_, rate):
+      warnings.warn(f'{len(entities)} entities {doubt}', stacklevel=2)
     self._group, self._kin = group, Kin({}, {})
     if lends:
       normals = [e.x[e.y != 1] for e in entities]
@@ -355,7 +357,7 @@ class FleetDetector(BaseEstimator):
     scores = programs.score(
       self._run, supports, by.read(x, block.which), block.which
     )
-    bars = lambda: calibration.bars(
+    bars = lambda: calibration.bars_of(
       self._calibrated(), block.entities, self.false_alarm_rate
     )
     return by.held(x, block.which, scores, bars)

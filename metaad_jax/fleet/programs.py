@@ -1,7 +1,7 @@
 """Many entities adapted and scored at once, in few programs of fixed shapes.
 
-Entities are padded to few sizes of support and taken `_GROUP` at a time, their
-rows `_ROWS` at a time: what is compiled serves as entities come and go.
+Entities are padded to few sizes of support and taken 32 at a time, their rows
+up to 32 at a time: what is compiled serves as entities come and go.
 """
 
 from concurrent import futures
@@ -16,8 +16,8 @@ from metaad_jax.base import DataError, Rows
 from metaad_jax.data import episodes
 from metaad_jax.training import runs
 
-_GROUP = 32  # entities of a dispatch
-_ROWS = 4, 32  # of each entity in a dispatch; the first where few are left
+_GROUP = 4, 32  # entities of a dispatch; the first where there are so few
+_ROWS = np.array([4, 8, 32])  # of each in a dispatch, as many as are left
 _SUPPORT = np.array([8, 20, 32, 64])  # rows; more as `episodes.padded_size`
 _AT_MOST = 512  # rows of an entity that one adaptation serves
 
@@ -102,7 +102,7 @@ def _wide(x, width):
 
 def _adapted(run, supports, size, group):
   """States of a group of supports, each at most `size` rows."""
-  group = np.concatenate([group, np.full(_GROUP - len(group), group[-1])])
+  group = np.pad(group, (0, _many(group) - len(group)), 'edge')
   place = supports.start[group][:, None] + np.arange(size)
   there = place < supports.start[group + 1][:, None]
   place = np.minimum(place, len(supports.x) - 1)
@@ -111,6 +111,10 @@ def _adapted(run, supports, size, group):
   parts: Any = x, supports.y[place].astype(np.float32) * mask, mask
   rows = Rows(*parts)
   return _programs(run.learner)[0](run.params, rows, supports.real[group])
+
+
+def _many(group):
+  return _GROUP[len(group) > _GROUP[0]]
 
 
 def _each(call, groups):
@@ -167,11 +171,11 @@ def score(
     states = _adapted(run, supports, padded, owner)
     left = int(size.max())
     while left > 0:
-      count = _ROWS[0] if left <= _ROWS[0] else _ROWS[1]
+      count = int(_ROWS[np.searchsorted(_ROWS[:-1], left)])
       place = first[:, None] + np.arange(count)
       there = np.arange(count) < size[:, None]
       rows = order[np.where(there, place, 0)]
-      chunk = np.zeros((_GROUP, count, width), np.float32)
+      chunk = np.zeros((_many(owner), count, width), np.float32)
       chunk[: len(owner)] = x[rows]
       scored = _programs(run.learner)[1](run.params, states, chunk)
       scores[rows[there]] = np.asarray(scored)[: len(there)][there]
@@ -204,7 +208,7 @@ def _groups(supports, which):
   order = np.lexsort((size, padded))
   cuts = np.flatnonzero(np.diff(padded[order])) + 1
   for part in np.split(order, cuts):
-    for start in range(0, len(part), _GROUP):
-      group = part[start : start + _GROUP]
+    for start in range(0, len(part), _GROUP[1]):
+      group = part[start : start + _GROUP[1]]
       first = begin[owner[group]] + offset[group]
       yield owner[group], first, size[group], int(padded[group[0]])

@@ -178,6 +178,10 @@ def test_the_command_adapts_to_a_long_file_and_judges_another(run, tmp_path):
   assert (told['decision'].eq('abnormal') == wanted['outlier']).all()
   assert wanted['outlier'][told['reasons'].notna()].all()
   assert told['reasons'].notna().any()
+  calls.succeed('detect', *files, '--entity=m', f'--run_dir={run}',
+                f'--output={tmp_path / "again"}')  # fmt: skip
+  again = (tmp_path / 'again/scores.csv').read_bytes()
+  assert again == (found / 'scores.csv').read_bytes()
 
 
 def test_frames_that_make_no_sense_are_refused_by_name(run):

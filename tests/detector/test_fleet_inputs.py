@@ -135,3 +135,21 @@ def test_a_frame_is_read_once_for_all_questions(fleet, monkeypatch):
   assert len(fleet.explain(long, [3, 4])) == 2
   assert len(fleet.events(long)) <= judged['outlier'].sum()
   assert calls == [1]
+
+
+def test_entities_called_007_and_7_are_two_in_every_form(tmp_path):
+  table = pd.DataFrame({
+    'm': np.repeat(['007', '7', '08'], 6), 'a': np.arange(18) % 7.0,
+    'b': np.arange(18) % 5.0,
+  })  # fmt: skip
+  table.to_csv(tmp_path / 'a.csv', index=False)
+  for name, rows in table.groupby('m'):
+    folder = tmp_path / 'parts' / f'm={name}'
+    folder.mkdir(parents=True)
+    rows.drop(columns='m').to_parquet(folder / 'rows.parquet')
+  for path in ('a.csv', 'parts'):
+    long = frames.read(tmp_path / path, 'm')
+    assert [*long.names] == ['007', '08', '7']
+    found = [frames.read(p, known=long.layout).names
+             for p in pieces.of(tmp_path / path)]  # fmt: skip
+    assert sorted(np.concatenate(found)) == ['007', '08', '7']
