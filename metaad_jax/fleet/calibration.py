@@ -19,6 +19,8 @@ _MOST = 200  # entities that are looked at
 _SHOTS = (1, 3, 10, 30)
 _HELD_OUT = 2  # normals beside the support, at least
 _FOLDS, _OWN = 10, 100  # of the reference; rows of other entities it has scored
+_DRAWS, _ENOUGH = 4, 100  # supports of an entity, at most; of all
+_RATE = 0.05  # where the run's calibration is asked what is far out
 _NOTHING = np.zeros(0)
 
 
@@ -109,16 +111,12 @@ def _lenders(run, normals, groups, words):
 
 def _cases(run, normals, numbers, words, shots, lenders):
   """Of entities that know the rows of their supports, and no others."""
-  normals = [normals[i] for i in numbers]
-  x = np.concatenate(normals)
-  which = np.repeat(np.arange(len(normals)), [len(part) for part in normals])
-  made = known.choose(x, np.zeros(len(x), int), which, words, shots)
-  new, of = made.x[~made.support], made.of[~made.support]
-  entities = [
-    Entity(*(part[entity.support] for part in entity[:3]))
-    for entity in known.entities(made)
-  ]
-  bars = lambda: bars_of(run.calibration, entities, 0.05)
+  rng = np.random.default_rng(0)
+  numbers = np.tile(numbers, min(_DRAWS, -(-_ENOUGH // len(numbers))))
+  drawn = [rng.permutation(normals[i])[: shots + _OWN] for i in numbers]
+  entities = [_all_normal(x[:shots]) for x in drawn]
+  new = np.concatenate([x[shots:] for x in drawn])
+  of = np.repeat(np.arange(len(drawn)), [len(x) - shots for x in drawn])
   filled = list(entities)
   for i, kin in enumerate(lenders):
     some = np.flatnonzero(numbers % _FOLDS == i)
@@ -127,10 +125,11 @@ def _cases(run, normals, numbers, words, shots, lenders):
       filled[j] = entity
   whole, by = known.read(filled, words)
   found = known.scored(run, whole, by)[0]
-  scores = programs.score(
-    run, known.supports(whole, by)[0], by.read(new, of), of
-  )
-  scores = by.held(new, of, scores, bars)
+  supports, _ = known.supports(whole, by)
+  scores = programs.score(run, supports, by.read(new, of), of)
+  if run.calibration is not None:  # else nothing says how far is far out
+    bars = lambda: bars_of(run.calibration, entities, _RATE)
+    scores = by.held(new, of, scores, bars)
   own = np.split(scores, np.cumsum(np.bincount(of))[:-1])
   return [
     Case(str(number), shots, 0, False, support, rest, _NOTHING)
@@ -169,6 +168,10 @@ def _dealt(normals, room):
   """One row of each, and again, as long as there is room."""
   rank = np.concatenate([np.arange(len(x)) for x in normals])
   x = np.concatenate(normals)[np.argsort(rank, kind='stable')[:room]]
+  return _all_normal(x)
+
+
+def _all_normal(x):
   return Entity(x, np.zeros(len(x), np.int8), np.ones(len(x), bool))
 
 

@@ -88,7 +88,10 @@ class Siblings(NamedTuple):
     lent = np.maximum(0, self.room - count)
     which = np.repeat(np.arange(len(count)), lent)
     row = np.arange(len(which)) - np.repeat(np.cumsum(lent) - lent, lent)
-    noise = np.random.default_rng(0).normal(size=self.rows.shape)
+    seeds = np.ascontiguousarray(self.rows.T).view(np.uint64).sum(1)
+    noise = np.stack(
+      [np.random.default_rng(s).normal(size=len(self.rows)) for s in seeds], 1
+    )  # the same of a column wherever it stands
     made = location[which] + np.sqrt(variance[which]) * self.rows[row]
     made += np.sqrt(error[which]) * noise[row]
     made = np.where(self.unit > 0, self.unit * np.sinh(_near(made)), made)
@@ -218,11 +221,14 @@ def _dealt(of):
 
 
 def _frequent(of, codes):
-  """[N] the most frequent code of each entity; NaN if it has none."""
+  """[N] the most frequent code of each entity, of equal ones the first; NaN if
+  it has none."""
   pairs = np.stack([of, codes])[:, ~np.isnan(codes)]
-  pairs, count = np.unique(pairs, axis=1, return_counts=True)
+  pairs, first, count = np.unique(
+    pairs, axis=1, return_index=True, return_counts=True
+  )
   found = np.full(of[-1] + 1, np.nan)
-  owner, code = pairs[:, np.argsort(count, kind='stable')]
+  owner, code = pairs[:, np.lexsort((-first, count))]
   found[owner.astype(int)] = code
   return found
 

@@ -37,26 +37,27 @@ def fit(run: Calibration, cells: Mapping[int, Sequence[Case]]) -> Calibration:
     partly = run._replace(grid=grid)
     for j, own in enumerate(conformal.OWN):
       some = [case for case in members if len(case.normal) > own]
-      if len(some) > 2:
+      if len({case.entity for case in some}) > 2:
         moves[j] = levels(_shares(partly, some, own))
       elif members:  # as with fewer rows of its own
         moves[j] = moves[j - 1] if j else across
       mixed[i, j] = _moved(run.mixed[i, j], moves[j])
-  least = min(map(len, cells.values()))
+  least = min(len({case.entity for case in some}) for some in cells.values())
   entities = np.minimum(run.entities, least).astype(run.entities.dtype)
   return run._replace(grid=grid, mixed=mixed, entities=entities)
 
 
 def _shares(run, cases, own):
   """[N, 512] of the normals of each entity, those with p <= LEVELS[l]."""
-  draw, rows = np.random.default_rng(0), []
+  draw = np.random.default_rng(0)
+  rows: dict[str, list[np.ndarray]] = {}
   for case in cases:
     normal = draw.permutation(case.normal)
     evidence = Evidence(case.shots, 0, False, case.support, normal[:own])
     p = np.sort(conformal.p_values(run, evidence, normal[own:]))
     count = np.searchsorted(p, conformal.LEVELS * (1 + 1e-9), 'right')
-    rows.append(count / len(p))
-  return np.array(rows)
+    rows.setdefault(case.entity, []).append(count / len(p))
+  return np.array([np.mean(shares, 0) for shares in rows.values()])
 
 
 def levels(shares: np.ndarray) -> np.ndarray:

