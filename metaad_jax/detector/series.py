@@ -15,45 +15,17 @@ from metaad_jax.base import DataError
 from metaad_jax.data import timelines
 from metaad_jax.data.timelines import Timeline
 from metaad_jax.detector import (
+  series_changes,
   series_explanations,
-  series_follow,
   series_tails,
 )  # fmt: skip
-from metaad_jax.detector.series_explanations import SeriesExplanation
+from metaad_jax.detector.series_explanations import Event, SeriesExplanation
 from metaad_jax.detector.series_follow import SeriesStream
 from metaad_jax.features import subsequences
 from metaad_jax.training import model_files
 
 _SHORTEST = 30  # samples of a healthy stretch
 _FARTHEST = 1e6  # deviations from the mean: what is beyond is as abnormal
-
-
-class Event(NamedTuple):
-  """Neighbouring alarms as one.
-
-  Attributes:
-    start, end: index, or time stamp, of the first and of the last alarm.
-    peak: where the score is highest.
-    score: there; higher = more abnormal.
-    p_value: of the peak.
-    reason: in words.
-    rows: numbers of the rows of start, end and peak.
-    view: what is unlike at the peak, one of `subsequences.VIEWS`, or
-      'forecast'.
-    channel: of which channel; see `series_explanations`.
-    length: over how many samples.
-  """
-
-  start: Any
-  end: Any
-  peak: Any
-  score: float
-  p_value: float
-  reason: str
-  rows: tuple[int, int, int]
-  view: str
-  channel: str
-  length: int
 
 
 class Judgement(NamedTuple):
@@ -194,11 +166,12 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     inner = [self._standardized(x) for x in self.stretches_]
     longest = max(inner, key=len)
     self.period_ = self.period or subsequences.period(longest)
+    _warn([series_tails.doubt(len(joined), self.period_)])
     self._windows = subsequences.fit(inner, self.period_)
     self._scales = self._windows.scales
     self._calibrate(inner)
     # Found when first asked for: what streams and explanations need.
-    self._lead: float | None = None
+    self._lead: tuple[float, np.ndarray] | None = None
     self._comparisons: Any = None
     return self
 
@@ -270,7 +243,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       line, scores, self._p_values(scores),
       self._known(scores) > self.threshold_,
       self._events(scores, which, local, line),
-      self._changed(scores, line, 0.01),
+      self._changed(scores, series_changes.RATE),
     )  # fmt: skip
 
   def components(self, X) -> np.ndarray:
@@ -286,16 +259,15 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     tracks = subsequences.tracks(self._windows, self._standardized(x))
     return subsequences.spread(self._scales, tracks, len(x))
 
-  def changed(self, X, rate: float = 0.01) -> int | None:
+  def changed(self, X, rate: float = series_changes.RATE) -> int | None:
     """The first row at which what is called healthy has changed for good.
 
-    A test martingale bets against the p-values of every fifth period (Vovk,
-    Nouretdinov and Gammerman, Testing exchangeability on-line, ICML 2003): on
-    a series like the healthy part it ever exceeds 1 / rate with a probability
-    of at most `rate`. None = nothing to be said against it.
+    A test martingale bets against the ranks of the scores of periods
+    (`series_changes`): on a series like the healthy part it ever exceeds
+    1 / rate with a probability of at most `rate`. None = nothing to be said
+    against it.
     """
-    scores, _, _, line = self._score(X)
-    return self._changed(scores, line, rate)
+    return self._changed(self._score(X)[0], rate)
 
   def _events(self, scores, which, local, line):
     alarms = np.flatnonzero(self._known(scores) > self.threshold_)
@@ -320,13 +292,12 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
       ))  # fmt: skip
     return events
 
-  def _changed(self, scores, line, rate):
-    blocks = series_tails.blocks(self._known(scores), self.period_)
-    p = self._p_values(blocks[:: series_follow.APART])
-    wealth = np.cumsum(series_follow.bet(p, len(self._healthy)), 1)
-    over = np.flatnonzero(series_follow.mixed(wealth) > -np.log(rate))
-    step = series_follow.APART * self.period_
-    return int(over[0] * step) if len(over) else None
+  def _changed(self, scores, rate):
+    blocks = series_tails.blocks(scores, self.period_)
+    said = np.flatnonzero(np.isfinite(blocks))
+    wealth = series_changes.course(self._healthy, blocks[said])
+    over = np.flatnonzero(wealth > -np.log(rate))
+    return int(said[over[0]]) * self.period_ if len(over) else None
 
   @property
   def healthy_range_(self) -> tuple[float, float]:
@@ -424,29 +395,36 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     """[n] scores; of what is missing that of the calmest healthy stretch."""
     return np.where(np.isnan(scores), self._healthy[0], scores)
 
-  def _calibrate(self, inner=None):
-    """What scores the healthy part has, and the threshold for the rate."""
-    if inner is not None:
-      total, at, blocks = sum(map(len, inner)), 0, []
-      for x in inner:
-        scores, _, _ = subsequences.score(
-          self._windows, x, self.weights_, max(1, total // 10), at,
-        )  # fmt: skip
-        blocks.append(
-          series_tails.blocks(scores[np.isfinite(scores)], self.period_)
-        )
-        at += len(x)
-      self._healthy = np.sort(np.concatenate(blocks))
-      self._alone = series_tails.alone(blocks, self._healthy)
-    rate = self.event_rate_ = series_tails.per_sample(
-      self.false_alarms, self.step_
-    )
+  def _calibrate(self, inner):
+    """What scores the healthy part has, and the threshold for the rate.
+
+    Each time stamp by windows a third of it away: what comes is not near it.
+    """
+    apart, at, blocks = self._apart(), 0, []
+    for x in inner:
+      scores, _, _ = subsequences.score(
+        self._windows, x, self.weights_, apart, at
+      )
+      blocks.append(
+        series_tails.blocks(scores[np.isfinite(scores)], self.period_)
+      )
+      at += len(x)
+    self._healthy = np.sort(np.concatenate(blocks))
+    self._alone = series_tails.alone(blocks, self._healthy)
+    rate = series_tails.per_sample(self.false_alarms, self.step_)
+    self.event_rate_ = rate
     # Neighbouring periods that are high together are one event.
     level = -np.expm1(-rate * self.period_ / self._alone)  # of one period
+    level = series_tails.calibrated(level, 1 / _odds())
     self.threshold_ = series_tails.threshold(self._healthy, level)
+
+  def _apart(self):
+    """Samples from a healthy window to those that it is compared with."""
+    return max(1, sum(map(len, self.stretches_)) // 3)
 
   def _p_values(self, scores):
     p = series_tails.p_values(self._healthy, scores)
+    p = series_tails.calibrated(p, _odds())
     return np.where(np.isnan(scores), 1.0, p)
 
 
@@ -459,6 +437,11 @@ def shipped_weights(channels: int, fold: int | None = None) -> np.ndarray:
   arrays = _shipped()
   kept = arrays['weights'] if fold is None else arrays['folds'][fold]
   return kept[int(channels > 1)]
+
+
+def _odds():
+  """Of `series_tails.calibrated`; see `experiments.series_calibration`."""
+  return float(_shipped().get('odds', 1.0))
 
 
 @functools.cache

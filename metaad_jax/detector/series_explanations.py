@@ -13,6 +13,34 @@ FORECAST = 'forecast'
 _DATES = 1e8  # seconds: above they count since 1970
 
 
+class Event(NamedTuple):
+  """Neighbouring alarms as one.
+
+  Attributes:
+    start, end: index, or time stamp, of the first and of the last alarm.
+    peak: where the score is highest.
+    score: there; higher = more abnormal.
+    p_value: of the peak.
+    reason: in words.
+    rows: numbers of the rows of start, end and peak.
+    view: what is unlike at the peak, one of `subsequences.VIEWS`, or
+      'forecast'.
+    channel: of which channel; see `TOGETHER`.
+    length: over how many samples.
+  """
+
+  start: Any
+  end: Any
+  peak: Any
+  score: float
+  p_value: float
+  reason: str
+  rows: tuple[int, int, int]
+  view: str
+  channel: str
+  length: int
+
+
 class SeriesExplanation(NamedTuple):
   """Why a place in a series is abnormal.
 

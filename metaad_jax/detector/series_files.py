@@ -26,7 +26,6 @@ from metaad_jax.detector import sheets
 from metaad_jax.detector.series import Judgement, SeriesAnomalyDetector
 from metaad_jax.detector.series_explanations import length_text
 
-_PERIODS = 10  # of a healthy part that the promise is kept from
 _UNITS = (
   (7 * 86400.0, 'week'), (86400.0, 'day'), (3600.0, 'hour'), (60.0, 'minute'),
   (1.0, 'second'),
@@ -123,12 +122,6 @@ def fit(
   healthy = pd.DataFrame(
     np.concatenate(detector.stretches_), columns=list(line.names)
   )
-  if len(healthy) < _PERIODS * detector.period_:
-    warnings.warn(
-      f'the healthy part holds {len(healthy) / detector.period_:.2g} periods: '
-      f'expect more false events than promised of less than {_PERIODS}',
-      stacklevel=2,
-    )
   samples = samples._replace(rows=healthy)
   return SeriesJudge(path, samples, detector, reading, line.form)
 
@@ -239,10 +232,12 @@ def summary(judged: JudgedSeries) -> str:
       f'  {event.start} to {event.end}, p = {event.p_value:.2g}: {event.reason}'
     )
   if found.changed is not None:
+    later = sum(event.rows[0] >= found.changed for event in events)
     lines.append(
       f'from {found.line.stamps[found.changed]} on more is unlike the healthy '
-      'part than single events explain: if that is the new normal, fit anew '
-      'with newer healthy rows (said in error once in 100 healthy series)'
+      f'part than single events explain, the rate does not hold: {later} of '
+      'the events are later; if that is the new normal, fit anew with newer '
+      'healthy rows (said in error once in 100 healthy series)'
     )
   met = judged.stretches()
   if met:

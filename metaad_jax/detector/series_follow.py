@@ -13,15 +13,11 @@ import pandas as pd
 from metaad_jax import schema, storage
 from metaad_jax.base import DataError
 from metaad_jax.data import moments, timelines
-from metaad_jax.detector import series_explanations
+from metaad_jax.detector import series_changes, series_explanations
 from metaad_jax.features import forecasts, subsequences
 
-RATE = 0.01  # of streams like the healthy part that are called changed
+_NOTHING = -1e9  # the logarithm of no wealth
 _CALIBRATED = 3000  # healthy samples that the threshold is moved by
-# Periods from one bet to the next: what is averaged over four of them says
-# nearly the same of neighbours, and bets must not know each other.
-APART = 1 + int(max(subsequences.WIDTHS))
-POWERS = np.linspace(0.05, 0.95, 19)  # of the bets against exchangeability
 
 
 class Point(NamedTuple):
@@ -73,13 +69,15 @@ class SeriesStream:
     # the middle of a series, for which the threshold is.
     if detector._lead is None:
       detector._lead = _lead(detector)
-    self._lead = detector._lead
+    self._lead, tops = detector._lead
     self._number = 0  # points that were pushed
     self._last: float | None = None  # seconds of the last one
     self._anew()
     self._pending: list[np.ndarray] = []  # rows that lack a value
     self._fast = 0  # steps in a row that were too short
-    self._wealth, self._block = np.zeros(len(POWERS)), [-np.inf, 0]
+    self._known, self._bets = series_changes.begin(tops), 0
+    self._wealth = np.full(len(series_changes.POWERS), _NOTHING)
+    self._block = [-np.inf, 0]
     # Of alarms less than a period apart the highest ratio, and the last one.
     self._run = 0.0, -1
     self._changed = False
@@ -230,7 +228,7 @@ class SeriesStream:
       note = (
         'more is unlike the healthy part than single events explain: if that '
         'is the new normal, fit anew (said in error once in '
-        f'{1 / RATE:.0f} healthy streams)'
+        f'{1 / series_changes.RATE:.0f} healthy streams)'
       )
     return Point(self._number - 1, score, p, alarm, ended, why, note)
 
@@ -257,36 +255,35 @@ class SeriesStream:
       open_['rows'][2] = number
     return ended
 
-  def finish(self) -> Any:
+  def finish(self) -> series_explanations.Event | None:
     """The event that is not over yet, or None."""
     if self._event is None:
       return None
-    from metaad_jax.detector.series import Event
-
     e, detector = self._event, self._detector
     which = e['which']
-    return Event(
+    return series_explanations.Event(
       e['start'], e['end'], e['peak'], e['score'], e['p_value'],
       series_explanations.reason(detector, which), tuple(e['rows']),
       *series_explanations.compared(detector, which),
     )  # fmt: skip
 
   def _drifted(self, score):
-    """Bets every `APART`-th period, as `SeriesAnomalyDetector.changed` does."""
-    detector = self._detector
-    calm = detector.healthy_range_[0]
+    """Bets every period, as `SeriesAnomalyDetector.changed` does."""
     high, count = self._block
-    score = calm + self._lead if np.isnan(score) else score
-    self._block = [max(high, score), count + 1]
-    if count + 1 < detector.period_:
+    self._block = [float(np.fmax(high, score)), count + 1]
+    if count + 1 < self._detector.period_:
       return False
-    top = np.array(self._block[0] - self._lead)
+    top, _ = self._block
     self._block = [-np.inf, 0]
-    if (self._number - 1) // detector.period_ % APART:
+    if top == -np.inf:
       return False
-    won = bet(detector._p_values(top), len(detector._healthy))
-    self._wealth = self._wealth + won
-    return mixed(self._wealth) > -np.log(RATE)
+    self._bets += 1
+    p = series_changes.rank(self._known, top, self._bets)
+    won = series_changes.bet(p)
+    begun = np.logaddexp(self._wealth, series_changes.stake(self._bets))
+    self._wealth = np.maximum(begun + won, _NOTHING)
+    wealth = series_changes.total(self._wealth, self._bets)
+    return wealth > -np.log(series_changes.RATE)
 
   # --- files -----------------------------------------------------------------
 
@@ -298,6 +295,7 @@ class SeriesStream:
         -1, self._detector.n_features_in_
       ),
       'wealth': self._wealth,
+      'known': np.array(self._known),
       'block': np.array(self._block, np.float64),
       'run': np.array(self._run),
       'foretold': np.array(self._foretold).reshape(-1, forecasts.TRACK),
@@ -312,6 +310,7 @@ class SeriesStream:
       'kind': 'series state', 'format': 2, 'model': fingerprint(self._detector),
       'number': self._number, 'count': self._count, 'last': self._last,
       'fast': self._fast, 'changed': self._changed, 'event': event,
+      'bets': self._bets,
     })  # fmt: skip
 
   @classmethod
@@ -338,7 +337,8 @@ class SeriesStream:
     shapes = {
       'buffer': (self._scales[-1].length, channels),
       'pending': (timelines.LONGEST_GAP + 10**6, channels),
-      'wealth': (len(POWERS),), 'block': (2,), 'run': (2,),
+      'wealth': self._wealth.shape, 'block': (2,), 'run': (2,),
+      'known': (series_changes.MOST,),
       **dict.fromkeys(names, (999, subsequences.TRACK)),
       'foretold': (subsequences.blend(self._scales) + 1, forecasts.TRACK),
     }  # fmt: skip
@@ -359,7 +359,8 @@ class SeriesStream:
     self._buffer[: len(buffer)] = buffer
     self._filled, self._count = len(buffer), meta['count']
     self._pending = list(arrays['pending'])
-    self._wealth = arrays['wealth'].copy()
+    self._wealth, self._bets = arrays['wealth'].copy(), meta['bets']
+    self._known = np.sort(arrays['known']).tolist()
     self._block = [float(arrays['block'][0]), int(arrays['block'][1])]
     self._tracks = [list(arrays[name]) for name in names]
     self._foretold = list(arrays['foretold'])
@@ -380,21 +381,24 @@ class SeriesStream:
 
 
 def _lead(detector):
-  """How much higher scores of the last point are, at the top of a period."""
+  """How much higher scores of the last point are, at the top of a period.
+
+  And those tops.
+  """
   sizes = [len(x) for x in detector.stretches_]
   longest = int(np.argmax(sizes))
   x = detector._standardized(detector.stretches_[longest][:_CALIBRATED])
-  begin, apart = sum(sizes[:longest]), max(1, sum(sizes) // 10)
-  known = detector._windows, x, detector.weights_, apart, begin
+  begin = sum(sizes[:longest])
+  known = detector._windows, x, detector.weights_, detector._apart(), begin
   last = subsequences.arriving(*known)
   inner = subsequences.score(*known)[0]
   both = np.stack([last, inner])[:, np.isfinite(last) & np.isfinite(inner)]
   period = detector.period_
   count = both.shape[1] // period
   if not count:
-    return 0.0
+    return 0.0, detector._healthy
   tops = both[:, : count * period].reshape(2, count, period).max(-1)
-  return float(max(0.0, (tops[0] - tops[1]).mean()))
+  return float(max(0.0, (tops[0] - tops[1]).mean())), tops[0]
 
 
 _STAMP = schema.satisfies(
@@ -405,7 +409,7 @@ _STATE = schema.fields({
   'kind': schema.satisfies(lambda v: v == 'series state', "'series state'"),
   'format': schema.whole(2, 2), 'model': schema.TEXT, 'number': _COUNT,
   'count': _COUNT, 'last': schema.or_none(schema.number(-1e15, 1e15)),
-  'fast': _COUNT,
+  'fast': _COUNT, 'bets': _COUNT,
   'changed': schema.satisfies(lambda v: isinstance(v, bool), 'true or false'),
   'event': schema.or_none(schema.fields({
     'start': _STAMP, 'end': _STAMP, 'peak': _STAMP, 'which': _COUNT,
@@ -413,7 +417,7 @@ _STATE = schema.fields({
     'rows': schema.listed(_COUNT, 3),
   }, ('start', 'end', 'peak', 'which', 'score', 'p_value', 'rows'))),
 }, ('kind', 'format', 'model', 'number', 'count', 'last', 'fast', 'changed',
-    'event'))  # fmt: skip
+    'event', 'bets'))  # fmt: skip
 
 
 def fingerprint(detector: Any) -> str:
@@ -436,19 +440,3 @@ def seconds_of(time: Any) -> float:
   except (ValueError, TypeError, OverflowError):
     pass
   raise DataError(f'{time!r} is no time')
-
-
-def bet(p: np.ndarray, known: int) -> np.ndarray:
-  """[powers, ...] logarithms of what the bets of all powers win by p-values.
-
-  None counts as smaller than the number of known scores can tell, so that one
-  event, however far out, is no change of what is normal.
-  """
-  p = np.clip(p, 1 / (known + 1), 1)
-  powers = POWERS.reshape(-1, *[1] * np.ndim(p))
-  return np.log(powers) + (powers - 1) * np.log(p)
-
-
-def mixed(wealth: np.ndarray) -> np.ndarray:
-  """The logarithm of the mean wealth [powers, ...] of all bets."""
-  return np.logaddexp.reduce(wealth, 0) - np.log(len(wealth))

@@ -1,6 +1,7 @@
 """How rare a score is, by those of healthy stretches of a period."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,11 +10,27 @@ from metaad_jax.base import DataError
 _TOP = 5  # one in so many healthy stretches makes up the tail
 _FEWEST = 8  # but so many, if there are
 _LEAST = 0.05  # mean excess of a tail
+_PERIODS = 10  # of the healthy part that the promise was measured from
+_ALONE = 0.4  # see `alone`
 
 
 def blocks(scores: np.ndarray, length: int) -> np.ndarray:
-  """The highest score of each stretch of a period; a rest counts as one."""
-  return np.maximum.reduceat(scores, np.arange(0, len(scores), length))
+  """The highest score of each stretch of a period; a rest counts as one.
+
+  NaN is no score; a stretch that has none is NaN.
+  """
+  return np.fmax.reduceat(scores, np.arange(0, len(scores), length))
+
+
+def doubt(samples: int, period: int) -> str:
+  """What is to be said of a healthy part of few periods, or ''."""
+  if samples >= _PERIODS * period:
+    return ''
+  return (
+    f'{samples} healthy samples are {samples / period:.2g} periods: from less '
+    f'than {_PERIODS} the rate of false events is a guess, give '
+    f'{_PERIODS * period} samples or more'
+  )
 
 
 def alone(stretches: Sequence[np.ndarray], known: np.ndarray) -> float:
@@ -21,15 +38,19 @@ def alone(stretches: Sequence[np.ndarray], known: np.ndarray) -> float:
 
   The runs estimator of the extremal index (Smith and Weissman, JRSS B 1994):
   where high scores come in runs, there are fewer events than high periods.
+  Eight periods of what long recordings have on the mean are added, since of few
+  periods nearly all are high.
 
   Args:
     stretches: of `blocks`, each in the order of time.
     known: [n] all of them, sorted.
   """
-  low = _tail(known)[1]
+  count, low, _ = _tail(known)
   high = [x >= low for x in stretches]
   first = sum(int(h[0]) + int((h[1:] > h[:-1]).sum()) for h in high)
-  return first / sum(int(h.sum()) for h in high)
+  size = min(count, len(known) / 2)
+  share = first / sum(int(h.sum()) for h in high)
+  return (share * size + _ALONE * _FEWEST) / (size + _FEWEST)
 
 
 def apart(
@@ -88,6 +109,16 @@ def p_values(known: np.ndarray, scores: np.ndarray) -> np.ndarray:
   excess = np.maximum(scores - low, 0) / total
   tail = k / (n + 1) * (1 + excess) ** (1 - k)
   return np.where(scores > known[-1], np.minimum(tail, rank), rank)
+
+
+def calibrated(p: Any, odds: float) -> Any:
+  """P-values whose odds, p : 1 - p, are so many times smaller.
+
+  A healthy stretch that is compared with what is a third of the healthy part
+  away is farther from it than what follows the whole: how much is learned over
+  many recordings.
+  """
+  return p / (p + odds * (1 - p))
 
 
 def threshold(known: np.ndarray, level: float) -> float:

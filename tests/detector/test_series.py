@@ -138,7 +138,7 @@ def test_a_rate_far_beyond_the_healthy_part_is_no_constant_alarm():
   assert rare.threshold_ > rare._healthy[-1]
   assert (rare.predict(_beat(2000, 1)) == 1).all()
   level = rare._p_values(np.array([rare.threshold_]))
-  assert level == pytest.approx(1e-15 * rare.period_, rel=1e-6)
+  assert level == pytest.approx(1e-15 * rare.period_ / rare._alone, rel=1e-6)
 
 
 def test_channels_of_frames_go_by_name(tmp_path):
