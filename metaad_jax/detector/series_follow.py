@@ -360,6 +360,9 @@ class SeriesStream:
     self._filled, self._count = len(buffer), meta['count']
     self._pending = list(arrays['pending'])
     self._wealth, self._bets = arrays['wealth'].copy(), meta['bets']
+    known = min(series_changes.MOST, len(self._known) + self._bets)
+    if len(arrays['known']) != known:
+      raise DataError('its scores are not those of so many periods')
     self._known = np.sort(arrays['known']).tolist()
     self._block = [float(arrays['block'][0]), int(arrays['block'][1])]
     self._tracks = [list(arrays[name]) for name in names]

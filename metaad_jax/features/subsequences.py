@@ -198,14 +198,17 @@ class Comparison:
     self.scale, self._deviation = scale, deviation.astype(np.float32)
     self._views = _describe(scale.bank, self._deviation, np)
     self._squares = [(view**2).sum(-1) for view in self._views]
+    # What `windows` makes of one, as a product.
+    unit = np.eye(scale.length)
+    self._means = windows(unit, np.zeros(1, int), scale.length)[0].astype(float)
 
   def __call__(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A window [L, C] -> [views, C or C + 1] log ratios as in `score`.
 
     And the number of the nearest healthy window for each of them.
     """
-    w = windows(window, np.zeros(1, int), self.scale.length)
-    asked = _describe(w, self._deviation, np)
+    w = (window.T @ self._means).astype(np.float32)
+    asked = _describe(w[None], self._deviation, np)
     squares = np.stack([
       (q**2).sum(-1) + known - 2 * (r @ np.swapaxes(q, 1, 2))[..., 0]
       for r, known, q in zip(self._views, self._squares, asked, strict=True)
