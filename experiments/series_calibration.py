@@ -46,6 +46,9 @@ _OUTPUT = flags.DEFINE_string(
 _SIMULATED = flags.DEFINE_integer(
   'simulated', 150, 'simulated recordings', flag_values=FLAGS
 )
+_STRIDE = flags.DEFINE_integer(
+  'stride', 1, 'take every so many-th recording only', 1, flag_values=FLAGS
+)
 _RATE = 1e-4  # promised events per sample
 _ODDS = np.round(np.geomspace(0.5, 8, 81), 3)
 
@@ -82,8 +85,10 @@ def main() -> None:
 def _recordings():
   """Pairs of a kind and a recording."""
   for archive in _ARCHIVES.value:
-    for one in tqdm(recordings.load(archive, _DATA_DIR.value), archive):
-      yield archive, one
+    every = recordings.load(archive, _DATA_DIR.value)
+    for number, one in enumerate(tqdm(every, archive)):
+      if number % _STRIDE.value == 0:
+        yield archive, one
   for number in tqdm(range(_SIMULATED.value), 'simulated'):
     random = np.random.default_rng([number, 99])
     x = series_faults.process(
