@@ -27,6 +27,7 @@ from metaad_jax.fleet.siblings import Kin
 from metaad_jax.fleet.store import Entity, Store
 
 _AT_ONCE = 4096  # entities that are laid side by side
+_SCORED = 10_000  # entities whose known rows are scored as they are saved
 _NONE = np.zeros(0, int)
 _PRIOR = ''  # the name under which the fleet's own reference is kept
 
@@ -304,13 +305,15 @@ class FleetDetector(BaseEstimator):
 
     A file that it was loaded from, or saved to, gets what has changed alone.
     Killed at any moment, the file holds what it held before, or all of it.
-    How the known rows score is kept, too, and computed now where need be.
+    How the known rows score is kept, too, and computed now where need be; of
+    more than 10,000 new entities when they are first judged.
 
     Raises:
       DataError: if it cannot be written.
     """
     check_is_fitted(self, '_store')
-    self._complete()
+    if len(self._store.unscored()) <= _SCORED:
+      self._complete()
     files.save(self, os.fspath(path))
 
   @classmethod

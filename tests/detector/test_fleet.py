@@ -98,6 +98,20 @@ def test_saved_and_loaded_it_judges_alike(fleet, tmp_path):
   assert os.path.getsize(path) < rows + (len(COUNTS) + 1) * 1024 + 60_000
 
 
+def test_of_many_entities_known_rows_are_scored_when_they_are_judged(
+  run, fleet, tmp_path, monkeypatch
+):
+  monkeypatch.setattr('metaad_jax.fleet.detector._SCORED', 5)
+  known, new = frame()
+  FleetDetector(run).fit(known, entity='m').save(tmp_path / 'a.fleet')
+  late = FleetDetector.load(tmp_path / 'a.fleet')
+  assert all(entity.known is None for name, entity in late._store if name)
+  pd.testing.assert_frame_equal(late.judge(new), fleet.judge(new))
+  late.save(tmp_path / 'a.fleet')
+  again = FleetDetector.load(tmp_path / 'a.fleet')
+  assert all(entity.known is not None for _, entity in again._store)
+
+
 def test_more_rows_of_one_entity_change_it_alone(fleet, tmp_path, run):
   known, new = frame()
   path = tmp_path / 'pumps.fleet'
