@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metaad_jax.detector import series_tails
+from metaad_jax.detector import series, series_tails
 
 
 @pytest.mark.parametrize('n', [12, 40, 100])
@@ -56,3 +56,11 @@ def test_an_alarm_that_joins_two_faults_is_two_events():
   assert (one[0], one[-1], two[0], two[-1]) == (220, 229, 270, 271)
   (whole,) = series_tails.apart(rows, np.full(100, -0.1), np.arange(300), 20)
   np.testing.assert_array_equal(whole, rows)
+
+
+def test_the_odds_ship_with_the_weights():
+  assert series._shipped().keys() >= {'weights', 'folds', 'odds'}
+  p = np.linspace(0, 1, 11)
+  there = series_tails.calibrated(p, 3.0)
+  np.testing.assert_allclose(series_tails.calibrated(there, 1 / 3), p)
+  assert there[5] == 1 / 4  # odds of 1 : 1 are 1 : 3
