@@ -114,25 +114,30 @@ def initial_state(
   params: Params | None = None,
 ) -> State:
   """The state before the first step; `example` gives the shapes."""
+  make = functools.partial(first_state, learner, example, optimizer, seed)
+  return jax.jit(make, compiler_options=devices_lib.quick())(params)
 
-  @functools.partial(jax.jit, compiler_options=devices_lib.quick())
-  def make(params):
-    if params is None:
-      params = learner.init(
-        jax.random.fold_in(jax.random.key(seed), 0), example
-      )
-    state = State(
-      jnp.zeros((), jnp.int32),
-      params,
-      params,
-      guarded(optimizer).init(params),
-      params,
-      jnp.asarray(-jnp.inf, jnp.float32),
-      jnp.zeros((), jnp.int32),
-    )
-    return jax.tree.map(jnp.copy, state)  # donated: no buffer may serve twice
 
-  return make(params)
+def first_state(
+  learner: MetaLearner,
+  example: Task,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  params: Params | None = None,
+) -> State:
+  """`initial_state`, to be traced."""
+  if params is None:
+    params = learner.init(jax.random.fold_in(jax.random.key(seed), 0), example)
+  state = State(
+    jnp.zeros((), jnp.int32),
+    params,
+    params,
+    guarded(optimizer).init(params),
+    params,
+    jnp.asarray(-jnp.inf, jnp.float32),
+    jnp.zeros((), jnp.int32),
+  )
+  return jax.tree.map(jnp.copy, state)  # donated: no buffer may serve twice
 
 
 def guarded(

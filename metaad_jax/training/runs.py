@@ -410,7 +410,7 @@ def _taken_over(run, like):
 def _best(run_dir, setup):
   """The best meta-parameters of a run folder, and their step."""
   like = jax.eval_shape(
-    lambda: loop.initial_state(
+    lambda: loop.first_state(
       setup.learner, setup.example(), setup.optimizer, setup.config.seed
     )
   )
