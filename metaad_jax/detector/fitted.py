@@ -21,12 +21,15 @@ from metaad_jax.detector import (
   encoding,
   explanations,
   exported,
+  neighbours,
   sanity,
   unverified,
 )
 from metaad_jax.detector.encoding import Columns, Encoded
 from metaad_jax.scores import conformal, reach
 from metaad_jax.training import runs
+
+_SAMPLE = 256  # normals by which distances are put in the units of scores
 
 
 def load_run(run_dir: str) -> runs.Run:
@@ -214,7 +217,33 @@ class Fitted:
 
   def score_features(self, features: np.ndarray) -> np.ndarray:
     """[n] float64 of what the learner sees, higher = more abnormal."""
-    return adaptation.score(self.run, self.adapted, features)
+    scores = adaptation.score(self.run, self.adapted, features)
+    if self.near is None:
+      return scores
+    return neighbours.blended(self.near[0], scores, features)
+
+  @functools.cached_property
+  def near(self) -> tuple[neighbours.Neighbours, np.ndarray] | None:
+    """Normals to compare with; [n] places of the rows among them, or -1.
+
+    None where the network reads them all, or all but few, and where anomalies
+    are known: then it tells more than a distance does.
+    """
+    weight = neighbours.share(int(self.own.sum()))
+    tabular = self.run.setup.any_width and self.x.ndim == 2
+    if weight <= 0 or not tabular or (self.y == 1).any():
+      return None
+    first = self.originals == np.arange(len(self.x))
+    rows = np.flatnonzero((self.y == 0) & first)
+    read = self.support[rows]
+    x = self.features(self.x[rows])
+    order = neighbours.order(x)
+    x, places = x[order], np.full(len(self.x), -1)
+    places[rows[order]] = np.arange(len(order))
+    near, some = neighbours.make(x), np.flatnonzero(~read[order])[:_SAMPLE]
+    told = neighbours.distances(near, x[some], some)
+    scores = adaptation.score(self.run, self.adapted, x[some])
+    return near._replace(line=neighbours.line(weight, scores, told)), places
 
   def score(self, x: np.ndarray) -> np.ndarray:
     """Rows [n, ...] float64 -> [n] float64, higher = more abnormal."""
@@ -237,7 +266,10 @@ class Fitted:
         some = places[members]
         scores[some] = adaptation.score(self.run, part, x[some])
     if rest.any():
-      scores[rest] = self.score_features(x[rest])
+      scores[rest] = adaptation.score(self.run, self.adapted, x[rest])
+    if self.near is not None:
+      near, own = self.near
+      scores = neighbours.blended(near, scores, x, own)
     return scores[self.originals]
 
   def _evidence(self, known, own):
@@ -309,10 +341,14 @@ class Fitted:
   @functools.cached_property
   def unseen(self) -> list[tuple[explanations.Score, np.ndarray]]:
     """Detectors of parts of the support, and the normals each has not seen."""
-    return [
-      (functools.partial(adaptation.score, self.run, part), which)
-      for part, which in self._without
-    ]
+    return [(self._unseen(*each), each[1]) for each in self._without]
+
+  def _unseen(self, part, which):
+    score = functools.partial(adaptation.score, self.run, part)
+    if self.near is None:
+      return score
+    near = neighbours.without(self.near[0], self.near[1][self.support][which])
+    return lambda x: neighbours.blended(near, score(x), x)
 
   def explain(
     self, rows: Encoded, judged: Judgement
@@ -371,10 +407,12 @@ class Fitted:
       width = adaptation.padded_width(width)
 
     def score(state, x):
+      adapted, near = state
       if feature is not None:
         x = jnp.clip(jax.vmap(feature.apply)(x), -1e18, 1e18)
       padding = [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])]
-      return run.learner.score(state, jnp.pad(x, padding))
+      scores = run.learner.score(adapted, jnp.pad(x, padding))
+      return scores if near is None else neighbours.traced(near, scores, x)
 
     content = {
       'shape': list(self.columns.shape),
@@ -385,7 +423,7 @@ class Fitted:
       'meta': {'run': run.name, 'categories': dict(self.columns.levels)},
     }
     ladder = conformal.ladder(self.calibration, self.evidence)
-    state = self.adapted.state
+    state = self.adapted.state, self.near and self.near[0]
     held = self.reading, self.guard, self.bars
     exported.save(path, score, state, content, held, ladder)
 
