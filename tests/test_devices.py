@@ -137,7 +137,9 @@ main(0, {str(folder)!r}, {steps})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('killed', [0, 1])
+@pytest.mark.parametrize(
+  'killed', [0, pytest.param(1, marks=pytest.mark.nightly)]
+)
 def test_where_one_process_dies_the_other_ends_in_one_line(killed, tmp_path):
   """Within 30 s, though it waits for what the dead one would send."""
   both = _start_two(tmp_path, 10**7)

@@ -1,6 +1,7 @@
 """Nearest neighbours beside the network."""
 
 import jax.numpy as jnp
+import nearest_run
 import numpy as np
 import pytest
 
@@ -94,7 +95,7 @@ def test_many_normals_show_what_a_support_cannot(rng, tmp_path):
   draw = lambda n: (
     centres[rng.integers(60, size=n)] + rng.normal(scale=0.05, size=(n, 4))
   )
-  detector = MetaAnomalyDetector().fit(draw(400))
+  detector = MetaAnomalyDetector(nearest_run.shared()).fit(draw(400))
   normal, odd = draw(200), rng.uniform(-10, 10, size=(200, 4))
   new = np.concatenate([normal, odd])
   assert detector.score(new, np.repeat([0, 1], 200)) > 0.95
