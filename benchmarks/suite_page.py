@@ -183,6 +183,8 @@ def roofline(parts: Parts) -> dict[str, bytes]:
         axis.annotate(label, (x, row['gflops']), fontsize='x-small')
     axis.set_xscale('log')
     axis.set_yscale('log')
+    for side in (axis.xaxis, axis.yaxis):
+      side.set_major_formatter('{x:g}')
     axis.set_xlabel('FLOP per byte that products read or write')
     axis.set_ylabel('GFLOP/s, of the least that a meta-step takes')
     axis.legend(fontsize='small')
