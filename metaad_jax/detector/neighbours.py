@@ -19,6 +19,8 @@ _SPARED = 20  # rows beyond the support before a distance counts
 _WEIGHT = 0.75  # of the distance at most
 _CHUNK = 32  # rows that are compared at once, whatever the batch
 _CLIPPED = 5.0  # deviations: farther out the network and `sanity` tell more
+_NORMAL_SPREAD = 2.56  # deviations from the lowest tenth to the highest
+_LEAST = 0.1  # spread of logarithms of distances, where all are one
 _STEEP = 20.0  # of the level, arcsinh(20 x / mean|x|)
 
 
@@ -128,13 +130,12 @@ def line(weight: float, scores: np.ndarray, told: np.ndarray) -> np.ndarray:
   """
   quantiles = lambda values: np.quantile(values, (0.1, 0.5, 0.9))
   spread = lambda values: max(np.subtract(*quantiles(values)[[2, 0]]), 1e-6)
-  parts = np.array([
-    (1 - weight) / spread(scores), weight / spread(told)
-  ])  # fmt: skip
-  blend = parts[0] * scores + parts[1] * told
-  parts *= spread(scores) / spread(blend)
-  blend = parts[0] * scores + parts[1] * told
-  offset = quantiles(scores)[1] - quantiles(blend)[1]
+  # Of rows that come again and again most distances are one, and few are far.
+  usual = max(spread(told), _NORMAL_SPREAD * told.std(), _LEAST)
+  parts = np.array([(1 - weight) / spread(scores), weight / usual])
+  blend = lambda: parts[0] * scores + parts[1] * told
+  parts *= spread(scores) / spread(blend())
+  offset = quantiles(scores)[1] - quantiles(blend())[1]
   return np.array([*parts, offset], np.float32)
 
 

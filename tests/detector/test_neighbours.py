@@ -84,6 +84,20 @@ def test_a_blend_has_median_and_spread_of_the_scores(rng):
   np.testing.assert_allclose(np.ptp(found), np.ptp(wanted), rtol=1e-4)
 
 
+def test_where_rows_come_again_scores_stay_of_their_size(rng):
+  draw = lambda n: np.c_[
+    rng.choice(6, n, p=[0.6, 0.3, 0.06, 0.02, 0.01, 0.01]),
+    rng.choice(2, n, p=[0.97, 0.03]),
+    rng.choice(4, n, p=[0.8, 0.15, 0.04, 0.01]),
+  ].astype(float)
+  detector = MetaAnomalyDetector(nearest_run.shared()).fit(draw(300))
+  assert detector._fitted.near is not None
+  assert np.ptp(detector.decision_scores_) < 100
+  rare = detector.score_samples(np.array([[5.0, 1, 3], [0, 0, 0]]))
+  assert rare[0] < rare[1]
+  assert np.mean(detector.predict(draw(500)) < 0) < 0.1
+
+
 def test_they_count_by_what_the_network_does_not_read():
   shares = [neighbours.share(n) for n in (0, 20, 50, 1000)]
   assert shares[0] == shares[1] == 0 < shares[2] < shares[3] < 1
