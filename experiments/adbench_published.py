@@ -24,6 +24,7 @@ import tqdm
 
 from experiments import cli
 from metaad_jax import storage
+from metaad_jax.base import DataError
 from metaad_jax.detector.estimator import MetaAnomalyDetector
 from metaad_jax.evaluation import baselines
 from metaad_jax.reports import tables
@@ -41,13 +42,14 @@ _OUTPUT = flags.DEFINE_string(
   'output', 'published', 'folder to write', flag_values=FLAGS
 )
 _FITTED, _NORMALS, _ANOMALIES = 10_000, 3_000, 1_000
+_TABLES = 'adbench*/Classical/*.npz'
 _OURS = 'this detector'
 _SETTINGS = {'semi': 'clean', 'unsup': 'contaminated'}
 
 
 def sets(root: pathlib.Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
   """Name as published, rows [n, F] float64 and labels [n] of each table."""
-  for path in sorted(root.glob('adbench*/Classical/*.npz')):
+  for path in sorted(root.glob(_TABLES)):
     with np.load(path, allow_pickle=False) as arrays:
       x, y = arrays['X'].astype(float), arrays['y'].ravel().astype(int)
     name = path.stem.partition('_')[2].lower()
@@ -156,11 +158,19 @@ def _line(cell, way):
 
 def main() -> None:
   """Measures what is missing, and writes the page."""
-  folder, root = str(_OUTPUT.value), pathlib.Path(str(_DATA_DIR.value))
+  if not _DATA_DIR.value:
+    raise cli.UsageError('--data_dir is missing: the folder of adbench/')
+  folder, root = str(_OUTPUT.value), pathlib.Path(_DATA_DIR.value)
+  table = root / 'published' / 'adbench_auroc.csv'
+  if not table.is_file() or not any(root.glob(_TABLES)):
+    raise DataError(
+      f'{root} needs tables below adbench/Classical and the published AUROCs, '
+      f'published/{table.name}: setting, dataset, method, auroc_mean'
+    )
   os.makedirs(folder, exist_ok=True)
   path = os.path.join(folder, 'adbench_published.csv')
   found = measure(path, root)
-  published = pd.read_csv(root / 'published' / 'adbench_auroc.csv')
+  published = pd.read_csv(table)
   text = page(found, published)
   path = os.path.join(folder, 'adbench_published.md')
   storage.write_bytes(path, text.encode())
