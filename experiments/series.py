@@ -8,7 +8,12 @@ Writes results.csv, one row per recording and detector, as they come (a second
 start goes on), and summary.md: means with 95% intervals over groups, paired
 differences from `ours`. VUS-PR without point adjustment; `hit`: the highest
 score lies within max(100, length) of an anomaly (UCR's rule); `hit_inside`: in
-it; `false_events` and `promised` of what `events` called abnormal elsewhere.
+it; `false_events` and `promised` of what `events` called abnormal elsewhere;
+`delays`, of ten anomalous stretches at most, samples from the start to the
+first alarm when points are judged as they arrive, nan = none came until a
+period after the end: ours by the threshold of the promised rate, others by the
+lowest that has no more false events on the recording than `ours` (chosen by its
+labels).
 
   python -m experiments.series --data_dir=... --published=tsb_ad_u.csv
 
@@ -24,6 +29,7 @@ import warnings
 from absl import flags
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 from tqdm import tqdm
 
 from experiments import cli
@@ -53,6 +59,8 @@ _PUBLISHED = flags.DEFINE_string(
   'ucr_candidates, a column per detector', flag_values=FLAGS,
 )  # fmt: skip
 _METRICS = ('vus_pr', 'auroc', 'hit', 'hit_inside')
+_STRETCHES = 10  # of a recording, whose delays are measured
+_BEFORE = 5  # periods that a score of the last point can depend on
 
 
 def main() -> None:
@@ -62,13 +70,13 @@ def main() -> None:
   path = pathlib.Path(_OUTPUT.value) / 'results.csv'
   table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
   for archive in _ARCHIVES.value:
-    known = _known(table, archive)
+    known, wrong = _known(table, archive)
     every = recordings.load(archive, _DATA_DIR.value)
     for number, one in enumerate(tqdm(every, archive)):
       done = known.get(one.name, set())
       if number % _STRIDE.value or not one.labels.any():
         continue
-      if made := list(_judge(one, done)):
+      if made := list(_judge(one, done, wrong.get(one.name))):
         rows = pd.DataFrame(made).assign(archive=archive)
         table = pd.concat([table, rows], ignore_index=True)
         storage.write_bytes(str(path), table.to_csv(index=False).encode())
@@ -146,21 +154,27 @@ def _detector(one):
 
 
 def _known(table, archive):
-  """The detectors that have judged each recording."""
+  """The detectors that have judged each recording, and ours' false events."""
   if not len(table):
-    return {}
+    return {}, {}
   part = table[table.archive == archive]
-  return part.groupby('name')['detector'].agg(set).to_dict()
+  ours = part[part.detector == 'ours'].set_index('name')
+  done = part.groupby('name')['detector'].agg(set).to_dict()
+  return done, ours['false_events'].to_dict()
 
 
-def _judge(one, done):
-  """One row per detector that is not done."""
-  shared = {'name': one.name, 'group': one.group, 'n': len(one.series)}
+def _judge(one, done, wrong):
+  """One row per detector that is not done; `wrong` false events are ours."""
+  period = subsequences.period(one.healthy)
+  shared = {
+    'name': one.name, 'group': one.group, 'n': len(one.series),
+    'period': period,
+  }  # fmt: skip
   if 'ours' not in done:
-    yield shared | _ours(one)
+    yield shared | (row := _ours(one))
+    wrong = row['false_events']
   if not set(series_baselines.BASELINES) - done:
     return
-  period = subsequences.period(one.healthy)
   centre, spread = one.healthy.mean(0), one.healthy.std(0) + 1e-9
   healthy, series = ((x - centre) / spread for x in (one.healthy, one.series))
   for name, baseline in series_baselines.BASELINES.items():
@@ -169,8 +183,14 @@ def _judge(one, done):
     begin = time.perf_counter()
     scores = baseline(healthy, series, period)
     seconds = time.perf_counter() - begin
+    high = ranges.level(scores, ~_near(one, period), int(wrong), period)
+    late = 0 if name in series_baselines.AT_ONCE else period // 2
+    alarms = np.roll(scores > high, late)
+    alarms[:late] = False
+    delays = ranges.delays(one.labels, alarms, period)
     yield shared | _metrics(one, scores) | {
-      'detector': name, 'score_s': seconds
+      'detector': name, 'score_s': seconds,
+      'delays': _written(delays[_chosen(len(delays))]),
     }  # fmt: skip
 
 
@@ -183,14 +203,48 @@ def _ours(one):
     said = detector.judge(one.series)
     done = time.perf_counter()
   scores, events = said.scores, said.events
-  margin = 2 * detector.period_
-  near = np.convolve(one.labels, np.ones(2 * margin + 1), 'same') > 0
+  near = _near(one, detector.period_)
   wrong = sum(not near[e.start : e.end + 1].any() for e in events)
   return _metrics(one, scores) | {
     'detector': 'ours', 'false_events': wrong, 'promised': (~near).sum() / 1e4,
     'changed': float(said.changed is not None),
     'fit_s': fitted - begin, 'score_s': done - fitted,
+    'delays': _written(_arriving(detector, one)),
   }  # fmt: skip
+
+
+def _near(one, period):
+  """[T] what is less than two periods from an anomaly."""
+  labels = one.labels.astype(np.uint8)
+  return ndimage.maximum_filter1d(labels, 4 * period + 1) > 0
+
+
+def _arriving(detector, one):
+  """[k] delays of ours, of `_chosen` stretches, as points arrive."""
+  threshold, period = detector.follow().threshold, detector.period_
+  whole = np.concatenate([one.healthy, one.series])
+  labels = np.concatenate([np.zeros(len(one.healthy), bool), one.labels])
+  spans, made = ranges.segments(labels), []
+  for begin, end in spans[_chosen(len(spans))]:
+    first = max(0, begin - _BEFORE * period)
+    part = slice(first, end + period)
+    x = detector._standardized(whole[part])
+    scores = subsequences.arriving(
+      detector._windows, x, detector.weights_, 0, 0
+    )
+    alone = np.arange(len(x)) + first
+    alone = (alone >= begin) & (alone < end)
+    made.append(ranges.delays(alone, scores > threshold, period)[0])
+  return np.array(made)
+
+
+def _chosen(count):
+  """Numbers of the stretches whose delays are measured, evenly spread."""
+  return np.unique(np.linspace(0, count - 1, _STRETCHES).astype(int))
+
+
+def _written(delays):
+  return ' '.join(f'{x:.0f}' for x in delays)
 
 
 def _metrics(one, scores):
@@ -233,16 +287,34 @@ def _summary(archive, table):
     lines.append(line)
   frame = pd.DataFrame(lines).sort_values('vus_pr', ascending=False)
   ours = table[table.detector == 'ours']
+  found = '' if 'delays' not in table else f'{_markdown(_delays(table))}\n\n'
   calm = ours[ours.changed == 0]
   return (
     f'## {archive}: {len(ours)} recordings, {groups.nunique()} groups\n\n'
-    f'{_markdown(frame)}\n\n'
+    f'{_markdown(frame)}\n\n{found}'
     f'False events of `ours`: {ours.false_events.sum():.0f}, promised '
     f'{ours.promised.sum():.1f}; of {len(calm)} recordings that were not said '
     f'to have changed {calm.false_events.sum():.0f}, promised '
     f'{calm.promised.sum():.1f}. Fit {1e3 * ours.fit_s.median():.0f} ms, '
     f'{1e6 * ours.score_s.sum() / ours.n.sum():.1f} microseconds a point.'
   )
+
+
+def _delays(table):
+  """A row per detector: share of stretches that are found, delays of those."""
+  lines = []
+  for detector, part in table.groupby('detector', sort=False):
+    every = part.delays.astype(str).str.split().explode().astype(float)
+    found = every.dropna()
+    line = {'detector': detector, 'found': f'{len(found)} of {len(every)}'}
+    periods = found / part.period.loc[found.index]
+    ways = ('points', found, '.0f'), ('periods', periods, '.2f')
+    for name, x, form in ways:
+      low, middle, high = x.quantile([0.25, 0.5, 0.75])
+      line[f'delay, {name}'] = f'{middle:{form}} [{low:{form}}, {high:{form}}]'
+    lines.append((len(found), line))
+  lines.sort(key=lambda pair: -pair[0])
+  return pd.DataFrame([line for _, line in lines])
 
 
 def _markdown(frame):

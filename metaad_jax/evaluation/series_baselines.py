@@ -1,18 +1,22 @@
 """What a series detector must beat, on the same windows and scaling."""
 
 from collections.abc import Callable
+import warnings
 
 import numpy as np
 from scipy import ndimage
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
+from sklearn.neural_network import MLPRegressor
 
 from metaad_jax.features import subsequences
 
 _KEPT = 1500  # healthy windows, as in published comparisons
+_EPOCHS = 200
 
 
 def _windows(healthy, series, period, normalize):
@@ -80,6 +84,19 @@ def _residual(kept):
   return scores
 
 
+def _autoencoder(kept):
+  """A small one with a bottleneck (Sakurada and Yairi, MLSDA 2014)."""
+  model = MLPRegressor(
+    hidden_layer_sizes=(64, 16, 64), max_iter=_EPOCHS, tol=0, random_state=0,
+  )  # fmt: skip
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', ConvergenceWarning)
+    model.fit(kept, kept)
+  return lambda asked: np.linalg.norm(
+    asked - model.predict(asked).reshape(asked.shape), axis=1
+  )
+
+
 def _seasonal(healthy, series, period):
   """Residual of the value one period before."""
   whole = np.concatenate([healthy[-period:], series])
@@ -116,7 +133,10 @@ BASELINES: dict[str, Callable] = {
   'kmeans_ad': _on_windows(_means, True),
   'isolation_forest': _on_windows(_forest, False),
   'pca': _on_windows(_residual, False),
+  'autoencoder': _on_windows(_autoencoder, False),
   'seasonal': _seasonal,
   'autoregression': _autoregression,
   'spectral_residual': _spectral,
 }
+# Of the others a score is that of the middle of a window.
+AT_ONCE = 'seasonal', 'autoregression', 'spectral_residual'

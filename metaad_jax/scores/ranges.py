@@ -35,6 +35,37 @@ def tolerance(x: np.ndarray) -> int:
   return int(best + 3) if 3 <= best <= 300 else 125
 
 
+def delays(labels: np.ndarray, alarms: np.ndarray, play: int = 0) -> np.ndarray:
+  """[k] samples from the start of each anomalous stretch to the first alarm.
+
+  NaN where none comes in it, or less than `play` samples after it. An alarm
+  that began before it counts as one at its start.
+
+  Args:
+    labels: [T] 1 = anomalous.
+    alarms: [T] bool.
+    play: for alarms that come when a window has been seen.
+  """
+  at, spans = np.flatnonzero(alarms), segments(labels)
+  first = np.append(at, np.inf)[np.searchsorted(at, spans[:, 0])]
+  return np.where(first < spans[:, 1] + play, first - spans[:, 0], np.nan)
+
+
+def level(
+  scores: np.ndarray, normal: np.ndarray, events: int, apart: int
+) -> float:
+  """A threshold that at most so many events among normal points are above.
+
+  The highest score among them that is more than `apart` from those of the
+  `events` highest peaks; alarms that are no farther apart are one event.
+  """
+  rest = np.where(normal, scores, -np.inf)
+  for _ in range(events):
+    peak = int(rest.argmax())
+    rest[max(0, peak - apart) : peak + apart + 1] = -np.inf
+  return float(rest.max())
+
+
 def vus_pr(labels: np.ndarray, scores: np.ndarray, window: int) -> float:
   """Volume under the surface of precision, recall and tolerance.
 

@@ -6,6 +6,7 @@ import pandas as pd
 from experiments import series, series_windows
 from metaad_jax.base import Entity
 from metaad_jax.data.recordings import Recording
+from metaad_jax.evaluation import series_baselines
 from metaad_jax.evaluation.tasks import Cell
 
 
@@ -36,3 +37,16 @@ def test_a_window_that_is_unlike_has_the_highest_score():
   cell = Cell(0, 0, 5, 0, 0.0, np.arange(5), none, none, every)
   for scores in series_windows._scores(entity, cell).values():
     assert scores.shape == (10,) and scores.argmax() == 7
+
+
+def test_delays_are_those_of_points_as_they_arrive(monkeypatch):
+  only = {'discord': series_baselines.BASELINES['discord']}
+  monkeypatch.setattr(series_baselines, 'BASELINES', only)
+  x, labels = _wave(1500, 0), np.zeros(700, bool)
+  x[1100:1140], labels[300:340] = 0, True
+  one = Recording('a', 'g', x[:800], x[800:], labels)
+  table = pd.DataFrame(list(series._judge(one, set(), None)))
+  delays = table.set_index('detector').delays.astype(float)
+  assert 0 < delays['ours'] < 40 and 0 < delays['discord'] < 60
+  rows = series._delays(table).set_index('detector')
+  assert rows.found['ours'] == '1 of 1'

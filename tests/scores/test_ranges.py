@@ -60,3 +60,24 @@ def test_tolerance_is_the_period_of_a_wave():
   t = np.arange(3000)
   assert abs(ranges.tolerance(np.sin(2 * np.pi * t / 80)) - 80) <= 1
   assert ranges.tolerance(t * 1.0) == 125
+
+
+def test_delays_run_from_a_start_to_the_first_alarm():
+  labels = np.array([0, 1, 1, 1, 0, 0, 0, 1, 1, 0, 0, 1])
+  alarms = np.array([1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0], bool)
+  assert np.array_equal(
+    ranges.delays(labels, alarms), [2, np.nan, np.nan], True
+  )
+  assert np.array_equal(
+    ranges.delays(labels, alarms, 1), [2, 2, np.nan], equal_nan=True
+  )
+
+
+def test_a_level_leaves_so_many_events_among_normal_points():
+  scores = np.array([9, 5, 8, 1, 0, 7, 2, 3, 10])
+  normal = np.array([1, 1, 1, 1, 1, 1, 1, 1, 0], bool)
+  assert ranges.level(scores, normal, 0, 1) == 9
+  # 9 takes 5 with it, 8 is two away; then 7.
+  assert ranges.level(scores, normal, 1, 1) == 8
+  assert ranges.level(scores, normal, 1, 2) == 7
+  assert ranges.level(scores, normal, 3, 1) == 3
