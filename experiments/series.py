@@ -10,7 +10,7 @@ differences from `ours`. VUS-PR without point adjustment; `hit`: the highest
 score lies within max(100, length) of an anomaly (UCR's rule); `hit_inside`: in
 it; `false_events` and `promised` of what `events` called abnormal elsewhere;
 `delays`, of ten anomalous stretches at most, samples from the start to the
-first alarm when points are judged as they arrive, nan = none came until a
+first alarm when points are judged as they arrive, - = none came until a
 period after the end: ours by the threshold of the promised rate, others by the
 lowest that has no more false events on the recording than `ours` (chosen by its
 labels).
@@ -244,7 +244,7 @@ def _chosen(count):
 
 
 def _written(delays):
-  return ' '.join(f'{x:.0f}' for x in delays)
+  return ' '.join('-' if np.isnan(x) else f'{x:.0f}' for x in delays)
 
 
 def _metrics(one, scores):
@@ -304,8 +304,11 @@ def _delays(table):
   """A row per detector: share of stretches that are found, delays of those."""
   lines = []
   for detector, part in table.groupby('detector', sort=False):
-    every = part.delays.astype(str).str.split().explode().astype(float)
+    each = part.delays.dropna().astype(str).str.split().explode()
+    every = pd.to_numeric(each, errors='coerce')
     found = every.dropna()
+    if not len(found):
+      continue
     line = {'detector': detector, 'found': f'{len(found)} of {len(every)}'}
     periods = found / part.period.loc[found.index]
     ways = ('points', found, '.0f'), ('periods', periods, '.2f')
