@@ -10,6 +10,7 @@ What of all that makes up the score, and averaged over how long, is learned over
 many recordings (`weights`; `training.series_weights`).
 """
 
+import collections
 from collections.abc import Sequence
 import functools
 from typing import NamedTuple
@@ -40,6 +41,7 @@ COMPONENTS = (
 WIDTHS = (0.0, 0.5, 1.0, 2.0, 4.0)  # averages of those, in periods
 TRACK = 8  # numbers of a window: see `_track`
 _CHUNK = 1024  # windows that are compared at once
+_AHEAD = 2  # chunks that are begun before one is waited for: on other cores
 _BANK = 2048  # healthy windows that are kept; fewer of many channels
 _ABSENT = 1e30  # square of a distance to no window
 _FLOOR = 1e-4  # distances of copies, in standard deviations of the series
@@ -179,6 +181,7 @@ def _distances(scale, deviation, x, starts, apart=0, at=0):
   )
   bank, begins = pad(scale.bank, room), pad(scale.starts, room)
   kept = np.arange(room) < len(scale.bank)
+  running: collections.deque = collections.deque()
   for first in range(0, len(starts), _CHUNK):
     some = starts[first : first + _CHUNK]
     part = x[some[0] : some[-1] + scale.length + 1]
@@ -187,8 +190,15 @@ def _distances(scale, deviation, x, starts, apart=0, at=0):
       bank, kept, begins, deviation, queries, pad(some + at, _CHUNK), apart,
       apart > 0,
     )  # fmt: skip
-    done = slice(first, first + len(some))
-    yield done, np.asarray(least)[..., : len(some)]
+    running.append((slice(first, first + len(some)), least))
+    if len(running) > _AHEAD:
+      yield _done(*running.popleft())
+  for pair in running:
+    yield _done(*pair)
+
+
+def _done(part, least):
+  return part, np.asarray(least)[..., : part.stop - part.start]
 
 
 class Comparison:
@@ -196,7 +206,8 @@ class Comparison:
 
   def __init__(self, scale: Scale, deviation: np.ndarray):
     self.scale, self._deviation = scale, deviation.astype(np.float32)
-    self._views = _describe(scale.bank, self._deviation, np)
+    views = _describe(scale.bank, self._deviation, np)
+    self._views = list(map(np.ascontiguousarray, views))
     self._squares = [(view**2).sum(-1) for view in self._views]
     # What `windows` makes of one, as a product.
     unit = np.eye(scale.length)
