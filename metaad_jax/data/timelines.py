@@ -7,6 +7,7 @@ said in notes; what is missing for long is left to `pieces`, which cuts there.
 from collections.abc import Sequence
 import re
 from typing import Any, NamedTuple
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from metaad_jax.data import cells, moments, times, user_files
 LONGEST_GAP = 8  # samples in a row that are filled in by interpolation
 _LARGEST = 1e100  # of a value: beyond it squares are infinite
 _DURATION = re.compile(r'(\d+(\.\d+)?\s*[a-z]+\s*)+', re.IGNORECASE)
+_OFFSET = r':\d\d(?:\.\d*)? ?([+-])(\d\d):?(\d\d)?$'  # of a clock from UTC
 _LOOSE, _SOME = 0.25, 0.01  # of a step; share of steps that may deviate more
 
 
@@ -316,7 +318,8 @@ def row_of(until: str, line: Timeline) -> int:
       'rows, or name the column of times'
     )
   else:
-    row = int(np.searchsorted(line.seconds, _moment(until, line)))
+    moment, clock = _moment(until, line)
+    row = int(np.append(clock >= moment, True).argmax())
   if not 0 < row < len(line.at):
     ends = f', from {line.stamps[0]} to {line.stamps[-1]}' * bool(line.time)
     raise DataError(
@@ -327,23 +330,51 @@ def row_of(until: str, line: Timeline) -> int:
 
 
 def _moment(until, line):
-  """Seconds, on the clock of the series."""
+  """Seconds of a time, and [n] of the rows on the clock that it is read on."""
   assert line.seconds is not None
   if _DURATION.fullmatch(until.strip()):
     try:
-      return line.seconds[0] + pd.Timedelta(until).total_seconds()
+      length = pd.Timedelta(until).total_seconds()
+      return line.seconds[0] + length, line.seconds
     except ValueError:
       pass
-  for known in filter(None, (line.form, line.form.split(' ')[0], 'ISO8601')):
+  forms = line.form, line.form.replace('%z', ''), line.form.split(' ')[0]
+  for known in filter(None, (*forms, 'ISO8601')):
     try:
-      dates = pd.Series(pd.to_datetime([until.strip()], format=known, utc=True))
-      return float(times.seconds(dates)[0])
+      date = pd.to_datetime(until.strip(), format=known)
+      dates = pd.Series(pd.to_datetime([date], utc=True))
     except (ValueError, OverflowError):
       continue
+    seconds = float(times.seconds(dates)[0])
+    if date.tzinfo is not None:
+      return seconds, line.seconds
+    return seconds, line.seconds + _offsets(until, line)
   raise DataError(
     f'{until!r} is no time: write it as in the file or as 2024-01-31 12:00, as '
     "a duration such as '3 days', or as a number of rows"
   )
+
+
+def _offsets(until, line):
+  """Seconds by which clocks of rows are ahead of UTC: 0, [n] or 1 of all."""
+  if hasattr(line.stamps, 'tz') and line.stamps.tz is not None:
+    clock = pd.Series(pd.DatetimeIndex(line.stamps).tz_localize(None))
+    ahead = times.seconds(clock) - line.seconds
+  else:
+    found = pd.Series(line.stamps).astype(str).str.extract(_OFFSET)
+    if found[0].isna().all():
+      return 0.0
+    sign = np.where(found[0] == '-', -60, 60)
+    hours, minutes = (found[i].fillna('0').astype(int) for i in (1, 2))
+    ahead = sign * (60 * hours + minutes).to_numpy()
+  if len(np.unique(ahead)) > 1:
+    warnings.warn(
+      f'clocks of rows are {ahead.min() / 3600:+g} to {ahead.max() / 3600:+g} '
+      f'hours from UTC: {until!r} is read on them, the first time if it comes '
+      'twice; write its offset to mean another',
+      stacklevel=4,
+    )
+  return ahead
 
 
 class Piece(NamedTuple):

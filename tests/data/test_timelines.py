@@ -187,3 +187,29 @@ def test_a_series_is_cut_at_a_row_a_time_or_after_a_while():
       timelines.row_of(until, line)
   with pytest.raises(DataError, match='time stamps'):
     timelines.row_of('20s', timelines.read(X))
+
+
+def test_a_time_is_one_on_the_clock_of_the_rows():
+  x = np.random.default_rng(0).normal(size=99)
+  row_of = lambda when, until: timelines.row_of(
+    until, timelines.read(pd.DataFrame({'when': when, 'x': x}))
+  )
+  hours = pd.date_range('2024-10-25', periods=99, freq='h')
+  for when in (
+    [f'{x:%Y-%m-%d %H:%M}:00+02:00' for x in hours],
+    [f'{x:%Y-%m-%dT%H:%M}:00.000-0530' for x in hours],
+    [f'{x:%Y-%m-%dT%H:%M}:00Z' for x in hours],
+    hours.tz_localize('Asia/Tokyo'), hours,
+  ):  # fmt: skip
+    assert row_of(when, '2024-10-26 12:00') == 36
+    assert row_of(when, '1 day') == 24
+  east = hours.tz_localize('Asia/Tokyo')
+  assert row_of(east, '2024-10-26T12:00:00Z') == 45
+  # Summer time ends: two o'clock comes twice, and that is said.
+  autumn = pd.date_range('2024-10-25', periods=99, freq='h', tz='Europe/Berlin')
+  for when in (autumn, [x.isoformat() for x in autumn]):
+    with pytest.warns(UserWarning, match='clocks'):
+      assert row_of(when, '2024-10-27 02:00') == 50
+    with pytest.warns(UserWarning, match='clocks'):
+      assert row_of(when, '2024-10-28 02:00') == 75
+    assert row_of(when, '2024-10-27T02:00:00+01:00') == 51
