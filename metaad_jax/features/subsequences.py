@@ -41,6 +41,7 @@ COMPONENTS = (
 WIDTHS = (0.0, 0.5, 1.0, 2.0, 4.0)  # averages of those, in periods
 TRACK = 8  # numbers of a window: see `_track`
 _CHUNK = 1024  # windows that are compared at once
+_BLOCK = 1 << 18  # time stamps that are held at once
 _AHEAD = 2  # chunks that are begun before one is waited for: on other cores
 _BANK = 2048  # healthy windows that are kept; fewer of many channels
 _ABSENT = 1e30  # square of a distance to no window
@@ -290,29 +291,40 @@ def score(
     And [T] the highest logarithm there, of no neighbours: above 0 nothing
     healthy is as far.
   """
-  return of_stamps(
-    healthy.scales, tracks(healthy, x, apart, at), len(x), weights
-  )
+  parts, margin = [], blend(healthy.scales)
+  for begin in range(0, len(x), _BLOCK):
+    end = min(begin + _BLOCK, len(x))
+    first, size = max(0, begin - margin), min(end + margin, len(x))
+    some = tracks(healthy, x, apart, at, first, size)
+    made = of_stamps(healthy.scales, some, size, weights, first)
+    parts.append([y[begin - first : end - first] for y in made])
+  scores, which, highest = map(np.concatenate, zip(*parts, strict=True))
+  return scores, which, highest
 
 
-def tracks(healthy, x, apart=0, at=0) -> list[np.ndarray]:
+def tracks(
+  healthy: Healthy, x: np.ndarray, apart: int = 0, at: int = 0,
+  first: int = 0, size: int | None = None,
+) -> list[np.ndarray]:  # fmt: skip
   """Of each scale [TRACK, n] what is said of its windows; then the forecast's.
 
-  As `score`.
+  As `score`; what matters for the time stamps from `first` to `size`.
   """
-  made = []
+  size, made = len(x) if size is None else size, []
   for scale in healthy.scales:
-    last = len(x) - scale.length
-    starts = np.unique(np.r_[0 : last : hop(scale), last])
-    starts = starts[starts >= 0]
+    last, step = len(x) - scale.length, hop(scale)
+    low, high = max(0, first - scale.length) // step * step, size + step
+    starts = np.unique(np.r_[low : min(last, high) : step, min(last, high)])
+    starts = starts[(starts >= 0) & (starts <= last)]
     made.append(_track(scale, healthy.deviation, x, starts, apart, at))
-  return [*made, _foretold(healthy.forecast, x, apart, at)]
+  return [*made, _foretold(healthy.forecast, x, apart, at, first, size)]
 
 
-def _foretold(forecast, x, apart, at):
+def _foretold(forecast, x, apart, at, first, size):
   if apart:
-    return forecast.inside[:, at : at + len(x)]
-  return forecasts.track(forecast, x)
+    return forecast.inside[:, at + first : at + size]
+  begin = max(0, first - forecast.lags)
+  return forecasts.track(forecast, x[begin:size])[:, first - begin :]
 
 
 def _track(scale, deviation, x, starts, apart, at):
@@ -356,7 +368,7 @@ def arriving(
     _track(s, healthy.deviation, x, np.arange(len(x) - s.length + 1), apart, at)
     for s in scales
   ]
-  foretold = _foretold(healthy.forecast, x, apart, at)
+  foretold = _foretold(healthy.forecast, x, apart, at, 0, len(x))
   scores = np.full(len(x), np.nan)
   for size in range(scales[0].length, len(x) + 1):
     first, some = max(0, size - 1 - blend(scales)), []

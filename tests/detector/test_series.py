@@ -58,6 +58,19 @@ def test_a_change_for_good_is_announced_after_it_came(detector):
   assert 3000 - _PERIOD <= detector.changed(drifting) < 4700
 
 
+def test_a_long_series_is_scored_in_parts_without_a_seam(detector, monkeypatch):
+  x = _faults()['level']
+  known = detector._windows, (x - x.mean()) / x.std(), detector.weights_
+  for more in (), (500, 0):
+    whole = subsequences.score(*known, *more)
+    with monkeypatch.context() as patch:
+      patch.setattr(subsequences, '_BLOCK', 333)
+      parts = subsequences.score(*known, *more)
+    np.testing.assert_allclose(parts[0], whole[0], atol=1e-4)
+    np.testing.assert_allclose(parts[2], whole[2], atol=1e-4)
+    assert (parts[1] == whole[1]).mean() > 0.99
+
+
 def test_scores_do_not_depend_on_scale_and_place(detector):
   x = _faults()['flat']
   other = SeriesAnomalyDetector().fit(1e6 + 1000 * _beat(2000, 0))

@@ -49,6 +49,13 @@ def test_a_point_has_the_score_of_the_last_of_a_batch(detector):
   (event,) = [e for e in events if e.rows[0] < 240 and e.rows[1] >= 200]
   assert 195 <= event.start <= event.peak <= event.end < 275
   assert 'channel 1' in event.reason and event.score == points[event.peak].score
+  # A batch finds the same events, up to a window earlier.
+  ended = [*events, *filter(None, [stream.finish()])]
+  batch = detector.events(x)
+  assert len(batch) == len(ended)
+  for one, other in zip(batch, ended, strict=True):
+    assert one.rows[0] <= other.rows[1] and other.rows[0] <= one.rows[1]
+    assert 0 <= other.rows[0] - one.rows[0] <= 2 * _PERIOD
 
 
 def test_a_state_goes_on_as_if_nothing_had_been(detector, tmp_path):
