@@ -71,10 +71,10 @@ def _read(path, reading, known, full=False):
   else:
     samples = user_files.from_frame(x, features=('column 0',))
   samples = moments.timed(samples)
-  times = [f'column {c.name!r} ' for c in samples.columns if c.role == 'time']
+  time = moments.find(samples, time=reading.time)[0]
   notes = tuple(
     n for n in samples.notes
-    if not ('no feature' in n and n.startswith(tuple(times)))
+    if not ('no feature' in n and n.startswith(f'column {time!r} '))
   )  # fmt: skip
   return work.report(path, samples._replace(notes=notes), known, full)
 

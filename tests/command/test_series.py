@@ -85,6 +85,11 @@ def test_a_dry_run_says_how_and_writes_nothing():
   )
   assert 'flow, heat' in out and '2024-01-02' in out and 'when' in out
   assert not pathlib.Path('found').exists()
+  frame = pandas.read_csv('series.csv')
+  frame['meter'] = np.cumsum(np.arange(len(frame)) % 3 + 1)
+  frame.to_csv('meter.csv', index=False)
+  _, _, err = call('detect', 'meter.csv', '--healthy_until=9', '--dry_run')
+  assert "'meter'" in err and "'when'" not in err  # left out, and said so
 
 
 def test_points_are_followed_and_a_restart_goes_on(monkeypatch):
