@@ -9,7 +9,7 @@ threshold, and the events.
 """
 
 from absl import flags
-import matplotlib.pyplot as plt
+from matplotlib import figure as mpl_figure
 import numpy as np
 
 from experiments import cli, series
@@ -32,10 +32,8 @@ _AROUND = 10  # periods
 def main() -> None:
   """Draws a column of each recording."""
   asked = [name.split('/', 1) for name in _RECORDINGS.value]
-  shape = {'sharex': 'col', 'squeeze': False, 'layout': 'constrained'}
-  figure, axes = plt.subplots(
-    2, len(asked), figsize=(4 * len(asked), 3.6), **shape
-  )
+  figure = mpl_figure.Figure((4 * len(asked), 3.6), layout='constrained')
+  axes = figure.subplots(2, len(asked), sharex='col', squeeze=False)
   for (archive, name), pair in zip(asked, axes.T, strict=True):
     every = recordings.load(archive, _DATA_DIR.value)
     _draw(f'{archive}: {name}', next(x for x in every if x.name == name), pair)
