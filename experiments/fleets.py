@@ -5,13 +5,17 @@ r"""Fleets: what siblings add, and whether promises are kept, on public data.
 
 A quarter of the entities is held out at a time: a `FleetDetector` is fitted to
 the known rows of the others, then takes in K rows of each that was held out
-and judges its later rows. The same without siblings, and classical methods from
-the K rows, from these and the borrowed ones, and from all rows of the fleet.
+and judges its later rows. The same without siblings; classical methods from
+the K rows, from these and the borrowed ones, and from all rows of the fleet;
+and learners of `metaad learn`, trained on the others with their labels.
 Writes results.csv as it goes (a second start goes on), and the tables behind
 the text of --page.
 """
 
+import functools
 import pathlib
+import tempfile
+from typing import Any, NamedTuple
 import warnings
 
 from absl import flags
@@ -22,11 +26,15 @@ from tqdm import tqdm
 
 from experiments import cli
 from metaad_jax import FleetDetector, features, storage
-from metaad_jax.base import DataError
+from metaad_jax.base import DataError, Entity
+from metaad_jax.command import learn
 from metaad_jax.data import recordings, registry, rows
 from metaad_jax.evaluation import baselines
-from metaad_jax.fleet import alarms
+from metaad_jax.fleet import alarms, known, programs
+from metaad_jax.fleet.siblings import Kin
+from metaad_jax.fleet.store import Entity as Known
 from metaad_jax.scores import comparisons, metrics
+from metaad_jax.training import runs, setup
 
 FLAGS = flags.FlagValues()
 _DATA_DIR = flags.DEFINE_string(
@@ -42,6 +50,10 @@ _SHOTS = flags.DEFINE_list(
 _OUTPUT = flags.DEFINE_string(
   'output', 'runs/fleets', 'folder of results.csv', flag_values=FLAGS
 )
+_PARTS = flags.DEFINE_list(
+  'parts', ['detectors', 'classical', 'learned'], 'what is done',
+  flag_values=FLAGS,
+)  # fmt: skip
 _PAGE = flags.DEFINE_string(
   'page', '', 'a page whose tables are replaced', flag_values=FLAGS
 )
@@ -49,17 +61,38 @@ _FOLDS, _DRAWS, _RATE = 4, 2, 0.05
 _KNOWN, _POOL, _QUERY = 50, 100, 120  # rows of an entity
 _BUDGET, _EVENTS = '20 per day', 20
 _TABLES = '<!-- what follows is written by experiments.fleets -->'
+_LEARNERS = ('tables', 'deep_mahalanobis', 'pooled')  # of `metaad learn`
+_OWN = ('log_sum', 'mahalanobis', 'nearest_neighbour')
+_SCALINGS = {'': '', 'both': ', z + level'}
 _NAMES = {
   'siblings': 'siblings', 'alone': 'shipped alone',
-  'own log_sum': 'log_sum, K rows',
-  'own mahalanobis': 'mahalanobis, K rows',
-  'own nearest_neighbour': 'nearest neighbour, K rows',
-  'lent log_sum': 'log_sum, with borrowed rows',
-  'lent mahalanobis': 'mahalanobis, with borrowed rows',
+  'learned tables': 'shipped, trained on',
+  'learned tables lent': 'shipped, trained on, with borrowed rows',
+  'learned deep_mahalanobis': 'deep_mahalanobis, trained',
+  'learned pooled': 'pooled network, trained',
+  **{f'{whose} {name}{scaling}': f'{name}{told}, {rows_}'
+     for whose, rows_, some in (('own', 'K rows', _OWN),
+                                ('lent', 'with borrowed rows', _OWN[:2]))
+     for name in some for scaling, told in _SCALINGS.items()},
   'all isolation_forest': 'one isolation forest',
   'all mahalanobis': 'one mahalanobis',
+  'all mahalanobisboth': 'one mahalanobis, z + level',
   'centred mahalanobis': 'one mahalanobis, centred by entity',
 }  # fmt: skip
+
+
+class _Setting(NamedTuple):
+  """A fold of a fleet."""
+
+  rest: list[tuple[str, str, np.ndarray, np.ndarray, np.ndarray]]
+  known: list[tuple[str, np.ndarray]]  # rows of these that a fleet knows
+  draws: list[tuple[Any, int, int, np.ndarray]]  # entity, K, draw, which rows
+  names: list[str]  # of the draws
+  fold: int
+
+  @property
+  def cuts(self):
+    return np.cumsum([len(e[3]) for e, *_ in self.draws])[:-1]
 
 
 def main() -> None:
@@ -68,13 +101,17 @@ def main() -> None:
     raise DataError(f'--page={_PAGE.value} is not there: name a page that is')
   path = pathlib.Path(_OUTPUT.value) / 'results.csv'
   table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-  jobs = [(s, f) for s in _SOURCES.value for f in range(_FOLDS)]
-  done = set(zip(table.source, table.fold, strict=True)) if len(table) else ()
-  for source, fold in tqdm([job for job in jobs if job not in done]):
+  jobs = [(s, f, p) for s in _SOURCES.value for p in _PARTS.value
+          for f in range(_FOLDS)]  # fmt: skip
+  done = set(zip(table.source, table.fold, table.part, strict=True)) if len(
+    table) else ()  # fmt: skip
+  for source, fold, part in tqdm([job for job in jobs if job not in done]):
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')
-      found = pd.DataFrame(_judged(_entities(source), fold))
-    found = found.assign(source=source, fold=fold)
+      parts = {'detectors': _detectors, 'classical': _classical,
+               'learned': _learned}  # fmt: skip
+      found = pd.DataFrame(parts[part](_setting(_entities(source), fold)))
+    found = found.assign(source=source, fold=fold, part=part)
     table = pd.concat([table, found], ignore_index=True)
     storage.write_bytes(str(path), table.to_csv(index=False).encode())
   told = _report(table[table.source.isin(_SOURCES.value)])
@@ -85,6 +122,7 @@ def main() -> None:
     storage.write_bytes(str(page), f'{text}{_TABLES}\n\n{told}'.encode())
 
 
+@functools.lru_cache(maxsize=1)
 def _entities(source):
   """[(name, group, pool [n, F], query [m, F], labels [m])], missing filled."""
   if source == 'kpi':
@@ -126,60 +164,147 @@ def _featurized(x):
   return np.asarray(x, np.float64)
 
 
-def _judged(entities, fold):
-  """Rows of the table, of a fold of entities that are held out."""
+def _setting(entities, fold):
+  """A fold of entities is held out."""
   groups = sorted({group for _, group, *_ in entities})
   out = {g for i, g in enumerate(groups) if i % _FOLDS == fold}
-  new = [e for e in entities if e[1] in out]
-  known = [(n, x[rows.thin(np.arange(len(x)), _KNOWN)])
-           for n, g, x, *_ in entities if g not in out]  # fmt: skip
+  rest = [e for e in entities if e[1] not in out]
+  some = [(n, x[rows.thin(np.arange(len(x)), _KNOWN)]) for n, _, x, *_ in rest]
+  draws = list(_draws([e for e in entities if e[1] in out], fold))
+  names = [f'{e[0]}|{shots}|{draw}' for e, shots, draw, _ in draws]
+  return _Setting(rest, some, draws, names, fold)
+
+
+def _row(setting, i, method, scores):
+  entity, shots, draw, _ = setting.draws[i]
+  return {'method': method, 'entity': entity[0], 'shots': shots, 'draw': draw,
+          'auroc': metrics.auroc(entity[4], scores)}  # fmt: skip
+
+
+def _detectors(setting):
+  """What ships, with siblings and without, and classical ones that borrow."""
+  names, draws = setting.names, setting.draws
   fleets = {
     'siblings': FleetDetector(false_alarm_rate=_RATE),
     'alone': FleetDetector(false_alarm_rate=_RATE, siblings=False),
   }
-  for fleet in fleets.values():
-    fleet.fit(_frame(known), entity='entity')
-  draws = list(_draws(new, fold))
-  names = [f'{e[0]}|{shots}|{draw}' for e, shots, draw, _ in draws]
-  first = _frame([
-    (n, e[2][some]) for n, (e, _, _, some) in zip(names, draws, strict=True)
-  ])  # fmt: skip
-  later = _frame([(n, e[3]) for n, (e, *_) in zip(names, draws, strict=True)])
-  same = _frame([
-    (n, np.delete(e[2], some, 0)[:40])
-    for n, (e, _, _, some) in zip(names, draws, strict=True)
-  ])  # fmt: skip
+  framed = lambda rows_of: _frame(
+    [(n, rows_of(*d)) for n, d in zip(names, draws, strict=True)]
+  )
+  first = framed(lambda e, _, __, some: e[2][some])
+  later = framed(lambda e, *_: e[3])
+  same = framed(lambda e, _, __, some: np.delete(e[2], some, 0)[:40])
   told = {}
   for name, fleet in fleets.items():
+    fleet.fit(_frame(setting.known), entity='entity')
     fleet.partial_fit(first)
-    judged = [dict(list(fleet.judge(frame).groupby('entity', sort=False)))
-              for frame in (later, same)]  # fmt: skip
-    told[name] = judged
+    told[name] = [dict(list(fleet.judge(frame).groupby('entity', sort=False)))
+                  for frame in (later, same)]  # fmt: skip
     for shots in map(int, _SHOTS.value):
       some = [n for n, (_, k, draw, _) in zip(names, draws, strict=True)
-              if k == shots and not draw and n in judged[0]]  # fmt: skip
+              if k == shots and not draw]  # fmt: skip
       if some:
-        whole = pd.concat([judged[0][n] for n in some])
+        whole = pd.concat([told[name][0][n] for n in some])
         yield {'method': f'events of {name}', 'shots': shots, 'entity': '',
                'calibration': fleet.calibration_, **_events(whole)}  # fmt: skip
   lent = fleets['siblings']
-  pooled = _pooled(known, names, draws, fold)
-  for name, (entity, shots, draw, some) in zip(names, draws, strict=True):
-    shared = {'entity': entity[0], 'shots': shots, 'draw': draw,
-              'calibration': lent.calibration_,
-              'room': lent.room_.get('', 0)}  # fmt: skip
-    y = entity[4]
+  for i, (name, (entity, *_)) in enumerate(zip(names, draws, strict=True)):
+    y, room = entity[4], lent.room_.get('', 0)
     for method, (after, beside) in told.items():
       p = after[name].p_value.to_numpy()
-      yield shared | _alarmed(p, y) | {
-        'method': method, 'auroc': metrics.auroc(y, after[name].score),
+      yield _row(setting, i, method, after[name].score) | _alarmed(p, y) | {
+        'calibration': fleets[method].calibration_, 'room': room,
         'same_alarms': (beside[name].p_value <= _RATE).mean()
         if name in beside else np.nan,
       }  # fmt: skip
-    borrowed = lent._kin.filled([name], [lent._store.read([name])[name]])[0]
-    by_all = {method: scores[name] for method, scores in pooled.items()}
-    for method, scores in _classical(entity, some, borrowed.x, by_all, fold):
-      yield shared | {'method': method, 'auroc': metrics.auroc(y, scores)}
+    filled = lent._kin.filled([name], [lent._store.read([name])[name]])[0]
+    for method, scores in _fitted('lent', _OWN[:2], filled.x, entity[3], i):
+      yield _row(setting, i, method, scores)
+
+
+def _fitted(whose, names, x, query, seed):
+  for name in names:
+    for scaling in _SCALINGS:
+      triple = x, np.zeros(len(x)), query
+      scores = baselines.score(name, seed, triple, scaling=scaling)
+      yield f'{whose} {name}{scaling}', scores
+
+
+def _classical(setting):
+  """From the K rows, and from all rows of the fleet."""
+  for i, (entity, _, _, some) in enumerate(setting.draws):
+    own = entity[2][some]
+    for method, scores in _fitted('own', _OWN, own, entity[3], i):
+      yield _row(setting, i, method, scores)
+  every = np.concatenate([x for _, x in setting.known])
+  centred = np.concatenate([x - x.mean(0) for _, x in setting.known])
+  query = [entity[3] for entity, *_ in setting.draws]
+  moved = [e[3] - e[2][some].mean(0) for e, _, _, some in setting.draws]
+  for method, x, rows_ in (
+    ('all isolation_forest', every, query),
+    ('all mahalanobis', every, query),
+    ('all mahalanobisboth', every, query),
+    ('centred mahalanobis', centred, moved),
+  ):
+    triple = x, np.zeros(len(x)), np.concatenate(rows_)
+    name, scaling = method.split()[1], 'both' * method.endswith('both')
+    scores = baselines.score(
+      name.removesuffix('both'), setting.fold, triple, scaling=scaling
+    )
+    for i, part in enumerate(np.split(scores, setting.cuts)):
+      yield _row(setting, i, method, part)
+
+
+def _learned(setting):
+  """Learners of `metaad learn`, trained on the entities not held out."""
+  groups = sorted({e[1] for e in setting.rest})
+  sides: dict[str, list[Entity]] = {'train': [], 'validation': [], 'test': []}
+  for name, group, pool, query, y in setting.rest:
+    side = (
+      'train' if groups.index(group) % 5 or len(groups) < 3 else 'validation'
+    )
+    made = Entity(name, np.float32(pool), np.float32(query), y.astype(np.int32),
+                  tuple(np.where(y == 1, 'anomaly', '')), group)  # fmt: skip
+    sides[side].append(made)
+  counts = np.array([len(e[2]) for e in setting.rest])
+  shots = tuple(
+    k for k in map(int, _SHOTS.value) if (counts >= k).mean() > 0.75
+  )
+  shape = setting.rest[0][2].shape[1:]
+  own = [_support(e[2][some]) for e, _, _, some in setting.draws]
+  x = np.concatenate([e[3] for e, *_ in setting.draws])
+  of = np.repeat(np.arange(len(own)), [len(e[3]) for e, *_ in setting.draws])
+  rest = [x for _, x in setting.known]
+  whom = list(range(len(rest)))
+  kin = Kin.fit(whom, rest, {}, np.zeros(0, int))
+  for name in _LEARNERS:
+    config = setup.Config(
+      source='fleet:path=-,entity=-', learner=name, shots=shots,
+      anomalies=(0,), seed=setting.fold, **learn.TRAINING,
+      **learn.CANDIDATES[name],
+    )  # fmt: skip
+    config = setup.resolve(config)
+    layout = setup.Layout(() if config.any_width else shape)
+    with tempfile.TemporaryDirectory() as folder:
+      runs.train(config, run_dir=folder, quiet=True,
+                 data=runs.Data(sides, sides, layout))  # fmt: skip
+      run = runs.restore(folder)
+    given = {f'learned {name}': own}
+    if config.any_width:
+      given[f'learned {name} lent'] = kin.filled([-1] * len(own), own)
+    for method, entities in given.items():
+      side, by = known.read(entities, np.zeros(0, int))
+      supports, _ = known.supports(side, by)
+      read = by.read(x, of)
+      if not config.any_width:
+        read, supports = np.float32(x), supports._replace(x=np.float32(side.x))
+      scores = programs.score(run, supports, read, of)
+      for i, part in enumerate(np.split(scores, setting.cuts)):
+        yield _row(setting, i, method, part)
+
+
+def _support(x):
+  return Known(x, np.zeros(len(x), np.int8), np.ones(len(x), bool))
 
 
 def _frame(parts):
@@ -225,58 +350,30 @@ def _alarmed(p, y):
   }  # fmt: skip
 
 
-def _pooled(known, names, draws, seed):
-  """Scores by models of all rows of the fleet, by method and draw."""
-  every = np.concatenate([x for _, x in known])
-  centred = np.concatenate([x - x.mean(0) for _, x in known])
-  query = [entity[3] for entity, *_ in draws]
-  moved = [e[3] - e[2][some].mean(0) for e, _, _, some in draws]
-  cuts = np.cumsum([len(x) for x in query])[:-1]
-  told = {}
-  for method, x, rows_ in (
-    ('all isolation_forest', every, query),
-    ('all mahalanobis', every, query),
-    ('centred mahalanobis', centred, moved),
-  ):
-    triple = x, np.zeros(len(x)), np.concatenate(rows_)
-    scores = baselines.score(method.split()[1], seed, triple)
-    told[method] = dict(zip(names, np.split(scores, cuts), strict=True))
-  return told
-
-
-def _classical(entity, some, filled, pooled, seed):
-  own, query = entity[2][some], entity[3]
-  for name in ('log_sum', 'mahalanobis', 'nearest_neighbour'):
-    triple = own, np.zeros(len(own)), query
-    yield f'own {name}', baselines.score(name, seed, triple)
-  for name in ('log_sum', 'mahalanobis'):
-    triple = filled, np.zeros(len(filled)), query
-    yield f'lent {name}', baselines.score(name, seed, triple)
-  yield from pooled.items()
-
-
 def _report(table):
   """The tables, as Markdown."""
   keys = ['source', 'shots', 'method', 'entity']
   whole = table.method.str.startswith('events')
-  table, runs = table[~whole], table[whole]
+  table, kept = table[~whole], table[whole]
   means = table.groupby(keys, sort=False).mean(numeric_only=True).reset_index()
   parts = []
   for source, found in means.groupby('source', sort=False):
-    calibration = table.loc[table.source == source, 'calibration'].iloc[0]
+    calibration = (
+      table.loc[table.source == source, 'calibration'].dropna().iloc[0]
+    )
     parts.append(
       f'### {source.partition(":")[0]} {source.partition(":")[2]}\n\n'
       f'{found.entity.nunique()} entities, supports filled up to '
       f'{found.room.min():.0f} rows; p-values of the {calibration}.\n\n'
       f'{_aurocs(found)}'
     )
-  kept = (runs.most_in_a_day <= _EVENTS).sum()
-  head = f'## Is it ahead?\n\n{_gains(means)}\n\n## False alarms\n\n'
-  head += (
-    f'{_promises(means)}\n\nA budget of {_BUDGET} for the whole fleet was '
+  head = (
+    f'## Is it ahead?\n\n{_gains(means)}\n\n## Behind whom?\n\n'
+    f'{_behind(means)}\n\n## False alarms\n\n{_promises(means)}\n\n'
+    f'A budget of {_BUDGET} for the whole fleet was kept in '
+    f'{(kept.most_in_a_day <= _EVENTS).sum()} of {len(kept)} runs, of which '
+    f'{(kept.told < kept.events).sum()} had more events to tell.\n\n'
   )
-  head += f'kept in {kept} of {len(runs)} runs, of which '
-  head += f'{(runs.told < runs.events).sum()} had more events to tell.\n\n'
   return f'{head}## AUROC\n\n' + '\n\n'.join(parts) + '\n'
 
 
@@ -290,6 +387,8 @@ def _aurocs(found):
   for shots in sorted(found.shots.unique()):
     wide = _wide(found, shots)
     for method, name in _NAMES.items():
+      if method not in wide:
+        continue
       mean, low, high = comparisons.bootstrap(wide[method].to_numpy())
       line = lines.setdefault(name, {'method': name})
       line[f'K = {shots}'] = f'{mean:.3f} [{low:.3f}, {high:.3f}]'
@@ -299,8 +398,8 @@ def _aurocs(found):
 def _gains(means):
   """Siblings less another, paired over entities."""
   lines = []
-  rivals = ('alone', 'lent log_sum', 'centred mahalanobis',
-            'all isolation_forest')  # fmt: skip
+  rivals = ('alone', 'learned tables', 'learned pooled', 'lent log_sumboth',
+            'centred mahalanobis', 'all isolation_forest')  # fmt: skip
   for source, found in means.groupby('source', sort=False):
     for rival in rivals:
       line = {'fleet': source.partition(':')[0], 'less': _NAMES[rival]}
@@ -314,6 +413,27 @@ def _gains(means):
           f'{told}, {np.median(gaps):+.3f}, {wins}' if gaps.any() else '0'
         )
       lines.append(line)
+  return _markdown(pd.DataFrame(lines))
+
+
+def _behind(means):
+  """Whom siblings are significantly behind, without correction; and ahead."""
+  lines = []
+  for source, found in means.groupby('source', sort=False):
+    line = {'fleet': source.partition(':')[0]}
+    for shots in sorted(found.shots.unique()):
+      wide, ahead, told = _wide(found, shots), 0, []
+      rivals = [m for m in _NAMES if m in wide and m != 'siblings']
+      for rival in rivals:
+        gaps = (wide['siblings'] - wide[rival]).to_numpy()
+        mean, low, high = comparisons.bootstrap(gaps)
+        ahead += low > 0
+        if high < 0:
+          told.append(f'{_NAMES[rival]} {mean:+.3f}')
+      line[f'K = {shots}'] = (
+        f'{"; ".join(told) or "none"}; ahead of {ahead} of {len(rivals)}'
+      )
+    lines.append(line)
   return _markdown(pd.DataFrame(lines))
 
 

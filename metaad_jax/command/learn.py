@@ -20,7 +20,7 @@ from metaad_jax.scores import comparisons, conformal
 from metaad_jax.training import runs, setup
 
 # Learners in the order in which they are trained, and how.
-_CANDIDATES: dict[str, dict[str, Any]] = {
+CANDIDATES: dict[str, dict[str, Any]] = {
   'deep_mahalanobis': {},
   'protonet': {},
   'relation': {},
@@ -34,7 +34,9 @@ _BASELINES = (
 )  # fmt: skip
 _FOLDS = 4
 _MANY = 40  # entities from which on one fold tells enough
-_STEPS = 300
+TRAINING: dict[str, Any] = {
+  'steps': 300, 'schedule': 'cosine', 'validate_every': 150,
+}  # fmt: skip
 _SHIPPED = 'tables (shipped)'  # where `tables` was trained, too
 
 
@@ -58,7 +60,7 @@ def learn(
   devices.persist()
   fitting, anomalies, folds = _cells(registry.load(spec), shots)
   folders, late = [], []
-  for name, options in _CANDIDATES.items():
+  for name, options in CANDIDATES.items():
     if time.monotonic() - started > 60 * minutes:
       late.append(name)
       continue
@@ -66,8 +68,7 @@ def learn(
       folders.append(_folder(output, fold, name))
       config = setup.Config(
         source=spec, learner=name, shots=fitting, anomalies=anomalies,
-        fold=str(fold), folds=_FOLDS, seed=seed, steps=_STEPS,
-        schedule='cosine', validate_every=_STEPS // 2, **options,
+        fold=str(fold), folds=_FOLDS, seed=seed, **TRAINING, **options,
       )  # fmt: skip
       runs.train(setup.resolve(config), run_dir=folders[-1])
   if late:

@@ -27,9 +27,9 @@ def fleet_of(path, machines=10, shift=3.0):
 
 @pytest.mark.slow
 def test_from_a_file_to_a_recommendation(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(learn, '_CANDIDATES', {'deep_mahalanobis': {}})
+  monkeypatch.setattr(learn, 'CANDIDATES', {'deep_mahalanobis': {}})
   monkeypatch.setattr(learn, '_BASELINES', ('mahalanobis',))
-  monkeypatch.setattr(learn, '_STEPS', 20)
+  monkeypatch.setitem(learn.TRAINING, 'steps', 20)
   monkeypatch.setattr(learn, '_FOLDS', 2)
   spec = fleet_of(tmp_path / 'fleet.csv')
   out = tmp_path / 'out'
