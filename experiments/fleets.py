@@ -31,7 +31,7 @@ from metaad_jax.command import learn
 from metaad_jax.data import recordings, registry, rows
 from metaad_jax.evaluation import baselines
 from metaad_jax.fleet import alarms, known, programs
-from metaad_jax.fleet.siblings import Kin
+from metaad_jax.fleet.kin import Kin
 from metaad_jax.fleet.store import Entity as Known
 from metaad_jax.scores import comparisons, metrics
 from metaad_jax.training import runs, setup

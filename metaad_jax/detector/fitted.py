@@ -109,6 +109,7 @@ class Fitted:
   y: np.ndarray  # [n] 0 = normal, 1 = anomaly, -1 = unlabelled, -2 = lent
   support: np.ndarray  # [n] bool, which of them it is adapted to
   run: runs.Run
+  beside: Any = None  # (scores, rows, known ones) -> scores: what siblings say
 
   def __getstate__(self):
     state = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -218,9 +219,16 @@ class Fitted:
   def score_features(self, features: np.ndarray) -> np.ndarray:
     """[n] float64 of what the learner sees, higher = more abnormal."""
     scores = adaptation.score(self.run, self.adapted, features)
-    if self.near is None:
+    if self.near is not None:
+      scores = neighbours.blended(self.near[0], scores, features)
+    return self._aided(scores, features)
+
+  def _aided(self, scores, features, left_out=()):
+    """With what siblings say, but for some normals of the support."""
+    if self.beside is None:
       return scores
-    return neighbours.blended(self.near[0], scores, features)
+    own = np.delete(self.x[self.normal], left_out, 0)
+    return self.beside(scores, self.reading.undone(features), own)
 
   @functools.cached_property
   def near(self) -> tuple[neighbours.Neighbours, np.ndarray] | None:
@@ -270,6 +278,13 @@ class Fitted:
     if self.near is not None:
       near, own = self.near
       scores = neighbours.blended(near, scores, x, own)
+    if self.beside is not None:
+      rank, parts = np.cumsum(normal) - 1, [np.flatnonzero(rest)]
+      if normal.sum() > 1:
+        parts += [places[members] for _, members in self._without]
+      for i, some in enumerate(parts):
+        out = rank[some] if i else ()
+        scores[some] = self._aided(scores[some], x[some], out)
     return scores[self.originals]
 
   def _evidence(self, known, own):
@@ -345,6 +360,9 @@ class Fitted:
 
   def _unseen(self, part, which):
     score = functools.partial(adaptation.score, self.run, part)
+    if self.beside is not None:
+      out = (np.cumsum(self.normal) - 1)[self.support][which]
+      return lambda x: self._aided(score(x), x, out)
     if self.near is None:
       return score
     near = neighbours.without(self.near[0], self.near[1][self.support][which])
@@ -358,6 +376,7 @@ class Fitted:
 
   def save(self, path: str, about: dict[str, Any] | None = None) -> None:
     """Writes a model file; see `MetaAnomalyDetector.save`."""
+    self._whole('saved')
     arrays, meta = runs.pack(self.run)
     for name in ('x', 'y', 'support'):
       arrays[f'detector/{name}'] = getattr(self, name)
@@ -371,6 +390,13 @@ class Fitted:
       'decimal': self.columns.decimal,
     }
     storage.save(path, arrays, meta | (about or {}))
+
+  def _whole(self, done):
+    if self.beside is not None:
+      raise DataError(
+        f'the detector of one entity, which its fleet completes, cannot be '
+        f'{done}: save the fleet, or fit it with siblings=False'
+      )
 
   @staticmethod
   def load(path: str) -> 'Fitted':
@@ -402,6 +428,7 @@ class Fitted:
 
   def export(self, path: str) -> None:
     """Writes compiled functions; see `MetaAnomalyDetector.export`."""
+    self._whole('exported')
     run, feature, width = self.run, self.feature, self.adapted.width
     if run.setup.any_width:
       width = adaptation.padded_width(width)
@@ -444,6 +471,7 @@ def adapt(
   y: np.ndarray,
   support: np.ndarray,
   run: runs.Run | None = None,
+  beside: Any = None,
 ) -> Fitted:
   """Adapts a run to rows; see `Fitted` for the arguments.
 
@@ -455,7 +483,7 @@ def adapt(
   rate = share(options.false_alarm_rate)
   options = options._replace(false_alarm_rate=rate)
   run = run or load_run(options.run_dir)
-  fitted = Fitted(options, columns, x, y, support, run)
+  fitted = Fitted(options, columns, x, y, support, run, beside)
   fitted.check_rate()
   fitted.score_features(fitted.features(x[:1]))
   return fitted

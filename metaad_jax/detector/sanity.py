@@ -53,6 +53,10 @@ class Reading(NamedTuple):
       x = (np.clip(x, self.low, self.high) - self.centre) * self.unit
     return np.clip(x, -_LIMIT, _LIMIT).astype(np.float32)
 
+  def undone(self, x: np.ndarray) -> np.ndarray:
+    """[n, d] float64 of what was read; ranks of words stay as they are."""
+    return x.astype(np.float64) / self.unit + self.centre
+
 
 AS_IS = Reading(*(np.full(1, v) for v in (0.0, 1.0, 0.0, 0.0, -np.inf, np.inf)))
 

@@ -1,13 +1,15 @@
 """What is rare in a fleet, said by the fleet's own entities."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from metaad_jax.detector import unverified
-from metaad_jax.fleet import known, programs, stretched
-from metaad_jax.fleet.siblings import Kin
+from metaad_jax.fleet import kin as kin_lib
+from metaad_jax.fleet import known, pooled, programs, stretched
+from metaad_jax.fleet.kin import Kin
+from metaad_jax.fleet.pooled import Blend
 from metaad_jax.fleet.store import Entity
 from metaad_jax.scores import conformal, reach
 from metaad_jax.scores.conformal import Calibration, Case, Evidence
@@ -21,7 +23,27 @@ _HELD_OUT = 2  # normals beside the support, at least
 _FOLDS, _OWN = 10, 100  # of the reference; rows of other entities it has scored
 _DRAWS, _ENOUGH = 4, 100  # supports of an entity, at most; of all
 _RATE = 0.05  # where the run's calibration is asked what is far out
+_BLENDED = 15  # known rows up to which pooled ones may count
+_FAULTS = 20  # of a case
 _NOTHING = np.zeros(0)
+
+
+class Made(NamedTuple):
+  """What `fit` makes of a fleet.
+
+  Attributes:
+    calibration: of the scores.
+    by: who made it, see `FleetDetector.calibration_`: the 'fleet'; or where it
+      is small, 'both', the run's calibration as the fleet's entities need it;
+      or the 'run', where fewer than three have rows to spare.
+    lends: whether entities may borrow.
+    blend: how much the pooled rows of the fleet count.
+  """
+
+  calibration: Calibration | None
+  by: str
+  lends: bool = False
+  blend: Blend = pooled.ALONE
 
 
 def fit(
@@ -30,11 +52,12 @@ def fit(
   words: np.ndarray,
   rate: float,
   groups: Sequence[str] | None,
-) -> tuple[Calibration | None, str, bool]:
+) -> Made:
   """Calibrates a run on the entities of a fleet, as `conformal.fit` does.
 
   Every entity is adapted to some of its verified normals and scores the others.
-  It borrows from siblings that have not seen it, as a new one will.
+  It borrows from siblings that have not seen it, as a new one will, and how
+  much these count beside the network is what entities but its fold choose.
 
   Args:
     run: see `runs.restore`.
@@ -42,24 +65,25 @@ def fit(
     words: numbers of the columns of codes.
     rate: of false alarms that is to be promised.
     groups: [N] that the entities are in; None = nobody lends.
-
-  Returns:
-    The calibration, and who made it, see `FleetDetector.calibration_`: the
-    'fleet'; or where it is small, 'both', the run's calibration as the fleet's
-    entities need it; or the 'run', where fewer than three have rows to spare.
-    And whether entities may borrow.
   """
   step = max(1, len(entities) // _MOST)
   normals = [e.x[e.y == 0] for e in entities[::step][:_MOST]]
   counts = np.array([len(x) for x in normals])
-  lenders = []
+  lenders: list[Kin] = []
   if groups is not None:
     lenders = _lenders(run, normals, groups[::step][:_MOST], words)
+  lends = bool(lenders) and all(kin.tables for kin in lenders)
+  if not lends:
+    lenders = [kin._replace(tables={}) for kin in lenders]
   usual = int(0.75 * np.median(counts))
-  of = lambda shots: _cases(
-    run, normals, np.flatnonzero(counts >= shots + _HELD_OUT), words, shots,
-    lenders,
-  )  # fmt: skip
+  lines: dict[int, np.ndarray] = {}
+
+  def of(shots):
+    some = np.flatnonzero(counts >= shots + _HELD_OUT)
+    drawn = _Drawn(run, normals, some, words, shots, lenders)
+    cases, lines[shots] = _cases(drawn)
+    return cases
+
   enough = lambda shots, least: (counts >= shots + _HELD_OUT).sum() >= least
   cases = []
   for shots in sorted({*_SHOTS, usual} - {0}):
@@ -68,13 +92,22 @@ def fit(
   if cases:
     made = conformal.fit(cases)
     if conformal.smallest_rate(made) <= rate:
-      return made, 'fleet', bool(lenders)
+      return Made(made, 'fleet', lends, _blend(lines))
   if run.calibration is None:
-    return None, 'run', False
-  cells = {int(k): of(k) for k in run.calibration.shots if enough(k, _FEW)}
+    return Made(None, 'run')
+  lines.clear()
+  cells = {int(k): of(int(k)) for k in run.calibration.shots if enough(k, _FEW)}
   if not cells:
-    return run.calibration, 'run', False
-  return stretched.fit(run.calibration, cells), 'both', bool(lenders)
+    return Made(run.calibration, 'run')
+  calibrated = stretched.fit(run.calibration, cells)
+  return Made(calibrated, 'both', lends, _blend(lines))
+
+
+def _blend(lines):
+  shots = [k for k in sorted(lines) if k <= _BLENDED]
+  if not any(lines[k][1] for k in shots):
+    return pooled.ALONE
+  return Blend(np.array(shots), _BLENDED, np.array([lines[k] for k in shots]))
 
 
 def doubt(used: Calibration | None, by: str, rate: float) -> str:
@@ -98,25 +131,52 @@ def doubt(used: Calibration | None, by: str, rate: float) -> str:
   )
 
 
+class _Drawn(NamedTuple):
+  """Entities numbers [N] that are to know `shots` of their normal rows."""
+
+  run: runs.Run
+  normals: Sequence[np.ndarray]
+  numbers: np.ndarray
+  words: np.ndarray
+  shots: int
+  lenders: Sequence[Kin]
+
+
 def _lenders(run, normals, groups, words):
-  """Of entity i the one at i % 10, made of the others."""
+  """Of entity i the one at i % 10, made of the others; [] of too few."""
   named, room = dict(enumerate(groups)), unverified.room(run)
   fold = np.arange(len(normals)) % _FOLDS
-  made = [
-    Kin.fit(others, [normals[i] for i in others], named, words, room)
-    for others in (np.flatnonzero(fold != i).tolist() for i in range(_FOLDS))
-  ]
-  return made if all(kin.tables for kin in made) else []
+  made = []
+  for i in range(min(_FOLDS, len(normals))):
+    others = np.flatnonzero(fold != i).tolist()
+    rows = [normals[j] for j in others]
+    made.append(Kin.fit(others, rows, named, words, room, least=2))
+  return made if all(kin.tables or kin.pools for kin in made) else []
 
 
-def _cases(run, normals, numbers, words, shots, lenders):
-  """Of entities that know the rows of their supports, and no others."""
+def _cases(drawn):
+  """Of entities that know the rows of their supports, and no others.
+
+  Returns:
+    Cases, and the line of the two scores, see `Blend`.
+  """
+  run, normals, numbers, words, shots, lenders = drawn
   rng = np.random.default_rng(0)
   numbers = np.tile(numbers, min(_DRAWS, -(-_ENOUGH // len(numbers))))
-  drawn = [rng.permutation(normals[i])[: shots + _OWN] for i in numbers]
-  entities = [_all_normal(x[:shots]) for x in drawn]
-  new = np.concatenate([x[shots:] for x in drawn])
-  of = np.repeat(np.arange(len(drawn)), [len(x) - shots for x in drawn])
+  rows = [rng.permutation(normals[i])[: shots + _OWN] for i in numbers]
+  pools = shots <= _BLENDED and bool(lenders)
+  pools = pools and all(kin.pools for kin in lenders)
+  faults = [
+    pooled.faulty(rng, normals[i], x[shots:], words)[:_FAULTS] if pools
+    else x[:0] for i, x in zip(numbers, rows, strict=True)
+  ]  # fmt: skip
+  entities = [_all_normal(x[:shots]) for x in rows]
+  new = [np.concatenate([x[shots:], f])
+         for x, f in zip(rows, faults, strict=True)]  # fmt: skip
+  of, new = (
+    np.repeat(np.arange(len(rows)), list(map(len, new))),
+    np.concatenate(new),
+  )
   filled = list(entities)
   for i, kin in enumerate(lenders):
     some = np.flatnonzero(numbers % _FOLDS == i)
@@ -124,17 +184,63 @@ def _cases(run, normals, numbers, words, shots, lenders):
     for j, entity in zip(some, lent, strict=True):
       filled[j] = entity
   whole, by = known.read(filled, words)
-  found = known.scored(run, whole, by)[0]
+  told = _told(numbers, lenders) if pools else None
+  found = known.scored(run, whole, by, told)[0]
   supports, _ = known.supports(whole, by)
   scores = programs.score(run, supports, by.read(new, of), of)
+  lines = np.tile((1.0, 0.0, 0.0), (_FOLDS, 1))
+  line = lines[0]
+  if told is not None:
+    start = np.arange(len(rows) + 1) * shots
+    own = np.concatenate([x[:shots] for x in rows])
+    pairs = np.column_stack([scores, told(of, own, start, new, of)])
+    trials = _trials(numbers, [len(f) for f in faults], pairs, of)
+    bare = shots == 1 and not lenders[0].tables
+    line = pooled.line(trials, bare)
+    for i in range(len(lenders)):
+      some = [t for t in trials if t.number % _FOLDS != i]
+      lines[i] = pooled.line(some, bare)
+    fold = numbers % _FOLDS
+    scores = kin_lib.join(pairs, lines[fold[of]])
+    found = [
+      kin_lib.join(p, lines[[f]]) for p, f in zip(found, fold, strict=True)
+    ]
   if run.calibration is not None:  # else nothing says how far is far out
     bars = lambda: bars_of(run.calibration, entities, _RATE)
     scores = by.held(new, of, scores, bars)
-  own = np.split(scores, np.cumsum(np.bincount(of))[:-1])
-  return [
-    Case(str(number), shots, 0, False, support, rest, _NOTHING)
-    for number, support, rest in zip(numbers, found, own, strict=True)
+  cuts = np.cumsum(np.bincount(of))[:-1]
+  cases = [
+    Case(str(n), shots, 0, False, support, rest[: len(rest) - len(f)], _NOTHING)
+    for n, support, rest, f in zip(
+      numbers, found, np.split(scores, cuts), faults, strict=True
+    )
   ]
+  return cases, line
+
+
+def _trials(numbers, faulty, pairs, of):
+  """What each case says of the two scores."""
+  parts = np.split(pairs, np.cumsum(np.bincount(of))[:-1])
+  return [
+    pooled.Trial(int(n), part[: len(part) - f], part[len(part) - f :])
+    for n, f, part in zip(numbers, faulty, parts, strict=True)
+  ]
+
+
+def _told(numbers, lenders):
+  """Pooled scores by those that have not seen an entity; see `kin.Told`."""
+
+  def told(of, own, start, x, which):
+    found = np.zeros(len(x))
+    for i, kin in enumerate(lenders):
+      rows = np.flatnonzero(numbers[of] % _FOLDS == i)
+      if len(rows):
+        lines = np.tile((0.0, 1.0, 0.0), (len(numbers), 1))
+        by = kin.second(numbers.tolist(), lines)
+        found[rows] = by(of[rows], own, start, x[rows], which[rows])
+    return found
+
+  return told
 
 
 def prior(

@@ -22,8 +22,9 @@ from metaad_jax.fleet import (
   known,
   programs,
 )
+from metaad_jax.fleet import kin as kin_lib
 from metaad_jax.fleet.frames import Layout, Long
-from metaad_jax.fleet.siblings import Kin
+from metaad_jax.fleet.kin import Kin
 from metaad_jax.fleet.store import Entity, Store
 
 _AT_ONCE = 4096  # entities that are laid side by side
@@ -69,6 +70,9 @@ class FleetDetector(BaseEstimator):
     layout_: what the columns of the frame are.
     room_: rows that a support is filled up to with rows lent by the siblings,
       for each group, '' = for whoever is in none; empty = nobody lends.
+    choice_: by number of known rows, what entities of as many are judged by:
+      'network', or 'both', it and all rows of the fleet, or 'pooled', these
+      alone; as ranks faults put into known rows best. Empty = the network.
 
   Example:
     >>> fleet = FleetDetector().fit(frame, entity='machine_id')
@@ -126,17 +130,21 @@ class FleetDetector(BaseEstimator):
     self._store.change(dict(zip(long.names, entities, strict=True)))
     self._store.change({_PRIOR: self._prior(entities)})
     groups = _groups(long, group)
-    self._own, self.calibration_, lends = calibration.fit(
+    self._own, self.calibration_, lends, blend = calibration.fit(
       self._run, entities, self._words, rate,
       list(groups.values()) if self.siblings else None,
     )  # fmt: skip
     if doubt := calibration.doubt(self._own, self.calibration_, rate):
       warnings.warn(f'{len(entities)} entities {doubt}', stacklevel=2)
-    self._group, self._kin = group, Kin({}, {})
-    if lends:
+    self._group, self._kin = group, Kin({}, {}, {})
+    if lends or len(blend.shots):
       normals = [e.x[e.y != 1] for e in entities]
       room = unverified.room(self._run)
-      self._kin = Kin.fit(list(groups), normals, groups, self._words, room)
+      made = Kin.fit(list(groups), normals, groups, self._words, room)
+      self._kin = made._replace(
+        tables=made.tables if lends else {}, blend=blend,
+        pools=made.pools if len(blend.shots) else {},
+      )  # fmt: skip
     return self
 
   def partial_fit(self, frame: Any) -> Self:
@@ -201,6 +209,11 @@ class FleetDetector(BaseEstimator):
   def room_(self) -> dict[str, int]:
     check_is_fitted(self, '_store')
     return {group: of.room for group, of in self._kin.tables.items()}
+
+  @property
+  def choice_(self) -> dict[int, str]:
+    check_is_fitted(self, '_store')
+    return self._kin.blend.choice
 
   def score_samples(self, frame: Any) -> np.ndarray:
     """[n] float64, higher = more normal."""
@@ -346,10 +359,11 @@ class FleetDetector(BaseEstimator):
       names = list(long.names[start : start + _AT_ONCE])
       a, b = np.searchsorted(which, (start, start + len(names)))
       found = self._store.read(names)
+      prior = None
       if len(found) < len(names):
         prior = self._store.read([_PRIOR])[_PRIOR]
-        found = {name: found.get(name, prior) for name in names}
-      entities = [found[name] for name in names]
+      entities = [found.get(name, prior) for name in names]
+      names = [name if name in found else _PRIOR for name in names]
       yield _Block(order[a:b], which[a:b] - start, names, entities)
 
   def _scores(self, long, block):
@@ -359,6 +373,9 @@ class FleetDetector(BaseEstimator):
     supports, _ = known.supports(rows, by)
     scores = programs.score(
       self._run, supports, by.read(x, block.which), block.which
+    )
+    scores = self._kin.blended(
+      block.names, block.entities, x, block.which, scores
     )
     bars = lambda: calibration.bars_of(
       self._calibrated(), block.entities, self.false_alarm_rate
@@ -394,10 +411,15 @@ class FleetDetector(BaseEstimator):
     some = self._kin.filled(
       [block.names[i] for i in lacking], [entities[i] for i in lacking]
     )
-    scored = known.scored(self._run, *known.read(some, self._words))
+    names = [block.names[i] for i in lacking]
+    lines = self._kin.lines(names, [entities[i] for i in lacking])
+    second = self._kin.second(names, lines)
+    scored = known.scored(self._run, *known.read(some, self._words), second)
     told = self._store.names
-    for i, own, others in zip(lacking, *scored, strict=True):
-      entities[i] = entities[i]._replace(known=own, own=others)
+    for i, line, *parts in zip(lacking, lines, *scored, strict=True):
+      if second is not None:
+        parts = [kin_lib.join(part, line[None]) for part in parts]
+      entities[i] = entities[i]._replace(known=parts[0], own=parts[1])
       if block.names[i] in told:
         self._store.change({block.names[i]: entities[i]})
     return entities
@@ -418,11 +440,12 @@ class FleetDetector(BaseEstimator):
 
   def _one(self, name):
     entity = self._store.read([name])[name]
+    beside = self._kin.beside(name, entity)
     (entity,) = self._kin.filled([name], [entity])
     run = self._run._replace(calibration=self._calibrated())
     return fitted.adapt(
       self._options(), self.layout_.columns, np.array(entity.x),
-      entity.y.astype(np.int64), entity.support, run,
+      entity.y.astype(np.int64), entity.support, run, beside,
     )  # fmt: skip
 
 

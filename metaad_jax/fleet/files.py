@@ -8,7 +8,7 @@ from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.detector import fitted
 from metaad_jax.fleet import frames
-from metaad_jax.fleet.siblings import Kin
+from metaad_jax.fleet.kin import Kin
 from metaad_jax.fleet.store import Store, as_json, from_json
 from metaad_jax.scores import conformal
 from metaad_jax.training import runs
@@ -30,6 +30,7 @@ def save(fleet: Any, path: str) -> None:
   if fleet._store.path is None or fleet._group:
     kin = fleet._kin
     told = {'column': fleet._group, 'tables': list(kin.tables),
+            'pools': list(kin.pools),
             'groups': {k: v for k, v in kin.groups.items() if v}}  # fmt: skip
     fleet._store.parts['siblings'] = _packed(kin.arrays(), told)
   fleet._store.save(path)
@@ -50,12 +51,14 @@ def load(kind: Any, path: str) -> Any:
     arrays, _ = _unpacked(store.part('calibration'))
     fleet._own = conformal.from_arrays(arrays)
     fleet.calibration_ = about['calibration']
-  fleet._group, fleet._kin = '', Kin({}, {})
+  fleet._group, fleet._kin = '', Kin({}, {}, {})
   if store.has('siblings'):
     try:
       arrays, told = _unpacked(store.part('siblings'))
       fleet._group = str(told['column'])
-      fleet._kin = Kin.of_arrays(arrays, told['tables'], dict(told['groups']))
+      fleet._kin = Kin.of_arrays(
+        arrays, told['tables'], told['pools'], dict(told['groups'])
+      )
     except (KeyError, TypeError, ValueError) as error:
       raise DataError(f'{path} is damaged ({error}): save it anew') from error
   return fleet

@@ -1,6 +1,7 @@
 """Which rows of an entity are kept, and how they score without themselves."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -142,9 +143,11 @@ def supports(known: Known, by: Readings) -> tuple[Supports, np.ndarray]:
 
 
 def scored(
-  run: runs.Run, known: Known, by: Readings
+  run: runs.Run, known: Known, by: Readings, told: Any = None
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
   """Scores of what is known, float64, for the calibration.
+
+  Of rows there are two, [k, 2], where `told` says the second; see `kin.Told`.
 
   Returns:
     Of each entity the support's normals, each scored without itself as in
@@ -172,21 +175,33 @@ def scored(
   row, sub = row[stays], begin[of[row[stays]]] + left[stays]
   order = np.argsort(sub, kind='stable')
   row, sub = row[order], sub[order]
-  start = np.append(0, np.cumsum(np.bincount(sub, minlength=parts.sum())))
+  start = _starts(sub, parts.sum())
   owner = np.repeat(np.arange(len(parts)), parts)
   without = Supports(whole.x[row], whole.y[row], start, whole.real[owner])
   out = np.flatnonzero(normal & (parts[of] > 0))
-  known_scores = programs.score(
-    run, without, whole.x[out], begin[of[out]] + part[out]
-  )
+  subset, other_of = begin[of[out]] + part[out], known.of
+  found = programs.score(run, without, whole.x[out], subset)
   other = np.flatnonzero(~known.support & (known.y == 0))
   own = programs.score(
-    run, whole, by.read(known.x[other], known.of[other]), known.of[other]
+    run, whole, by.read(known.x[other], known.of[other]), other_of[other]
   )
+  if told is not None:
+    mine = normal[row]
+    starts = _starts(sub[mine], parts.sum())
+    left = known.x[rows[row[mine]]]
+    second = told(of[out], left, starts, known.x[rows[out]], subset)
+    found = np.column_stack([found, second])
+    mine, at = known.x[rows[normal]], other_of[other]
+    second = told(at, mine, np.append(0, np.cumsum(count)), known.x[other], at)
+    own = np.column_stack([own, second])
   cut = lambda scores, of: np.split(
     scores, np.cumsum(np.bincount(of, minlength=len(parts)))
   )[:-1]
-  return cut(known_scores, of[out]), cut(own, known.of[other])
+  return cut(found, of[out]), cut(own, other_of[other])
+
+
+def _starts(of, number):
+  return np.append(0, np.cumsum(np.bincount(of, minlength=number)))
 
 
 def read(found: Sequence[Entity], words: np.ndarray) -> tuple[Known, Readings]:

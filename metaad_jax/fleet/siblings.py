@@ -6,18 +6,16 @@ as that tells, and rows as they are then to be expected of it, which vary as its
 siblings' do, stand in its support beside its own.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
-from metaad_jax.fleet.store import Entity
-
 BORROWED = -2  # the label of such rows
 LEAST = 5  # siblings that say how entities differ
-_ROOM = 32  # rows of a support, with the borrowed ones
-_ENTITIES = 1000  # that are looked at
+ROOM = 32  # rows of a support, with the borrowed ones
+ENTITIES = 1000  # that are looked at
 _MOST = 1e3  # rows that the fleet's variance counts as, at most
 _LEVEL, _FAR = 20.0, 50.0  # units in the usual size; of a logarithm
 _TINY = 1e-6  # of the usual variance: the column is constant in an entity
@@ -65,7 +63,7 @@ class Siblings(NamedTuple):
     Of N entities with rows x [n, F], one after the other, from start [N + 1];
     NaN = missing, or of columns that an entity lacks.
     """
-    count, mean, squares = _moments(_taken(x, self.unit), start)
+    count, mean, squares = _moments(taken(x, self.unit), start)
     variance = _variance(count, squares, self.within, self.strength)
     error = variance / np.maximum(count, 1)
     both = self.between + error
@@ -104,7 +102,10 @@ class Siblings(NamedTuple):
 
 
 def fit(
-  x: Sequence[np.ndarray], words: np.ndarray, room: int = _ROOM
+  x: Sequence[np.ndarray],
+  words: np.ndarray,
+  room: int = ROOM,
+  least: int = LEAST,
 ) -> Siblings | None:
   """Estimates how entities differ.
 
@@ -117,24 +118,25 @@ def fit(
     x: [n_i, F] normal rows of each of the entities; NaN = missing.
     words: numbers of the columns of codes.
     room: normals that a support holds.
+    least: entities with two rows that it takes.
 
   Returns:
-    The estimates; None of fewer than five entities with two rows.
+    The estimates; None of fewer entities.
   """
   x = [rows for rows in x if len(rows) > 1]
-  x = x[:: max(1, len(x) // _ENTITIES)]
-  if len(x) < LEAST:
+  x = x[:: max(1, len(x) // ENTITIES)]
+  if len(x) < least:
     return None
   start = np.append(0, np.cumsum([len(rows) for rows in x]))
   rows = np.concatenate(x)
   whole = (np.isnan(rows) | (rows == np.rint(rows))).all(0)
   with np.errstate(invalid='ignore'):
     unit = np.abs(rows).sum(0, where=np.isfinite(rows)) / len(rows) / _LEVEL
-  strengths = [_prior(*_moments(_taken(rows, u), start)[::2])[1]
+  strengths = [_prior(*_moments(taken(rows, u), start)[::2])[1]
                for u in (0 * unit, unit)]  # fmt: skip
   unit = np.where(strengths[1] > strengths[0], unit, 0)
   unit[words] = 0
-  rows = _taken(rows, unit)
+  rows = taken(rows, unit)
   count, mean, squares = _moments(rows, start)
   within, strength = _prior(count, squares)
   variance = _variance(count, squares, within, strength)
@@ -144,7 +146,7 @@ def fit(
   known = np.where(count > 0, variance / np.maximum(count, 1), 0)
   between = np.maximum(spread - known.sum(0) / number, 0)
   of = np.repeat(np.arange(len(x)), np.diff(start))
-  chosen = _dealt(of)[: min(room, _ROOM)]
+  chosen = dealt(of)[: min(room, ROOM)]
   scale = np.sqrt(variance * (1 - 1 / np.maximum(count, 2)))[of[chosen]]
   far = (rows[chosen] - mean[of[chosen]]) / np.where(scale > 0, scale, 1)
   for column in words:
@@ -154,9 +156,16 @@ def fit(
   return Siblings(location, between, within, strength, far, whole, words, unit)
 
 
-def _taken(x, unit):
+def taken(x: np.ndarray, unit: np.ndarray) -> np.ndarray:
   """Rows [n, F] as `Siblings.unit` says."""
   return np.where(unit > 0, np.arcsinh(x / np.where(unit > 0, unit, 1)), x)
+
+
+def mean(x: np.ndarray) -> np.ndarray:
+  """[F] of rows [n, F]; NaN of columns that have no value."""
+  there = np.isfinite(x)
+  count = there.sum(0)
+  return np.where(there, x, 0).sum(0) / np.where(count > 0, count, np.nan)
 
 
 def _near(x):
@@ -208,8 +217,8 @@ def _inverse_trigamma(y):
   return x
 
 
-def _dealt(of):
-  """Places of rows: one of each entity, and again."""
+def dealt(of: np.ndarray) -> np.ndarray:
+  """Places of rows [n], by whose they are: one of each entity, and again."""
   rng = np.random.default_rng(0)
   turn = rng.permutation(of[-1] + 1)[of]
   shuffled = rng.permutation(len(of))
@@ -233,92 +242,7 @@ def _frequent(of, codes):
   return found
 
 
-class Kin(NamedTuple):
-  """Who may lend to whom.
-
-  Attributes:
-    tables: `Siblings` of each group of enough entities, and '' = of them all.
-    groups: of entities that are in a group.
-  """
-
-  tables: Mapping[str, Siblings]
-  groups: Mapping[Any, str]
-
-  @classmethod
-  def fit(
-    cls,
-    names: Sequence[Any],
-    x: Sequence[np.ndarray],
-    groups: Mapping[Any, str],
-    words: np.ndarray,
-    room: int = _ROOM,
-  ) -> Self:
-    """Of entities by name, with normal rows x; see `fit`."""
-    members: dict[str, list[np.ndarray]] = {'': list(x)}
-    for name, rows in zip(names, x, strict=True):
-      if groups.get(name):
-        members.setdefault(groups[name], []).append(rows)
-    found = {g: fit(rows, words, room) for g, rows in members.items()}
-    return cls({g: s for g, s in found.items() if s is not None}, groups)
-
-  def arrays(self) -> dict[str, np.ndarray]:
-    """The tables, in their order, for a file."""
-    return {
-      f'{i}/{name}': value
-      for i, table in enumerate(self.tables.values())
-      for name, value in table._asdict().items()
-    }
-
-  @classmethod
-  def of_arrays(
-    cls,
-    arrays: Mapping[str, np.ndarray],
-    labels: Sequence[str],
-    groups: Mapping[str, str],
-  ) -> Self:
-    """The inverse; a KeyError or ValueError for nonsense."""
-    tables = {
-      label: _sound(
-        Siblings(*(arrays[f'{i}/{name}'] for name in Siblings._fields))
-      )
-      for i, label in enumerate(labels)
-    }
-    return cls(tables, groups)
-
-  def filled(
-    self, names: Sequence[Any], entities: Sequence[Entity]
-  ) -> list[Entity]:
-    """The entities with what they borrow, as rows of their supports."""
-    made = list(entities)
-    places: dict[str, list[int]] = {}
-    for i, (name, entity) in enumerate(zip(names, entities, strict=True)):
-      group = self.groups.get(name, '')
-      group = group if group in self.tables else ''
-      normals = (entity.support & (entity.y != 1)).sum()
-      if group in self.tables and 0 < normals < self.tables[group].room:
-        places.setdefault(group, []).append(i)
-    for group, some in places.items():
-      own = [e.x[e.support & (e.y != 1)] for e in (made[i] for i in some)]
-      start = np.append(0, np.cumsum([len(rows) for rows in own]))
-      lent, which = self.tables[group].lend(np.concatenate(own), start)
-      cuts = np.searchsorted(which, np.arange(len(some) + 1))
-      for i, a, b in zip(some, cuts, cuts[1:], strict=False):
-        made[i] = _with_lent(made[i], lent[a:b])
-    return made
-
-
-def _with_lent(entity, lent):
-  x, y, support = entity[:3]
-  at = support.sum()  # the support comes first
-  put = lambda array, values: np.concatenate([array[:at], values, array[at:]])
-  return entity._replace(
-    x=put(x, lent),
-    y=put(y, np.full(len(lent), BORROWED, np.int8)),
-    support=put(support, np.ones(len(lent), bool)),
-  )
-
-
-def _sound(table):
+def sound(table: Siblings) -> Siblings:
   """The table, if its shapes and numbers make sense; files may lie."""
   *parts, rows, whole, words, unit = table
   width = rows.shape[1]

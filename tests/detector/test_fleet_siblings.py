@@ -7,7 +7,7 @@ from scipy import special
 from metaad_jax import FleetDetector
 from metaad_jax.base import DataError
 from metaad_jax.detector import unverified
-from metaad_jax.fleet import siblings
+from metaad_jax.fleet import kin, siblings
 from metaad_jax.fleet.store import Entity
 
 NONE = np.zeros(0, int)
@@ -108,10 +108,10 @@ def test_of_a_group_its_own_lend_and_of_few_nobody_does():
   sites = {i: 'ab'[i % 2] for i in range(20)} | {21: 'b'}
   one = entity(np.array([[50.0]]))
   lent = lambda kin, name: kin.filled([name], [one])[0].x[1:].mean()
-  grouped = siblings.Kin.fit(range(20), x, sites, NONE)
+  grouped = kin.Kin.fit(range(20), x, sites, NONE)
   assert lent(grouped, 21) == pytest.approx(100, abs=2)  # pulled to its site
-  assert lent(siblings.Kin.fit(range(20), x, {}, NONE), 21) < 60
-  alone = siblings.Kin.fit([0], x[:1], {}, NONE)
+  assert lent(kin.Kin.fit(range(20), x, {}, NONE), 21) < 60
+  alone = kin.Kin.fit([0], x[:1], {}, NONE)
   assert alone.filled([0], [one]) == [one]
 
 
