@@ -141,22 +141,20 @@ def line(trials: Sequence[Trial], bare: bool = False) -> np.ndarray:
 
   It is, if it ranks faults by more than two standard errors better, by AUROC
   over entities. `bare` = the network has seen one row of each alone, of which
-  it cannot tell any scale: pooled rows may then count alone.
+  it cannot tell any scale: pooled rows then count alone.
   """
   normal = np.concatenate([trial.normal for trial in trials])
-  best, sure = np.array([1.0, 0.0, 0.0]), 0.0
-  for weight in (0.5, 1.0)[: 1 + bare]:
-    found = neighbours.line(weight, *normal.T).astype(float)
-    gains: dict[int, list[float]] = {}
-    for trial in trials:
-      gain = _rank(trial, found) - _rank(trial, np.array([1.0, 0.0, 0.0]))
-      gains.setdefault(trial.number, []).append(gain)
-    mean = np.array([np.mean(gain) for gain in gains.values()])
-    many = len(mean) > 1
-    error = mean.std(ddof=1) / np.sqrt(len(mean)) if many else np.inf
-    if mean.mean() > max(_SURE * error, sure):
-      best, sure = found, mean.mean()
-  return best
+  own = np.array([1.0, 0.0, 0.0])
+  found = neighbours.line(1.0 if bare else 0.5, *normal.T).astype(float)
+  gains: dict[int, list[float]] = {}
+  for trial in trials:
+    gain = _rank(trial, found) - _rank(trial, own)
+    gains.setdefault(trial.number, []).append(gain)
+  mean = np.array([np.mean(gain) for gain in gains.values()])
+  if len(mean) < 2:
+    return own
+  error = mean.std(ddof=1) / np.sqrt(len(mean))
+  return found if mean.mean() > _SURE * error else own
 
 
 def _rank(trial, by):

@@ -1,3 +1,5 @@
+"""What entities of few rows borrow from the others of a fleet."""
+
 import nearest_run
 import numpy as np
 import pandas as pd
