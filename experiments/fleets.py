@@ -267,8 +267,9 @@ def _learned(setting):
     side = (
       'train' if groups.index(group) % 5 or len(groups) < 3 else 'validation'
     )
-    made = Entity(name, np.float32(pool), np.float32(query), y.astype(np.int32),
-                  tuple(np.where(y == 1, 'anomaly', '')), group)  # fmt: skip
+    kinds = tuple(np.where(y == 1, 'anomaly', '').tolist())
+    parts = pool.astype(np.float32), query.astype(np.float32)
+    made = Entity(name, *parts, y.astype(np.int32), kinds, group)
     sides[side].append(made)
   counts = np.array([len(e[2]) for e in setting.rest])
   shots = tuple(
@@ -282,26 +283,26 @@ def _learned(setting):
   whom = list(range(len(rest)))
   kin = Kin.fit(whom, rest, {}, np.zeros(0, int))
   for name in _LEARNERS.value:
-    config = setup.Config(
+    wanted = setup.resolve(setup.Config(
       source='fleet:path=-,entity=-', learner=name, shots=shots,
       anomalies=(0,), seed=setting.fold, **learn.TRAINING,
       **learn.CANDIDATES[name],
-    )  # fmt: skip
-    config = setup.resolve(config)
-    layout = setup.Layout(() if config.any_width else shape)
+    ))  # fmt: skip
+    layout = setup.Layout(() if wanted.any_width else shape)
     with tempfile.TemporaryDirectory() as folder:
-      runs.train(config, run_dir=folder, quiet=True,
+      runs.train(wanted, run_dir=folder, quiet=True,
                  data=runs.Data(sides, sides, layout))  # fmt: skip
       run = runs.restore(folder)
     given = {f'learned {name}': own}
-    if config.any_width:
+    if wanted.any_width:
       given[f'learned {name} lent'] = kin.filled([-1] * len(own), own)
     for method, entities in given.items():
-      side, by = known.read(entities, np.zeros(0, int))
-      supports, _ = known.supports(side, by)
+      together, by = known.read(entities, np.zeros(0, int))
+      supports, _ = known.supports(together, by)
       read = by.read(x, of)
-      if not config.any_width:
-        read, supports = np.float32(x), supports._replace(x=np.float32(side.x))
+      if not wanted.any_width:
+        read = x.astype(np.float32)
+        supports = supports._replace(x=together.x.astype(np.float32))
       scores = programs.score(run, supports, read, of)
       for i, part in enumerate(np.split(scores, setting.cuts)):
         yield _row(setting, i, method, part)

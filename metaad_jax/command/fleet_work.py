@@ -39,10 +39,24 @@ def fit(
   columns = ', '.join(fleet.layout_.columns.names[:8])
   print(f'{len(fleet.entities_)} entities; p-values by {whose} entities; '
         f'columns {columns}')  # fmt: skip
+  print(_choice(fleet.choice_))
   told = fleet.odd_entities() if len(fleet.entities_) > 2 else pd.DataFrame()
   for _, odd in told.head(3).iterrows():
     print(f'most unlike the others: {odd.entity!r}, by the {odd.what} of '
           f'{odd.column!r} (p = {odd.p_value:.2g})')  # fmt: skip
+
+
+def _choice(choice):
+  """Who judges entities of how many rows; 'network' is the rule."""
+  said = {'both': 'by the network and all rows of the fleet',
+          'pooled': 'by all rows of the fleet'}  # fmt: skip
+  told = [f'of {k} {said[by]}' for k, by in choice.items() if by in said]
+  if not told:
+    return 'entities are judged by the network, whatever they know'
+  return (
+    f'entities by their known rows, each number up to the next: '
+    f'{"; ".join(told)}; others by the network'
+  )
 
 
 def follow(

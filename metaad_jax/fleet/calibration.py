@@ -163,20 +163,13 @@ def _cases(drawn):
   run, normals, numbers, words, shots, lenders = drawn
   rng = np.random.default_rng(0)
   numbers = np.tile(numbers, min(_DRAWS, -(-_ENOUGH // len(numbers))))
+  drawn = drawn._replace(numbers=numbers)
   rows = [rng.permutation(normals[i])[: shots + _OWN] for i in numbers]
-  pools = shots <= _BLENDED and bool(lenders)
-  pools = pools and all(kin.pools for kin in lenders)
-  faults = [
-    pooled.faulty(rng, normals[i], x[shots:], words)[:_FAULTS] if pools
-    else x[:0] for i, x in zip(numbers, rows, strict=True)
-  ]  # fmt: skip
+  faults = _faults(rng, drawn, rows)
   entities = [_all_normal(x[:shots]) for x in rows]
-  new = [np.concatenate([x[shots:], f])
-         for x, f in zip(rows, faults, strict=True)]  # fmt: skip
-  of, new = (
-    np.repeat(np.arange(len(rows)), list(map(len, new))),
-    np.concatenate(new),
-  )
+  parts = zip(rows, faults, strict=True)
+  new = [np.concatenate([x[shots:], bad]) for x, bad in parts]
+  of, joined = np.repeat(np.arange(len(new)), _counts(new)), np.concatenate(new)
   filled = list(entities)
   for i, kin in enumerate(lenders):
     some = np.flatnonzero(numbers % _FOLDS == i)
@@ -184,47 +177,59 @@ def _cases(drawn):
     for j, entity in zip(some, lent, strict=True):
       filled[j] = entity
   whole, by = known.read(filled, words)
-  told = _told(numbers, lenders) if pools else None
+  told = _told(numbers, lenders) if _counts(faults).any() else None
   found = known.scored(run, whole, by, told)[0]
   supports, _ = known.supports(whole, by)
-  scores = programs.score(run, supports, by.read(new, of), of)
-  lines = np.tile((1.0, 0.0, 0.0), (_FOLDS, 1))
-  line = lines[0]
+  scores = programs.score(run, supports, by.read(joined, of), of)
+  line = np.array([1.0, 0.0, 0.0])
   if told is not None:
-    start = np.arange(len(rows) + 1) * shots
     own = np.concatenate([x[:shots] for x in rows])
-    pairs = np.column_stack([scores, told(of, own, start, new, of)])
-    trials = _trials(numbers, [len(f) for f in faults], pairs, of)
-    bare = shots == 1 and not lenders[0].tables
-    line = pooled.line(trials, bare)
-    for i in range(len(lenders)):
-      some = [t for t in trials if t.number % _FOLDS != i]
-      lines[i] = pooled.line(some, bare)
-    fold = numbers % _FOLDS
-    scores = kin_lib.join(pairs, lines[fold[of]])
-    found = [
-      kin_lib.join(p, lines[[f]]) for p, f in zip(found, fold, strict=True)
-    ]
+    starts = np.arange(len(rows) + 1) * shots
+    pairs = np.column_stack([scores, told(of, own, starts, joined, of)])
+    line, lines = _lines(drawn, _counts(faults), pairs, of)
+    scores = kin_lib.join(pairs, lines[of])
+    both = zip(found, lines, strict=True)
+    found = [kin_lib.join(pair, by[None]) for pair, by in both]
   if run.calibration is not None:  # else nothing says how far is far out
     bars = lambda: bars_of(run.calibration, entities, _RATE)
-    scores = by.held(new, of, scores, bars)
-  cuts = np.cumsum(np.bincount(of))[:-1]
-  cases = [
-    Case(str(n), shots, 0, False, support, rest[: len(rest) - len(f)], _NOTHING)
-    for n, support, rest, f in zip(
-      numbers, found, np.split(scores, cuts), faults, strict=True
-    )
-  ]
-  return cases, line
-
-
-def _trials(numbers, faulty, pairs, of):
-  """What each case says of the two scores."""
-  parts = np.split(pairs, np.cumsum(np.bincount(of))[:-1])
+    scores = by.held(joined, of, scores, bars)
+  apart = np.split(scores, np.cumsum(_counts(new))[:-1])
+  cases = zip(numbers, found, apart, faults, strict=True)
   return [
-    pooled.Trial(int(n), part[: len(part) - f], part[len(part) - f :])
-    for n, f, part in zip(numbers, faulty, parts, strict=True)
+    Case(str(i), shots, 0, False, known_, rest[: len(rest) - len(bad)],
+         _NOTHING)
+    for i, known_, rest, bad in cases
+  ], line  # fmt: skip
+
+
+def _counts(parts):
+  return np.array([len(part) for part in parts])
+
+
+def _faults(rng, drawn, rows):
+  """Faults that tell the two scores apart, of each case; none where one is."""
+  _, normals, numbers, words, shots, lenders = drawn
+  if shots > _BLENDED or not lenders or not all(k.pools for k in lenders):
+    return [x[:0] for x in rows]
+  return [
+    pooled.faulty(rng, normals[i], x[shots:], words)[:_FAULTS]
+    for i, x in zip(numbers, rows, strict=True)
   ]
+
+
+def _lines(drawn, faults, pairs, of):
+  """The line that all cases choose; and of each what other folds do, [N, 3]."""
+  parts = np.split(pairs, np.cumsum(np.bincount(of))[:-1])
+  trials = [
+    pooled.Trial(int(i), part[: len(part) - bad], part[len(part) - bad :])
+    for i, bad, part in zip(drawn.numbers, faults, parts, strict=True)
+  ]
+  bare = drawn.shots == 1 and not drawn.lenders[0].tables
+  fold, others = drawn.numbers % _FOLDS, {}
+  for i in np.unique(fold):
+    some = [t for t, f in zip(trials, fold, strict=True) if f != i]
+    others[i] = pooled.line(some, bare)
+  return pooled.line(trials, bare), np.array([others[i] for i in fold])
 
 
 def _told(numbers, lenders):

@@ -140,10 +140,10 @@ class FleetDetector(BaseEstimator):
     if lends or len(blend.shots):
       normals = [e.x[e.y != 1] for e in entities]
       room = unverified.room(self._run)
-      made = Kin.fit(list(groups), normals, groups, self._words, room)
-      self._kin = made._replace(
-        tables=made.tables if lends else {}, blend=blend,
-        pools=made.pools if len(blend.shots) else {},
+      kin = Kin.fit(list(groups), normals, groups, self._words, room)
+      self._kin = kin._replace(
+        tables=kin.tables if lends else {}, blend=blend,
+        pools=kin.pools if len(blend.shots) else {},
       )  # fmt: skip
     return self
 
@@ -359,11 +359,10 @@ class FleetDetector(BaseEstimator):
       names = list(long.names[start : start + _AT_ONCE])
       a, b = np.searchsorted(which, (start, start + len(names)))
       found = self._store.read(names)
-      prior = None
-      if len(found) < len(names):
-        prior = self._store.read([_PRIOR])[_PRIOR]
-      entities = [found.get(name, prior) for name in names]
       names = [name if name in found else _PRIOR for name in names]
+      if len(found) < len(names):
+        found |= self._store.read([_PRIOR])
+      entities = [found[name] for name in names]
       yield _Block(order[a:b], which[a:b] - start, names, entities)
 
   def _scores(self, long, block):

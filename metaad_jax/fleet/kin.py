@@ -86,13 +86,14 @@ class Kin(NamedTuple):
       name.removeprefix(f'pool/{i}/'): part for name, part in arrays.items()
     }
     found = {g: pooled.of_arrays(within(i)) for i, g in enumerate(pools)}
-    blend = Blend(*(arrays[f'blend/{name}'] for name in Blend._fields))
+    shots, most, lines = (arrays[f'blend/{name}'] for name in Blend._fields)
+    blend = Blend(shots, int(most), lines)
     if (
       blend.shots.ndim != 1 or not np.isfinite(blend.lines).all()
       or blend.lines.shape != (max(1, len(blend.shots)), 3)
     ):  # fmt: skip
       raise ValueError('impossible numbers of a blend')
-    return cls(tables, groups, found, blend._replace(most=int(blend.most)))
+    return cls(tables, groups, found, blend)
 
   def filled(
     self, names: Sequence[Any], entities: Sequence[Entity]
