@@ -124,7 +124,7 @@ def doubt(used: Calibration | None, by: str, rate: float) -> str:
     for cell in used.grid[:, 0]
   ]
   late = used.shots[np.array(least) > rate]
-  return late.size * (
+  return bool(late.size) * (
     f'cannot promise a false-alarm rate of {rate:g} to one of up to '
     f'{late.max(initial=0)} known rows, of which no row is called abnormal: '
     f'{LEAST} entities can, or a rate of {max(least):.2g}'

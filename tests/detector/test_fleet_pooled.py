@@ -67,12 +67,12 @@ def test_what_a_fleet_chooses_is_in_its_file_and_in_each_detector(tmp_path):
   names = list('abc')
   frames = [pd.DataFrame(x, columns=names).assign(m=f'p{i:02}')
             for i, x in enumerate(fleet_of(8, 24))]  # fmt: skip
-  few = {'p00': 1, 'p01': 5}
+  few = {'p00': 7, 'p01': 5}
   known = pd.concat([f.head(few.get(f.m[0], 20)) for f in frames])
   new = pd.concat([f.tail(4) for f in frames])
   torn = new.assign(a=new.a + 1.5, b=new.b - 1.5)
   fleet = FleetDetector(nearest_run.shared()).fit(known, entity='m')
-  assert fleet.choice_[1] == 'both'
+  assert fleet.choice_ == {5: 'both'}
   alone = FleetDetector(nearest_run.shared(), siblings=False)
   alone.fit(known, entity='m')
   assert alone.choice_ == {}
