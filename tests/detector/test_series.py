@@ -71,6 +71,18 @@ def test_a_long_series_is_scored_in_parts_without_a_seam(detector, monkeypatch):
     assert (parts[1] == whole[1]).mean() > 0.99
 
 
+def test_what_was_confirmed_as_healthy_raises_no_alarms():
+  first, more, new = _beat(2000, 0), 1.6 * _beat(1200, 8), 1.6 * _beat(1200, 9)
+  detector = SeriesAnomalyDetector().fit(first)
+  assert (detector.predict(new) == -1).mean() > 0.9
+  detector.partial_fit(more)
+  assert (detector.predict(new) == -1).mean() < 0.1
+  both = SeriesAnomalyDetector().fit([first, more])
+  np.testing.assert_array_equal(
+    detector.score_samples(new), both.score_samples(new)
+  )
+
+
 def test_scores_do_not_depend_on_scale_and_place(detector):
   x = _faults()['flat']
   other = SeriesAnomalyDetector().fit(1e6 + 1000 * _beat(2000, 0))
