@@ -164,8 +164,9 @@ def prepared(job: serving.Job):
   settings = loop.Settings(
     2**30, job.tasks, at_once=job.at_once or None, devices=devices
   )
-  scan = loop.make_scan(made, adam, example, state.params, settings, length)
-  mesh = devices_lib.mesh(job.tasks, devices)
+  scan, mesh = loop.make_scan(
+    made, adam, example, state.params, settings, length
+  )
   return scan, devices_lib.replicate((state, sample), mesh), length
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ import warnings
 import jax
 from jax._src import xla_bridge
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 from jaxlib import utils
 import numpy as np
 
@@ -285,16 +287,27 @@ def divisor(number: int, most: int) -> int:
 
 
 def mesh(
-  tasks: int, devices: Sequence[jax.Device] | None = None
+  tasks: int,
+  devices: Sequence[jax.Device] | None = None,
+  size: float = math.inf,
 ) -> jax.sharding.Mesh:
   """A mesh with the axis `TASKS` of devices that finish `tasks` soonest.
 
-  They are chosen from `devices`, no more than needed; None = all, those of
-  other processes too, where tasks that cannot be shared out evenly raise
-  DataError.
+  They are as many as share the tasks evenly, or more where `parts` adds an
+  eighth at most and the tasks are worth it.
+
+  Args:
+    tasks: how many.
+    devices: to choose from; None = all, those of other processes too, where
+      tasks that cannot be shared out evenly raise DataError.
+    size: bytes that all tasks compute, see `memory.footprint`.
   """
   chosen = list(jax.devices() if devices is None else devices)
-  count = -(-tasks // -(-tasks // len(chosen)))
+  each = -(-tasks // len(chosen))
+  count = -(-tasks // each)
+  small = size < (tuning().tasks_bytes or 0)
+  if small or 8 * (count * each - tasks) > tasks:
+    count = divisor(tasks, len(chosen))
   if tasks % len(chosen) and jax.process_count() > 1 and devices is None:
     raise DataError(
       f'{tasks} tasks do not divide evenly over {len(chosen)} devices of '
@@ -403,8 +416,11 @@ def share(tree: Any, over: jax.sharding.Mesh) -> Any:
 
 
 def mean(tree: Any, over: jax.sharding.Mesh) -> Any:
-  """Mean over the devices of a mesh."""
-  return tree if over.size == 1 else jax.lax.pmean(tree, TASKS)
+  """Mean over the devices of a mesh: one array sent, not many."""
+  if over.size == 1:
+    return tree
+  flat, back = ravel_pytree(tree)
+  return back(jax.lax.pmean(flat, TASKS))
 
 
 def mean_over_tasks(

@@ -91,6 +91,7 @@ def alone():
   """Trained on 1 and on 3 devices of one process; means over 1, 2 and 4."""
   return _printed(_start('''
 jax.config.update('jax_num_cpu_devices', 4)
+devices.TUNING['cpu'] = devices.TUNING['cpu']._replace(tasks_bytes=1)
 for use in (1, 3):
   main(use, '', 10)
 x = np.random.default_rng(1).normal(size=(24, 300)).astype('f')
@@ -242,8 +243,13 @@ def test_a_divisor_is_the_largest_that_fits():
 
 def test_a_mesh_takes_the_devices_that_are_done_first():
   device = jax.devices()[0]
-  for tasks, wanted in ((12, 6), (7, 7), (11, 6), (8, 4), (1, 1)):
+  for tasks, wanted in ((12, 6), (7, 7), (11, 6), (9, 5), (8, 4), (1, 1)):
     assert devices.mesh(tasks, [device] * 7).size == wanted
+  assert devices.mesh(5, [device] * 4).size == 1  # a fifth would be padding
+  assert devices.mesh(25, [device] * 2).size == 2
+  little = devices.TUNING['cpu'].tasks_bytes - 1
+  assert devices.mesh(25, [device] * 2, little).size == 1
+  assert devices.mesh(24, [device] * 2, little).size == 2
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ import optax
 import tqdm
 
 from metaad_jax import devices as devices_lib
+from metaad_jax import memory, storage
 from metaad_jax import signals as signals_lib
-from metaad_jax import storage
 from metaad_jax.base import DataError, MetaLearner, Params, Task, Terminated
 from metaad_jax.training.checkpoints import Checkpoints
 
@@ -43,7 +43,7 @@ class Settings(NamedTuple):
     checkpoint_every: likewise.
     skip_limit: stop after this many updates in a row were not finite.
     at_once: tasks worked on at once; None = chosen, see `devices.most`.
-    devices: that share the tasks; None = as many of all as divide them evenly.
+    devices: that share the tasks; None = of all, see `devices.mesh`.
   """
 
   steps: int
@@ -115,7 +115,8 @@ def initial_state(
 ) -> State:
   """The state before the first step; `example` gives the shapes."""
   make = functools.partial(first_state, learner, example, optimizer, seed)
-  return jax.jit(make, compiler_options=devices_lib.quick())(params)
+  options = {**devices_lib.quick(), 'xla_backend_optimization_level': 0}
+  return jax.jit(make, compiler_options=options)(params)
 
 
 def first_state(
@@ -183,41 +184,40 @@ def make_scan(
   params: Params,
   settings: Settings,
   length: int,
-) -> Callable[[State, Callable], tuple[State, dict[str, jax.Array]]]:
+) -> tuple[Callable, jax.sharding.Mesh]:
   """Compiles `length` meta-steps into one call; steps past the last do nothing.
 
   Args:
     learner: see `MetaLearner`.
     optimizer: any optax transformation.
-    example: a task; its shapes, and those of
-    params: the meta-parameters, say how much a task computes.
+    example, params: whose shapes say how much a task computes.
     settings: see `Settings`.
     length: steps per call.
 
   Returns:
-    (state, sample) -> (state, metrics [length]); `state` is donated. `sample`
-    is a pytree, so that the data it draws from is an argument and no constant.
-    Both are to be on all the devices: see `devices.replicate`.
+    (state, sample) -> (state, metrics [length]), and the mesh that both are to
+    be replicated over. `state` is donated. `sample` is a pytree, so that the
+    data it draws from is an argument and no constant.
   """
   root = jax.random.key(settings.seed)
   meta_grad = jax.jit(_meta_grad(learner), inline=True)  # traced once
-  fit = devices_lib.most(meta_grad, 0.0, root, params, example)
-  mesh = devices_lib.mesh(settings.tasks, settings.devices)
-  most = settings.at_once or fit
-  weights, at_once = devices_lib.parts(settings.tasks, mesh, most)
+  tasks, given = settings.tasks, (0.0, root, params, example)
+  fit = devices_lib.most(meta_grad, *given)
+  size = tasks * memory.footprint(meta_grad, *given, loops=True)
+  mesh = devices_lib.mesh(tasks, settings.devices, size)
+  weights, at_once = devices_lib.parts(tasks, mesh, settings.at_once or fit)
 
   def mean_gradient(key, step, params, sample):
     progress = step / settings.steps
-    draw, adapt = jax.random.split(key)
-    split = lambda key: jax.random.split(key, settings.tasks)
+    draw, adapt = (jax.random.split(k, tasks) for k in jax.random.split(key))
 
     def one(draw, adapt, weight):
       found = meta_grad(progress, adapt, params, sample(draw))
-      if len(weights) == settings.tasks:
+      if len(weights) == tasks:
         return found
       return jax.tree.map(lambda a: (weight * a).astype(a.dtype), found)
 
-    mine = devices_lib.share((split(draw), split(adapt), weights), mesh)
+    mine = devices_lib.share((draw, adapt, weights), mesh)
     means = devices_lib.mean_over_tasks(one, mine, at_once)
     return devices_lib.mean(means, mesh)
 
@@ -235,7 +235,7 @@ def make_scan(
 
     return jax.lax.scan(body, state, length=length)
 
-  return devices_lib.jit(chunk, mesh, small=fit > 1, donate_argnums=0)
+  return devices_lib.jit(chunk, mesh, small=fit > 1, donate_argnums=0), mesh
 
 
 def _meta_grad(learner):
@@ -347,8 +347,8 @@ def train(
   example = jax.tree.map(lambda leaf: leaf[0], validation)
   state = initial_state(learner, example, optimizer, settings.seed, params)
   length, total = min(settings.report_every, settings.steps), settings.steps
-  scan = make_scan(learner, optimizer, example, state.params, settings, length)
-  mesh = devices_lib.mesh(settings.tasks, settings.devices)
+  given = learner, optimizer, example, state.params, settings, length
+  scan, mesh = make_scan(*given)
   validate = _make_validate(learner, quality, settings.seed, mesh)
   state, sample, validation = devices_lib.replicate(
     (state, sample, validation), mesh

@@ -374,10 +374,10 @@ def test_a_call_moves_nothing_between_host_and_device(sample, validation):
   learner, optimizer = prototype(), optax.adam(0.1)
   example = jax.tree.map(lambda leaf: leaf[0], validation)
   state = loop.initial_state(learner, example, optimizer, 0)
-  scan = loop.make_scan(
+  scan, mesh = loop.make_scan(
     learner, optimizer, example, state.params, loop.Settings(12, 2), 4
   )
-  state, sample = devices.replicate((state, sample), devices.mesh(2))
+  state, sample = devices.replicate((state, sample), mesh)
   state, _ = scan(state, sample)
   with jax.transfer_guard('disallow'):
     state, found = scan(state, sample)
@@ -391,7 +391,7 @@ def test_steps_past_the_last_do_nothing(sample, validation):
   start = lambda: loop.initial_state(learner, example, optimizer, 0)
   make = lambda length: loop.make_scan(
     learner, optimizer, example, start().params, loop.Settings(3, 2), length
-  )
+  )[0]
   exact, _ = make(3)(start(), sample)
   beyond, found = make(5)(start(), sample)
   same_bits(beyond, exact)
