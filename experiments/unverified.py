@@ -165,18 +165,19 @@ def classical(drawn: Draw) -> Iterator[tuple[str, float]]:
   ways = {'all': x}
   if len(known):
     ways['verified'] = known
-    far = baselines.score('log_sum', 0, _triple(known, rest))
+    far = baselines.score('log_sum', 0, triple(known, rest))
     kept = np.argsort(far)[: int(0.7 * len(far))]
     ways['trimmed'] = np.concatenate([known, rest[kept]])
   for way, rows in ways.items():
-    triple = _triple(rows, query)
+    task = triple(rows, query)
     for name, options in _CLASSICAL[way]:
       told = ', '.join([name.replace('_', ' '), *map(str, options.values())])
-      scores = baselines.score(name, 0, triple, **options)
+      scores = baselines.score(name, 0, task, **options)
       yield f'{way}: {told}', metrics.auroc(labels, scores)
 
 
-def _triple(rows, query):
+def triple(rows: np.ndarray, query: np.ndarray) -> baselines.Triple:
+  """A task of normals [n, F], standardised, blanks filled, and no label."""
   rows, query = rows.astype(float), query.astype(float)
   with np.errstate(all='ignore'):
     middle = np.nan_to_num(np.nanmedian(rows, 0))
