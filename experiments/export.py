@@ -3,7 +3,9 @@ r"""Writes a run's best meta-parameters as one file, without its history.
   python -m experiments.export --run_dir=runs/tables --output=tables.npz
 
 The file can be given wherever a run's folder can: --run_dir=tables.npz. It
-holds arrays and JSON, no pickle, and a checksum.
+holds arrays and JSON, no pickle, and a checksum. With --distances a run of the
+model `tables` scores with plain distances beside it, which were not there while
+it was trained (models/log_distances.py); calibrate the file then.
 """
 
 import os
@@ -20,6 +22,9 @@ _RUN_DIR = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
   'output', 'model.npz', 'the file, ending in .npz', flag_values=FLAGS
 )
+_DISTANCES = flags.DEFINE_bool(
+  'distances', False, 'put plain distances beside it', flag_values=FLAGS
+)
 
 
 def main() -> None:
@@ -27,7 +32,7 @@ def main() -> None:
   if not _RUN_DIR.value:
     raise cli.UsageError('--run_dir is missing: name a run')
   path = str(_OUTPUT.value)
-  runs.export(_RUN_DIR.value, path)
+  runs.export(_RUN_DIR.value, path, distances=_DISTANCES.value)
   print(f'{path}: {os.path.getsize(path):,} bytes')
 
 

@@ -6,7 +6,8 @@ r"""Makes a page of docs/results/ from the results of an evaluation.
 Writes the page, its figures, and a compact copy of the results (oddbench.csv.xz
 and oddbench.meta.json.xz), from which the same command makes the same page
 again. What docs/results/intro/oddbench.md says is put at the top; nothing else
-on the page is written by hand.
+on the page is written by hand. With --newer the learners are those of a second
+evaluation by the same flagfile, run with --baselines=none.
 """
 
 from absl import flags
@@ -19,6 +20,12 @@ FLAGS = flags.FlagValues()
 
 _RESULTS = flags.DEFINE_string(
   'results', None, 'folder of an evaluation, or a .csv.xz', flag_values=FLAGS
+)
+_NEWER = flags.DEFINE_string(
+  'newer',
+  None,
+  'results whose learners take the place of theirs in --results',
+  flag_values=FLAGS,
 )
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'the page, a .md file', flag_values=FLAGS
@@ -43,8 +50,11 @@ def main() -> None:
   if not _RESULTS.value or not _OUTPUT.value:
     raise cli.UsageError('--results and --output are needed: name both files')
   rates = cli.rows_per_day(_ROWS_PER_DAY.value)
+  found = results.load(_RESULTS.value)
+  if _NEWER.value:
+    found = results.renewed(found, results.load(_NEWER.value))
   written = pages.write_markdown(
-    results.load(_RESULTS.value),
+    found,
     _OUTPUT.value,
     intro=_INTRO.value,
     rows_per_day=rates,

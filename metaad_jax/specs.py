@@ -43,6 +43,11 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
   return name, options
 
 
+def with_option(text: str, option: str) -> str:
+  """'mlp' or 'mlp:depth=2' with one more option, 'width=64'."""
+  return f'{text}{"," if ":" in text else ":"}{option}'
+
+
 def look_up(kind: str, registry: dict[str, Any], name: str) -> Any:
   """Returns registry[name]; a DataError names the choices."""
   if name not in registry:

@@ -135,7 +135,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     run, words = self._run(labels), rows.columns.words
     draw = np.unique(sanity.originals(rows.x, labels, words))
     draw = draw[np.argsort(sanity.row_keys(rows.x[draw], words))]
-    rooms = unverified.rooms(run, rows.x[0].size)
+    rooms = unverified.rooms(run, labels, rows.x[0].size)
     support = unverified.draw(draw, labels, rooms)
     return self._adapt(rows.columns, rows.x, labels, support, run)
 
@@ -160,7 +160,7 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
     run, name = known.run, known.options.run_dir
     if (other := unverified.run_for(name, y)) != name:
       run = load_run(other)
-    rooms = unverified.rooms(run, rows.x[0].size)
+    rooms = unverified.rooms(run, y, rows.x[0].size)
     seen = (known.y == 0).sum() + np.cumsum(new == 0)
     good, bad, open_rows = (new == 0) & (seen % 2 == 0), new == 1, new == -1
     held = lambda kind: (known.support & (known.y == kind)).sum()

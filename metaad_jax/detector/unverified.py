@@ -14,6 +14,7 @@ from metaad_jax.detector import adaptation, sanity
 from metaad_jax.training import model_files, runs
 
 _ROWS = 512  # of a support with unverified rows, at most
+_UNCHECKED = 200  # of them, where none is verified and none is told apart
 _UNCALIBRATED = 50  # normals that a support holds, where nobody measured
 _ANOMALIES = 64  # labelled ones that a support holds at most
 
@@ -34,13 +35,16 @@ def room(run: runs.Run) -> int:
   return _UNCALIBRATED if known is None else int(known.shots[-1])
 
 
-def rooms(run: runs.Run, size: int) -> dict[int, int]:
+def rooms(run: runs.Run, y: np.ndarray, size: int) -> dict[int, int]:
   """How many rows of `size` numbers a support holds, by their labels.
 
-  Unverified rows have what verified ones leave: of the room for normals, or
-  where the run tells them apart, of 512 rows, or so many as a file may hold.
+  Unverified rows have what verified ones (of labels y [n]) leave: of the room
+  for normals, or where the run tells them apart, of 512 rows, or so many as a
+  file may hold. Where nothing is verified, 200 of them pass for normal.
   """
   most = normals = room(run)
+  if not (y == 0).any():
+    most = max(most, _UNCHECKED)
   if run.setup.suspicious:
     most = min(_ROWS, math.isqrt(model_files.ELEMENTS // max(size, 1)))
     most = max(most - _ANOMALIES, normals + 1)

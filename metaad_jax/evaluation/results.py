@@ -106,6 +106,29 @@ def compact(results: Results) -> Results:
   return Results(merged.reset_index()[list(COLUMNS)], meta)
 
 
+def renewed(old: Results, newer: Results) -> Results:
+  """Compact results whose learners are those of newer ones on the same tasks.
+
+  A new checkpoint need not wait for baselines that have not changed.
+
+  Raises:
+    DataError: if the newer ones lack, or add, a task of a learner.
+  """
+  (table, meta), (fresh, later) = compact(old), compact(newer)
+  fresh = fresh[fresh['kind'] == 'learner']
+  gone = table['method'].isin(fresh['method'])
+  keys = [*comparisons.CELL, 'method', 'entity', 'queries', 'query_anomalies']
+  tasks = lambda rows: set(rows[keys].itertuples(index=False, name=None))
+  if different := tasks(table[gone]) ^ tasks(fresh):
+    raise base.DataError(
+      f'{len(different)} tasks are in one of the two results alone, such as '
+      f'{sorted(different)[0]}: run both with one flagfile'
+    )
+  whole = pd.concat([fresh, table[~gone]], ignore_index=True)
+  kept = {k: later[k] for k in ('created', 'code')}
+  return check(Results(whole, meta | kept))
+
+
 def save(results: Results, path: str | os.PathLike[str]) -> None:
   """Writes the table and, beside it, the meta data; each whole or not at all.
 

@@ -133,14 +133,14 @@ def coordinates(by: Scale, x: jax.Array) -> jax.Array:
   return jnp.concatenate(parts, 1)
 
 
-def _squares(x, rows, width):
+def squares(x: jax.Array, rows: jax.Array, width: jax.Array) -> jax.Array:
   """[R, S] mean squared differences."""
   cross = x @ rows.T
   norms = (x**2).sum(1)[:, None] + (rows**2).sum(1)
   return jnp.maximum(norms - 2 * cross, 0) / width
 
 
-def _joint(rows, weights, width) -> Joint:
+def joint(rows: jax.Array, weights: jax.Array, width: jax.Array) -> Joint:
   """Ledoit and Wolf's shrinkage (2004), weighted."""
   count = jnp.maximum(weights.sum(), 1e-3)
   mean = weights @ rows / count
@@ -163,7 +163,7 @@ def _joint(rows, weights, width) -> Joint:
   return Joint(mean, centred.T if dual else None, inner, ridge, unit)
 
 
-def _mahalanobis(joint, x, own):
+def mahalanobis(joint: Joint, x: jax.Array, own: jax.Array) -> jax.Array:
   """[R] logarithm; `own` [R] is the weight of a row within the covariance."""
   x = x - joint.mean
   if joint.along is None:
@@ -225,7 +225,7 @@ def read(
   trust = of.verified + of.unverified - bad
   by = scale(support.x, trust, real)
   rows, width = coordinates(by, support.x), 2 * jnp.maximum(real.sum(), 1)
-  joints = _joint(rows, of.verified, width), _joint(rows, trust, width)
+  joints = joint(rows, of.verified, width), joint(rows, trust, width)
   index, good = chosen
   take = lambda a: a[index] * good
   there = Kinds(*map(take, of))
@@ -242,7 +242,7 @@ def read(
     jnp.zeros(len(index)), jnp.stack([*counts, one]),
   )  # fmt: skip
   itself = jnp.arange(len(rows))[:, None] == index
-  squared = _squares(rows, near, width)
+  squared = squares(rows, near, width)
   nearest = _nearest(squared, draft.trust * ~itself)
   usual = (trust * nearest).sum() / jnp.maximum(trust.sum(), 1e-3)
   draft = draft._replace(width=jnp.exp(usual))
@@ -261,7 +261,7 @@ def describe(by: Round, x: jax.Array) -> jax.Array:
   """`FEATURES` of new rows [R, F]: [R, n]."""
   real = by.scale.real
   rows, width = coordinates(by.scale, x), 2 * jnp.maximum(real.sum(), 1)
-  squared = _squares(rows, by.rows, width)
+  squared = squares(rows, by.rows, width)
   nobody = jnp.zeros(len(x))
   of = Kinds(nobody, nobody, nobody)
   others = jnp.ones_like(squared)
@@ -274,7 +274,7 @@ def log_distances(by: Round, x: jax.Array) -> jax.Array:
   """[R, S] logarithms of the distances of new rows to the compared ones."""
   rows = coordinates(by.scale, x)
   width = 2 * jnp.maximum(by.scale.real.sum(), 1)
-  return 0.5 * jnp.log(_squares(rows, by.rows, width) + 1e-4)
+  return 0.5 * jnp.log(squares(rows, by.rows, width) + 1e-4)
 
 
 def _nearest(squared, weights):
@@ -298,8 +298,8 @@ def _distances(by, rows, squared, others, of, own):
   total = lambda w: jnp.maximum(others @ w, 1e-3)
   sparse = lambda w: [-0.2 * jnp.log(k @ w / total(w) + 1e-7) for k in kernels]
   joint_verified, joint = (
-    _mahalanobis(by.joints[0], rows, of.verified),
-    _mahalanobis(by.joints[1], rows, own),
+    mahalanobis(by.joints[0], rows, of.verified),
+    mahalanobis(by.joints[1], rows, own),
   )
   of_verified = [
     _nearest(squared, verified * others),

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from metaad_jax import base
+from metaad_jax.models import log_distances
 from metaad_jax.models import table_features as tf
 
 _ROWS = 64  # of the support that are looked at one by one
@@ -208,11 +209,16 @@ def _choose(support):
   return jax.lax.top_k(order, _ROWS)[1]
 
 
-def tables(*, width: int = 32, blocks: int = 2, heads: int = 4):
-  """See `Tables`."""
+def tables(
+  *, width: int = 32, blocks: int = 2, heads: int = 4, distances: bool = False
+):
+  """See `Tables`; `distances`: with those of `log_distances` beside it."""
   if min(width, blocks, heads) < 1:
     raise base.DataError('tables: every option must be at least 1')
-  return lambda outputs: as_model(Tables(width, blocks, heads, outputs))
+  made = lambda outputs: as_model(Tables(width, blocks, heads, outputs))
+  if distances:
+    return lambda outputs: log_distances.beside(made(outputs))
+  return made
 
 
 def as_model(network: Tables) -> base.Model:

@@ -430,19 +430,25 @@ def _best(run_dir, setup):
   return state.best, int(state.best_step)
 
 
-def export(run_dir: str, path: str) -> None:
+def export(run_dir: str, path: str, distances: bool = False) -> None:
   """Writes a run's best meta-parameters as a model file.
 
   Args:
-    run_dir: see `restore`.
-    path: of the file, ending in .npz.
+    run_dir: see `restore`; path: of the file, ending in .npz.
+    distances: puts those of `models.log_distances` beside the model `tables`,
+      which makes another score: without a calibration.
 
   Raises:
     DataError: if the run cannot be restored or the file not be written.
   """
   if not path.endswith('.npz'):
     raise DataError(f'{path}: a model file ends in .npz')
-  storage.save(path, *pack(restore(run_dir)))
+  run = restore(run_dir)
+  if distances:
+    model = specs.with_option(run.config.model, 'distances=True')
+    made = resolve(dataclasses.replace(run.config, model=model)).at(run.layout)
+    run = run._replace(setup=made, calibration=None)
+  storage.save(path, *pack(run))
 
 
 def pack(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -65,12 +65,14 @@ def test_verified_rows_come_first_and_files_can_be_read_again(run_dir):
   run, plain = runs.restore(run_dir), runs.restore('shipped')
   labels = np.repeat([-1, 0, 1], [2000, 80, 100])
   for size in (4, 3000):
-    rooms = unverified.rooms(run, size)
+    rooms = unverified.rooms(run, labels, size)
     support = unverified.draw(np.arange(2180), labels, rooms)
     counts = [int(support[labels == kind].sum()) for kind in (0, 1, -1)]
     assert counts[:2] == [50, 64] and counts[2] > 0
     assert sum(counts) <= 512 and sum(counts) ** 2 * size <= 1 << 26
-  few = unverified.draw(np.arange(2180), labels, unverified.rooms(plain, 4))
+  few = unverified.draw(
+    np.arange(2180), labels, unverified.rooms(plain, labels, 4)
+  )
   assert few[labels == 0].sum() == 50 and not few[labels == -1].any()
 
 

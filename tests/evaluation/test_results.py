@@ -131,3 +131,14 @@ def test_compact_tables_keep_the_statistics_and_no_place_on_a_disk():
   pd.testing.assert_frame_equal(again.table, small.table)
   assert '/home' not in json.dumps(small.meta)
   assert small.meta['flags']['run_dir'] == ['maml']
+
+
+def test_newer_learners_take_the_place_of_theirs():
+  both = [line(), line(method='knn', kind='baseline'), line(entity='b')]
+  newer = [line(auroc=0.75), line(entity='b', auroc=0.5)]
+  found = results.renewed(made(*both), made(*newer)).table
+  told = dict(zip(found.method + found.entity, found.auroc, strict=True))
+  assert told == {'mamlNA': 0.75, 'mamlb': 0.5, 'knnNA': round(1 / 3, 6)}
+  for other in (newer[:1], [*newer, line(entity='c')], [line(shots=1)]):
+    with pytest.raises(DataError, match='one flagfile'):
+      results.renewed(made(*both), made(*other))

@@ -66,8 +66,8 @@ def test_the_covariance_is_ledoit_and_wolfs_without_the_row_itself(columns):
 
   @fast.jit
   def find(rows, weights, x, own):
-    joint = suspicion._joint(rows, weights, 2 * columns)
-    return suspicion._mahalanobis(joint, x, own)
+    joint = suspicion.joint(rows, weights, 2 * columns)
+    return suspicion.mahalanobis(joint, x, own)
 
   ones = np.ones(20, 'f4')
   found = np.exp(2 * find(rows, ones, x, np.zeros(10))) * 2 * columns

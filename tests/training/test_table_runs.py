@@ -242,6 +242,16 @@ def test_any_run_can_be_exported(narrow, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, run.params, same.params)
   jax.tree.map(np.testing.assert_array_equal, run.prior, same.prior)
   assert 'ends in .npz' in refusal(runs.export, path, str(tmp_path / 'm'))
+  refusal(runs.export, narrow, path, True)  # distances are for tables
+
+
+def test_distances_are_put_beside_an_exported_run(folder, tmp_path):
+  path = str(tmp_path / 'm.npz')
+  runs.export(folder, path, distances=True)
+  run, same = runs.restore(folder), runs.restore(path)
+  assert same.setup.model == f'{run.setup.model},distances=True'
+  jax.tree.map(np.testing.assert_array_equal, run.params, same.params)
+  assert same.calibration is None  # it is another score
 
 
 # --- audits ------------------------------------------------------------------

@@ -1,0 +1,87 @@
+"""Plain distances to a support's normals, beside what a network says of a row.
+
+What little a classical detector sees better than a network that was trained on
+hundreds of tables: a quarter of the log distances to the nearest normal and of
+Mahalanobis, and that of the mean distance to all of them, which a few bad rows
+among them hardly move. Columns are z-scores and levels, as in `suspicion`. From
+three normals on they count more and more, from ten on in full; not where
+anomalies are labelled: there the network alone is better. The factors were
+chosen on validation tables (`docs/results/training.md`).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metaad_jax import base
+from metaad_jax.models import suspicion
+
+_NEAREST, _JOINT, _MEAN = 0.25, 0.25, 1.0
+_FIRST, _LAST = 3, 10  # normals: from none of it to all
+_FLOOR = 1e-3  # added to a distance: a copy of a normal is much like it
+
+
+class Known(NamedTuple):
+  """A support's normals to compare with."""
+
+  scale: suspicion.Scale
+  rows: jax.Array  # [K, 2 F]
+  normal: jax.Array  # [K] 1 = a normal
+  joint: suspicion.Joint
+  share: jax.Array  # how much distances count, 0 to 1
+
+
+def fit(support: base.Rows, real: jax.Array) -> Known:
+  """Reads a support: x [K, F], NaN = missing; real [F] 1 = a column."""
+  normal = support.mask * (support.y < 1)
+  scale = suspicion.scale(support.x, normal, real)
+  rows = suspicion.coordinates(scale, support.x)
+  joint = suspicion.joint(rows, normal, _width(scale))
+  share = jnp.clip((normal.sum() - _FIRST) / (_LAST - _FIRST), 0, 1)
+  share = share * ((support.mask * support.y).max() < 1)
+  return Known(scale, rows, normal, joint, share)
+
+
+def score(known: Known, x: jax.Array) -> jax.Array:
+  """[R] of new rows [R, F]."""
+  rows, width = suspicion.coordinates(known.scale, x), _width(known.scale)
+  squares = suspicion.squares(rows, known.rows, width)
+  place = jnp.where(known.normal > 0, squares, jnp.inf).argmin(-1)
+  gaps = rows - known.rows[place]  # exactly, however near it is
+  nearest = jnp.sqrt((gaps**2).sum(-1) / width)
+  mean = jnp.sqrt(squares) @ known.normal / jnp.maximum(known.normal.sum(), 1)
+  parts = (
+    _NEAREST * jnp.log(nearest + _FLOOR)
+    + _MEAN * jnp.log(mean + _FLOOR)
+    + _JOINT * suspicion.mahalanobis(known.joint, rows, jnp.zeros(len(rows)))
+  )
+  return jnp.where(known.share > 0, known.share * parts, 0)
+
+
+def beside(model: base.Model) -> base.Model:
+  """A model with one output, and distances added to it.
+
+  The support's own rows, which a learner may train on, have what the network
+  says alone.
+  """
+
+  def read(support, features):
+    return model.read(support, features), fit(support, features)
+
+  def summarise(params, reading):
+    return model.summarise(params, reading[0]), reading[1]
+
+  def support(params, reading):
+    return model.support(params, reading[0])
+
+  def apply(params, context, x):
+    return model.apply(params, context[0], x) + score(context[1], x)[:, None]
+
+  return model._replace(
+    read=read, summarise=summarise, support=support, apply=apply
+  )
+
+
+def _width(scale):
+  return 2 * jnp.maximum(scale.real.sum(), 1)
