@@ -47,16 +47,17 @@ def fit(
 
 
 def _choice(choice):
-  """Who judges entities of how many rows; 'network' is the rule."""
-  said = {'both': 'by the network and all rows of the fleet',
-          'pooled': 'by all rows of the fleet'}  # fmt: skip
-  told = [f'of {k} {said[by]}' for k, by in choice.items() if by in said]
-  if not told:
-    return 'entities are judged by the network, whatever they know'
-  return (
-    f'entities by their known rows, each number up to the next: '
-    f'{"; ".join(told)}; others by the network'
-  )
+  """Who judges entities of how many rows."""
+  said = {'both': 'the network and all rows of the fleet',
+          'pooled': 'all rows of the fleet', 'network': 'the network'}  # fmt: skip
+  told, last = [], 'network'
+  for number, by in choice.items():
+    if by != last:
+      told.append(f'from {number} known rows on by {said[by]}')
+    last = by
+  return 'entities are judged by the network' if not told else (
+    f'entities are judged {", ".join(told)}'
+  )  # fmt: skip
 
 
 def follow(

@@ -70,7 +70,7 @@ class FleetDetector(BaseEstimator):
     layout_: what the columns of the frame are.
     room_: rows that a support is filled up to with rows lent by the siblings,
       for each group, '' = for whoever is in none; empty = nobody lends.
-    choice_: by number of known rows, what entities of as many are judged by:
+    choice_: from how many known rows on entities are judged by what:
       'network', or 'both', it and all rows of the fleet, or 'pooled', these
       alone; as ranks faults put into known rows best. Empty = the network.
 

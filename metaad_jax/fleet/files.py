@@ -57,7 +57,7 @@ def load(kind: Any, path: str) -> Any:
       arrays, told = _unpacked(store.part('siblings'))
       fleet._group = str(told['column'])
       fleet._kin = Kin.of_arrays(
-        arrays, told['tables'], told['pools'], dict(told['groups'])
+        arrays, told['tables'], told.get('pools', ()), dict(told['groups'])
       )
     except (KeyError, TypeError, ValueError) as error:
       raise DataError(f'{path} is damaged ({error}): save it anew') from error

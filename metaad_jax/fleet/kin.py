@@ -86,6 +86,8 @@ class Kin(NamedTuple):
       name.removeprefix(f'pool/{i}/'): part for name, part in arrays.items()
     }
     found = {g: pooled.of_arrays(within(i)) for i, g in enumerate(pools)}
+    if not found:  # as files of before have it
+      return cls(tables, groups, found)
     shots, most, lines = (arrays[f'blend/{name}'] for name in Blend._fields)
     blend = Blend(shots, int(most), lines)
     if (

@@ -113,10 +113,11 @@ class Blend(NamedTuple):
     name = lambda own, other: (
       'network' if not other else 'both' if own else 'pooled'
     )
-    return {
+    told = {
       int(k): name(*line[:2])
       for k, line in zip(self.shots, self.lines, strict=False)
     }
+    return told | {self.most + 1: 'network'} if told else {}
 
   def line(self, count: np.ndarray) -> np.ndarray:
     """[N, 3] of entities of so many rows [N]."""

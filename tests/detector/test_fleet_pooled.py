@@ -60,7 +60,7 @@ def test_an_entity_goes_by_those_of_as_few_rows():
   found = blend.line(np.array([0, 1, 2, 3, 10, 11]))
   wanted = [[1, 0, 0], [0, 1, 2], [0, 1, 2], [3, 4, 5], [3, 4, 5], [1, 0, 0]]
   np.testing.assert_array_equal(found, wanted)
-  assert blend.choice == {1: 'pooled', 3: 'both'}
+  assert blend.choice == {1: 'pooled', 3: 'both', 11: 'network'}
 
 
 def test_what_a_fleet_chooses_is_in_its_file_and_in_each_detector(tmp_path):
@@ -72,7 +72,7 @@ def test_what_a_fleet_chooses_is_in_its_file_and_in_each_detector(tmp_path):
   new = pd.concat([f.tail(4) for f in frames])
   torn = new.assign(a=new.a + 1.5, b=new.b - 1.5)
   fleet = FleetDetector(nearest_run.shared()).fit(known, entity='m')
-  assert fleet.choice_ == {5: 'both'}
+  assert fleet.choice_ == {5: 'both', 16: 'network'}
   alone = FleetDetector(nearest_run.shared(), siblings=False)
   alone.fit(known, entity='m')
   assert alone.choice_ == {}
