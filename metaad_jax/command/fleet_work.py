@@ -48,12 +48,14 @@ def fit(
 
 def _choice(choice):
   """Who judges entities of how many rows."""
-  said = {'both': 'the network and all rows of the fleet',
-          'pooled': 'all rows of the fleet', 'network': 'the network'}  # fmt: skip
+  every = 'all rows of the fleet'
+  said = {'both': f'the network and {every}', 'pooled': every}
   told, last = [], 'network'
   for number, by in choice.items():
     if by != last:
-      told.append(f'from {number} known rows on by {said[by]}')
+      told.append(
+        f'from {number} known rows on by {said.get(by, "the network")}'
+      )
     last = by
   return 'entities are judged by the network' if not told else (
     f'entities are judged {", ".join(told)}'
