@@ -421,7 +421,8 @@ def _gains(means):
         line[f'K = {shots}'] = (
           f'{told}, {np.median(gaps):+.3f}, {wins}' if gaps.any() else '0'
         )
-      lines.append(line)
+      if len(line) > 2:
+        lines.append(line)
   return _markdown(pd.DataFrame(lines))
 
 
