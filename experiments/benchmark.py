@@ -66,9 +66,7 @@ _META_BATCH = _define(
   'list', 'meta_batch', ['0'], 'tasks per meta-step; 0 = as the workload has it'
 )
 _WIDTH = _define('list', 'width', ['1'], 'factor of every hidden layer')
-_DEVICES = _define(
-  'list', 'devices', ['0'], 'that share the tasks; 0 = as many as divide them'
-)
+_DEVICES = _define('list', 'devices', ['0'], 'that share the tasks; 0 = chosen')
 _AT_ONCE = _define('list', 'at_once', ['0'], 'tasks mapped at once; 0 = chosen')
 _PEERS = _define('boolean', 'peers', False, 'run other libraries, too')
 _LIBRARIES = _define(
