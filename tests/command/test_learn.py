@@ -29,7 +29,8 @@ def fleet_of(path, machines=10, shift=3.0):
 def test_from_a_file_to_a_recommendation(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(learn, 'CANDIDATES', {'deep_mahalanobis': {}})
   monkeypatch.setattr(learn, '_BASELINES', ('mahalanobis',))
-  monkeypatch.setitem(learn.TRAINING, 'steps', 20)
+  fast = {'steps': 20, 'validate_every': 10}
+  monkeypatch.setattr(learn, 'TRAINING', learn.TRAINING | fast)
   monkeypatch.setattr(learn, '_FOLDS', 2)
   spec = fleet_of(tmp_path / 'fleet.csv')
   out = tmp_path / 'out'
@@ -57,5 +58,16 @@ def test_from_a_file_to_a_recommendation(tmp_path, monkeypatch, capsys):
 def test_too_small_a_fleet_is_refused(tmp_path):
   spec = fleet_of(tmp_path / 'fleet.csv', machines=4)
   with pytest.raises(DataError, match='4 entities'):
+    learn.learn(spec, str(tmp_path / 'out'), shots=(5,), minutes=1, seed=0)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_machines_that_share_rows_stop_it(tmp_path):
+  spec = fleet_of(tmp_path / 'fleet.csv')
+  table = pd.read_csv(tmp_path / 'fleet.csv')
+  copied = table[table.pump == 'p0'].assign(pump='p1')
+  whole = pd.concat([table[table.pump != 'p1'], copied])
+  whole.to_csv(tmp_path / 'fleet.csv', index=False)
+  with pytest.raises(DataError, match='p0.*p1|p1.*p0'):
     learn.learn(spec, str(tmp_path / 'out'), shots=(5,), minutes=1, seed=0)
   assert not (tmp_path / 'out').exists()
