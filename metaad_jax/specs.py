@@ -44,7 +44,9 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def with_option(text: str, option: str) -> str:
-  """'mlp' or 'mlp:depth=2' with one more option, 'width=64'."""
+  """'mlp' or 'mlp:depth=2' with one more option, 'width=64', if it lacks it."""
+  if option in text.partition(':')[2].split(','):
+    return text
   return f'{text}{"," if ":" in text else ":"}{option}'
 
 

@@ -101,3 +101,9 @@ def test_look_up_names_the_choices():
   assert specs.look_up('thing', {'a': 1}, 'a') == 1
   with pytest.raises(DataError, match="unknown thing 'c': choose one of a, b"):
     specs.look_up('thing', {'b': 1, 'a': 2}, 'c')
+
+
+def test_an_option_is_added_once():
+  for text, told in (('a', 'a:x=1'), ('a:y=2', 'a:y=2,x=1')):
+    assert specs.with_option(text, 'x=1') == told
+    assert specs.with_option(told, 'x=1') == told
