@@ -5,6 +5,7 @@ said in notes; what is missing for long is left to `pieces`, which cuts there.
 """
 
 from collections.abc import Sequence
+import functools
 import re
 from typing import Any, NamedTuple
 import warnings
@@ -338,17 +339,20 @@ def _moment(until, line):
       return line.seconds[0] + length, line.seconds
     except ValueError:
       pass
-  forms = line.form, line.form.replace('%z', ''), line.form.split(' ')[0]
-  for known in filter(None, (*forms, 'ISO8601')):
+  given = times.forms(line.form) if '%' in line.form else []
+  ways = [
+    functools.partial(pd.to_datetime, format=form)
+    for form in (*given, 'ISO8601')
+  ]
+  if not line.form and isinstance(line.stamps[0], str):  # of several forms
+    ways.append(times.either)
+  for read_as in ways:
     try:
-      date = pd.to_datetime(until.strip(), format=known)
-      dates = pd.Series(pd.to_datetime([date], utc=True))
+      date = read_as(until.strip())
     except (ValueError, OverflowError):
       continue
-    seconds = float(times.seconds(dates)[0])
-    if date.tzinfo is not None:
-      return seconds, line.seconds
-    return seconds, line.seconds + _offsets(until, line)
+    ahead = 0.0 if date.tzinfo else _offsets(until, line)
+    return date.timestamp(), line.seconds + ahead
   raise DataError(
     f'{until!r} is no time: write it as in the file or as 2024-01-31 12:00, as '
     "a duration such as '3 days', or as a number of rows"

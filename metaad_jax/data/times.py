@@ -37,7 +37,8 @@ _DATES = (
 _TIMES = (
   '', ' %H:%M', ' %H:%M:%S', ' %H:%M:%S.%f', ' %H:%M:%S,%f', ' %I:%M %p',
   ' %I:%M:%S %p', 'T%H:%M', 'T%H:%M:%S', ', %H:%M:%S', ', %I:%M:%S %p',
-  ':%H:%M:%S %z', ' %H:%M:%S %z', ', %H:%M',
+  ':%H:%M:%S %z', ' %H:%M:%S %z', ', %H:%M', ' %H:%M:%S%z', 'T%H:%M:%S%z',
+  ' %H:%M:%S.%f%z', ' %H:%M%z', ' %H:%M %z',
 )  # fmt: skip
 _ODD_FORMS = ('%a %b %d %H:%M:%S %Y', '%Y%m%dT%H%M%S', '%Y%m%d %H%M%S')
 
@@ -79,16 +80,22 @@ def read(
       found[~lost] = dates
   if not readings and all(map(_SEVERAL.fullmatch, stated)):
     try:
-      found[~lost] = [_either(cell) for cell in stated]
+      found[~lost] = [either(cell).timestamp() for cell in stated]
     except (ValueError, OverflowError):
       return None
     return found, 'dates, in several forms'
   return (found, f'dates, read as {min(readings)[2]}') if readings else None
 
 
-def _either(cell):
-  day_first = not re.match(r'\d{4}', cell)
-  return pd.to_datetime(cell, dayfirst=day_first, utc=True).timestamp()
+def either(cell: str) -> pd.Timestamp:
+  """A date as it is read beside others: the year is first, or the day."""
+  return pd.to_datetime(cell, dayfirst=not re.match(r'\d{4}', cell))
+
+
+def forms(form: str) -> list[str]:
+  """A form of dates, the same with other times of day and without."""
+  day = re.split(r'[T:, ]+%[HI]', form)[0]
+  return [form, *(day + time for time in _TIMES)]
 
 
 def _in_english(cell):

@@ -378,8 +378,9 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
         f'samples are {line.step:g} s apart, but {self.step_:g} s in fit: '
         'resample one of them, or shapes and rates do not compare'
       ])  # fmt: skip
-    scores = np.full(len(line.values), np.nan)
-    which, local = np.zeros(len(scores), np.int64), np.zeros(len(scores))
+    n = len(line.values)
+    scores, local = np.full(n, np.nan), np.zeros(n, np.float32)
+    which = np.zeros(n, np.int32)
     for start, x in long:
       part = slice(start, start + len(x))
       scores[part], which[part], local[part] = subsequences.score(
@@ -388,8 +389,9 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     return scores[line.at], which[line.at], local[line.at], line
 
   def _standardized(self, x):
-    x = (x - self.mean_) / self.scale_
-    return np.clip(x, -_FARTHEST, _FARTHEST)
+    x = x - self.mean_
+    x /= self.scale_
+    return np.clip(x, -_FARTHEST, _FARTHEST, out=x)
 
   def _known(self, scores):
     """[n] scores; of what is missing that of the calmest healthy stretch."""

@@ -291,14 +291,15 @@ def score(
     And [T] the highest logarithm there, of no neighbours: above 0 nothing
     healthy is as far.
   """
-  parts, margin = [], blend(healthy.scales)
+  scores, which = np.zeros(len(x)), np.zeros(len(x), np.int32)
+  highest, margin = np.zeros(len(x), np.float32), blend(healthy.scales)
   for begin in range(0, len(x), _BLOCK):
     end = min(begin + _BLOCK, len(x))
     first, size = max(0, begin - margin), min(end + margin, len(x))
     some = tracks(healthy, x, apart, at, first, size)
     made = of_stamps(healthy.scales, some, size, weights, first)
-    parts.append([y[begin - first : end - first] for y in made])
-  scores, which, highest = map(np.concatenate, zip(*parts, strict=True))
+    for every, part in zip((scores, which, highest), made, strict=True):
+      every[begin:end] = part[begin - first : end - first]
   return scores, which, highest
 
 

@@ -203,6 +203,11 @@ def test_a_time_is_one_on_the_clock_of_the_rows():
   ):  # fmt: skip
     assert row_of(when, '2024-10-26 12:00') == 36
     assert row_of(when, '1 day') == 24
+  # The day first, with an offset; and one cell that is written otherwise.
+  when = [f'{x:%d.%m.%Y %H:%M}:00+02:00' for x in hours]
+  for some in (when, [f'{hours[0]:%Y-%m-%d %H:%M}+02:00', *when[1:]]):
+    for until in ('12:00', '12:00:00', '12:00:00+02:00', '13:00:00+03:00'):
+      assert row_of(some, f'26.10.2024 {until}') == 36
   east = hours.tz_localize('Asia/Tokyo')
   assert row_of(east, '2024-10-26T12:00:00Z') == 45
   # Summer time ends: two o'clock comes twice, and that is said.
