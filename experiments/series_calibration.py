@@ -15,13 +15,14 @@ import pathlib
 import warnings
 
 from absl import flags
+import jax
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from experiments import cli
 from metaad_jax import storage
-from metaad_jax.data import recordings, series_faults
+from metaad_jax.data import recordings, series_processes
 from metaad_jax.data.recordings import Recording
 from metaad_jax.detector import series_changes, series_tails
 from metaad_jax.detector.series import SeriesAnomalyDetector
@@ -91,10 +92,10 @@ def _recordings():
         yield archive, one
   for number in tqdm(range(_SIMULATED.value), 'simulated'):
     random = np.random.default_rng([number, 99])
-    x = series_faults.process(
-      int(random.choice([3000, 6000, 12000])), random,
-      channels=int(random.choice([1, 1, 1, 2])),
-    )  # fmt: skip
+    n = int(random.choice([3000, 6000, 12000]))
+    channels = int(random.choice([1, 1, 1, 2]))
+    key = jax.random.key(99_000 + number)
+    x = np.float64(series_processes.process(key, n, channels=channels))
     end, name = int(len(x) * random.choice([0.1, 0.2, 0.4])), f'{number}'
     none = np.zeros(len(x) - end, bool)
     yield 'simulated', Recording(name, name, x[:end], x[end:], none)

@@ -14,6 +14,7 @@ import pathlib
 import warnings
 
 from absl import flags
+import jax
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from experiments import cli
 from metaad_jax import storage
-from metaad_jax.data import recordings, series_faults
+from metaad_jax.data import recordings, series_faults, series_processes
 from metaad_jax.detector.series import SeriesAnomalyDetector, shipped_weights
 from metaad_jax.features import subsequences
 from metaad_jax.scores import metrics
@@ -73,8 +74,8 @@ def _healthy():
     for one in every[:: max(1, -(-len(every) // _SERIES.value))]:
       yield f'{archive}/{one.name}', one.group, one.healthy
   for number in range(_SERIES.value):
-    random = np.random.default_rng([number, 5])
-    x = series_faults.process(8000, random)
+    key = jax.random.key(5_000 + number)
+    x = np.float64(series_processes.process(key, 8000))
     yield f'simulated/{number}', f'simulated_{number}', x
 
 

@@ -13,12 +13,13 @@ import pathlib
 import warnings
 
 from absl import flags
+import jax
 import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
 from metaad_jax import storage
-from metaad_jax.data import recordings, series_faults
+from metaad_jax.data import recordings, series_faults, series_processes
 from metaad_jax.data.recordings import Recording
 from metaad_jax.detector.series import SeriesAnomalyDetector
 from metaad_jax.features import subsequences
@@ -102,10 +103,10 @@ def _recordings():
         yield 'spoiled', spoiled._replace(name=f'{archive}_{one.name}')
   for number in tqdm(range(_SIMULATED.value), 'simulated'):
     random = np.random.default_rng([number, 77])
-    x = series_faults.process(
-      int(random.choice([1500, 3000, 6000])), random,
-      channels=int(random.choice([1, 1, 2, 5])),
-    )  # fmt: skip
+    n = int(random.choice([1500, 3000, 6000]))
+    channels = int(random.choice([1, 1, 2, 5]))
+    key = jax.random.key(77_000 + number)
+    x = np.float64(series_processes.process(key, n, channels=channels))
     name, none = f'simulated_{number}', np.zeros(0, bool)
     one = _spoiled(Recording(name, name, x, x[:0], none), random)
     if one is not None:

@@ -1,13 +1,12 @@
-"""Healthy series, and what goes wrong in them: tasks without end.
+"""What goes wrong in series: tasks without end.
 
 `inject` puts faults of the kinds that the literature knows into a healthy
-series, of a size and a length of their own; `process` simulates healthy ones.
+series, of a size and a length of their own.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage, signal
 
 
 class Fault(NamedTuple):
@@ -159,77 +158,3 @@ def spoiled(
       rows = np.flatnonzero(changed)
       faults.append(Fault(int(rows[0]), int(rows[-1]) + 1, kind, size))
   return x, labels, faults
-
-
-# --- simulated healthy series ------------------------------------------------
-
-
-def _resonance(t, period, random):
-  r, angle = random.uniform(0.9, 0.995), 2 * np.pi / period
-  filter_ = [1, -2 * r * np.cos(angle), r * r]
-  return signal.lfilter([1], filter_, random.normal(size=len(t)))
-
-
-def _turns(t, period, random, jitter):
-  """[n] phase in turns, whose speed varies by `jitter`."""
-  return np.cumsum((1 + jitter * random.normal(size=len(t))) / period)
-
-
-def _oscillators(t, period, random):
-  turns = _turns(t, period, random, 0.02)
-  return sum(
-    random.normal() / k
-    * np.sin(2 * np.pi * (k * turns + random.uniform(0, 1)))
-    for k in range(1, 5)
-  )  # fmt: skip
-
-
-def _beats(t, period, random):
-  slow = ndimage.gaussian_filter1d(random.normal(size=len(t)), period)
-  speed = 1 + random.uniform(0, 0.3) * slow * period**0.5
-  u = np.cumsum(np.maximum(speed, 0.2) / period) % 1
-  wave = lambda at, width: np.exp(-0.5 * ((u - at) / width) ** 2)
-  return wave(0.3, 0.04) - 0.3 * wave(0.38, 0.03) + 0.3 * wave(0.7, 0.08)
-
-
-def _relaxation(t, period, random):
-  return (_turns(t, period, random, 0.01) % 1) ** random.uniform(0.5, 3)
-
-
-def _loads(t, period, random):
-  lengths = random.geometric(1 / period, size=len(t))
-  on = np.repeat(np.arange(len(lengths)) % 2, lengths)[: len(t)]
-  return ndimage.gaussian_filter1d(on.astype(float), random.uniform(0.5, 4))
-
-
-def _wandering(t, period, random):
-  x = np.cumsum(random.normal(size=len(t)))
-  return x - ndimage.uniform_filter1d(x, 4 * period)
-
-
-PROCESSES = {
-  'resonance': _resonance, 'oscillators': _oscillators, 'beats': _beats,
-  'relaxation': _relaxation, 'loads': _loads, 'wandering': _wandering,
-}  # fmt: skip
-
-
-def process(
-  n: int, random: np.random.Generator, kind: str = '', channels: int = 1
-) -> np.ndarray:
-  """[n, channels]: sources of a kind of `PROCESSES`, mixed, and noise.
-
-  A period of 12 to 200 samples; noise of .005 to .4 deviations.
-  """
-  kind = kind or str(random.choice(list(PROCESSES)))
-  period = int(np.exp(random.uniform(np.log(12), np.log(200))))
-  sources = np.stack(
-    [
-      PROCESSES[kind](np.arange(n), period, random)
-      for _ in range(max(1, channels // 2))
-    ],
-    1,
-  )
-  x = sources @ random.normal(size=(sources.shape[1], channels))
-  x = x / (x.std(0) + 1e-9)
-  noise = np.exp(random.uniform(np.log(0.005), np.log(0.4)))
-  return x + noise * random.normal(size=x.shape)
