@@ -95,7 +95,9 @@ def _recordings():
     n = int(random.choice([3000, 6000, 12000]))
     channels = int(random.choice([1, 1, 1, 2]))
     key = jax.random.key(99_000 + number)
-    x = np.float64(series_processes.process(key, n, channels=channels))
+    x = np.asarray(
+      series_processes.process(key, n, channels=channels), np.float64
+    )
     end, name = int(len(x) * random.choice([0.1, 0.2, 0.4])), f'{number}'
     none = np.zeros(len(x) - end, bool)
     yield 'simulated', Recording(name, name, x[:end], x[end:], none)

@@ -75,7 +75,7 @@ def _healthy():
       yield f'{archive}/{one.name}', one.group, one.healthy
   for number in range(_SERIES.value):
     key = jax.random.key(5_000 + number)
-    x = np.float64(series_processes.process(key, 8000))
+    x = np.asarray(series_processes.process(key, 8000), np.float64)
     yield f'simulated/{number}', f'simulated_{number}', x
 
 

@@ -106,7 +106,9 @@ def _recordings():
     n = int(random.choice([1500, 3000, 6000]))
     channels = int(random.choice([1, 1, 2, 5]))
     key = jax.random.key(77_000 + number)
-    x = np.float64(series_processes.process(key, n, channels=channels))
+    x = np.asarray(
+      series_processes.process(key, n, channels=channels), np.float64
+    )
     name, none = f'simulated_{number}', np.zeros(0, bool)
     one = _spoiled(Recording(name, name, x, x[:0], none), random)
     if one is not None:

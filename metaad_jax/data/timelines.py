@@ -4,7 +4,7 @@ Arrays and frames with a time index or a column of times. What is found out is
 said in notes; what is missing for long is left to `pieces`, which cuts there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import re
 from typing import Any, NamedTuple
@@ -340,7 +340,7 @@ def _moment(until, line):
     except ValueError:
       pass
   given = times.forms(line.form) if '%' in line.form else []
-  ways = [
+  ways: list[Callable] = [
     functools.partial(pd.to_datetime, format=form)
     for form in (*given, 'ISO8601')
   ]

@@ -298,8 +298,10 @@ def score(
     first, size = max(0, begin - margin), min(end + margin, len(x))
     some = tracks(healthy, x, apart, at, first, size)
     made = of_stamps(healthy.scales, some, size, weights, first)
-    for every, part in zip((scores, which, highest), made, strict=True):
-      every[begin:end] = part[begin - first : end - first]
+    inner = slice(begin - first, end - first)
+    scores[begin:end], which[begin:end], highest[begin:end] = (
+      part[inner] for part in made
+    )
   return scores, which, highest
 
 
