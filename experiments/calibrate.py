@@ -21,7 +21,7 @@ from metaad_jax import storage
 from metaad_jax.base import DataError
 from metaad_jax.detector import calibrate
 from metaad_jax.scores import conformal
-from metaad_jax.training import records, runs
+from metaad_jax.training import exports, records, runs
 
 FLAGS = flags.FlagValues()
 _RUN_DIR = flags.DEFINE_string(
@@ -104,6 +104,11 @@ def main() -> None:
     for name in names:
       sides = calibrate.entities(run, name, data_dir)
       if name == run.config.source:
+        if run.config.fold == 'none':
+          raise DataError(
+            f'{run_dir} was trained on all entities of {name!r} (--fold=none): '
+            'calibrate a run with a fold, and export with --calibrated_by'
+          )
         members += [] if _VALIDATION_ONLY.value else sides['train']
         members += sides['validation']
       else:
@@ -113,7 +118,7 @@ def main() -> None:
       contamination=contamination, draws=_DRAWS.value,
     )  # fmt: skip
     calibrated = conformal.fit(found)
-    path = runs.calibrate(
+    path = exports.calibrate(
       run_dir,
       calibrated,
       {'sources': names, 'entities': len(members), 'draws': _DRAWS.value},

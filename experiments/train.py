@@ -42,7 +42,7 @@ _HELP = {
   'entities',
   'stream': 'simulators: a machine nobody has seen for every task, instead of '
   'a fleet',
-  'fold': 'number or name of the fold that is the test side',
+  'fold': 'number or name of the fold that is the test side, or none',
   'folds': 'number of folds that entities are dealt out to',
   'seed': 'of everything random',
   'steps': 'meta-steps',

@@ -107,6 +107,8 @@ class Model(NamedTuple):
       where a batch is normalised: for episodes without padding.
     suspects: context -> [rounds, K] log-odds that each row of the support is an
       anomaly, the last being the best; None = cannot tell.
+    unverified: a support may have rows of y = .5, which nobody checked; other
+      models are given these as normals.
   """
 
   init: Callable[[jax.Array, Task], Params]
@@ -117,6 +119,7 @@ class Model(NamedTuple):
   any_width: bool = False
   together: bool = False
   suspects: Callable[[Any], jax.Array] | None = None
+  unverified: bool = False
 
 
 # (outputs) -> the model with so many.

@@ -17,7 +17,7 @@ from metaad_jax.detector import calibrate
 from metaad_jax.evaluation import evaluate, results, tasks
 from metaad_jax.reports import pages, recommendation, tables
 from metaad_jax.scores import comparisons, conformal
-from metaad_jax.training import runs, setup
+from metaad_jax.training import exports, runs, setup
 
 # Learners in the order in which they are trained, and how.
 CANDIDATES: dict[str, dict[str, Any]] = {
@@ -152,9 +152,9 @@ def _keep(found, spec, output):
   cases = calibrate.cases(run, members, shots=run.config.shots, anomalies=(0,))
   about = {'sources': [spec], 'entities': len(members)}
   calibrated = conformal.fit(cases)
-  runs.calibrate(folder, calibrated, about)
+  exports.calibrate(folder, calibrated, about)
   path = os.path.join(output, 'model.npz')
-  runs.export(folder, path)
+  exports.export(folder, path)
   print(
     f'use {best} ({means[best]:.3f}; the shipped network {means[shipped]:.3f})'
     f': --run_dir={path}, with a --false_alarm_rate from '

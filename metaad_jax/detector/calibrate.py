@@ -140,17 +140,25 @@ def cases(
     for k, a, unlabelled in itertools.product(shots, anomalies, kinds):
       for _ in range(1 if a or unlabelled else draws):
         share = float(rng.choice(contamination)) if unlabelled else 0.0
-        beside = _beside(run, rng) if unlabelled or not k else 0
-        drawn = draw(rng, entity, k, a, share, beside)
+        drawn = _support(run, rng, entity, k, a, share, unlabelled)
         if drawn is not None:
           scores = score(run, drawn)[1]
           made.append(Case(entity.name, k, a, unlabelled, *scores))
   return made
 
 
-def _beside(run, rng):
-  """Unverified rows, where a run tells them from verified ones."""
-  return int(rng.choice(_UNVERIFIED)) if run.setup.suspicious else 0
+def _support(run, rng, entity, shots, anomalies, share, unlabelled):
+  """As `draw`; in unlabelled ones some rows, or all normals, are unverified.
+
+  Some beside the normals, where a run suspects rows.
+  """
+  beside = 0
+  if run.setup.suspicious and (unlabelled or not shots):
+    beside = int(rng.choice(_UNVERIFIED))
+  drawn = draw(rng, entity, shots, anomalies, share, beside)
+  if drawn is None or beside or not (unlabelled and run.setup.unverified):
+    return drawn
+  return drawn._replace(y=np.maximum(drawn.y, 0.5))
 
 
 def rules(
@@ -164,7 +172,8 @@ def rules(
   within the entity, half of the support for each.
   """
   adapted, (known, normal, anomaly) = score(run, drawn)
-  fitted = adaptation.score(run, adapted, drawn.x[drawn.y == 0])
+  passing = drawn.y == 0 if run.setup.suspicious else drawn.y < 1
+  fitted = adaptation.score(run, adapted, drawn.x[passing])
   shots, labelled = len(fitted), int((drawn.y == 1).sum())
   own, rest = normal[:_OWN], normal[_OWN:]
 
@@ -223,8 +232,7 @@ def check(
   ):
     rng = np.random.default_rng([1, number])
     for k, (a, share), _ in itertools.product(shots, settings, range(draws)):
-      beside = _beside(run, rng) if share > 0 else 0
-      drawn = draw(rng, entity, k, a, share, beside)
+      drawn = _support(run, rng, entity, k, a, share, share > 0)
       if drawn is not None:
         alarms = rules(run, calibrated, drawn, share > 0)
         for (rule, rate), (normal, bad) in alarms.items():

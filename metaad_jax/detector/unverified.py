@@ -74,7 +74,7 @@ def draw(
 
 def given(run: runs.Run, y: np.ndarray) -> np.ndarray:
   """[n] labels as a run is adapted with: 0, 1, and .5 for unverified rows."""
-  open_rows = 0.5 if run.setup.suspicious else 0.0
+  open_rows = 0.5 if run.setup.unverified else 0.0
   return np.where(y == -1, open_rows, y == 1)
 
 

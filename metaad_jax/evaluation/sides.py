@@ -39,12 +39,17 @@ def tested(run: Run, spec: str, data_dir: str | None, split: str) -> Side:
   """The entities of the source `spec` that a run is evaluated on.
 
   Raises:
-    DataError: if there is no validation side.
+    DataError: if there is no such side.
   """
   everyone = _read(run, spec, data_dir)
   if split == 'all':
     return everyone
   if at_home(run, everyone.source):
+    if run.config.fold == 'none':
+      raise DataError(
+        f'the run was trained on all entities of {run.config.source!r} (--fold='
+        'none): evaluate one of the same flags that has a fold'
+      )
     entities = run.setup.split(everyone.entities)[split]
   elif split == 'test':
     entities = [e for e in everyone.entities if e.side != 'train']

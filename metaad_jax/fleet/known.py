@@ -139,7 +139,8 @@ def supports(known: Known, by: Readings) -> tuple[Supports, np.ndarray]:
   counts = np.bincount(of, minlength=len(known.start) - 1)
   start = np.append(0, np.cumsum(counts))
   real = np.ones((len(counts), x.shape[1]), bool)
-  return Supports(x, known.y[rows] == 1, start, real), rows
+  y = np.where(known.y[rows] == -1, 0.5, known.y[rows] == 1)
+  return Supports(x, y, start, real), rows
 
 
 def scored(

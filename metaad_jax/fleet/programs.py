@@ -29,7 +29,7 @@ class Supports(NamedTuple):
   """
 
   x: np.ndarray  # [S, F] float32; NaN = missing
-  y: np.ndarray  # [S] 1 = anomaly
+  y: np.ndarray  # [S] 1 = anomaly, .5 = unverified
   start: np.ndarray  # [N + 1] where each begins
   real: np.ndarray  # [N, F] bool, columns that it has
 
@@ -108,7 +108,8 @@ def _adapted(run, supports, size, group):
   place = np.minimum(place, len(supports.x) - 1)
   x = np.where(there[..., None], supports.x[place], np.float32(0))
   mask = there.astype(np.float32)
-  parts: Any = x, supports.y[place].astype(np.float32) * mask, mask
+  y = supports.y if run.setup.unverified else np.floor(supports.y)
+  parts: Any = x, y[place].astype(np.float32) * mask, mask
   rows = Rows(*parts)
   return _programs(run.learner)[0](run.params, rows, supports.real[group])
 

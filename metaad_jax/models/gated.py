@@ -90,7 +90,7 @@ def _as_model(network: base.Model) -> base.Model:
   support = lambda params, reading: network.support(_fixed(params), reading)
   return base.Model(
     init, network.read, summarise, support, apply, any_width=True,
-    suspects=suspects,
+    suspects=suspects, unverified=True,
   )  # fmt: skip
 
 

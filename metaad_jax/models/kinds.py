@@ -290,4 +290,5 @@ def as_model(network: Network) -> base.Model:
     apply,
     any_width=True,
     suspects=lambda context: context.suspects,
+    unverified=True,
   )

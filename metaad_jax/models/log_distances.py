@@ -3,10 +3,12 @@
 What little a classical detector sees better than a network that was trained on
 hundreds of tables: a quarter of the log distances to the nearest normal and of
 Mahalanobis, and that of the mean distance to all of them, which a few bad rows
-among them hardly move. Columns are z-scores and levels, as in `suspicion`. From
-three normals on they count more and more, from ten on in full; not where
-anomalies are labelled: there the network alone is better. The factors were
-chosen on validation tables (`docs/results/training.md`).
+among them hardly move. Where nobody checked these rows (y = .5), the nearest,
+which may be bad, is left out, and the others count more. Columns are z-scores
+and levels, as in `suspicion`. From three normals on distances count more and
+more, from ten on in full; not where anomalies are labelled: there the network
+alone is better. The factors were chosen on validation tables
+(`docs/results/training.md`).
 """
 
 from typing import NamedTuple
@@ -17,7 +19,8 @@ import jax.numpy as jnp
 from metaad_jax import base
 from metaad_jax.models import suspicion
 
-_NEAREST, _JOINT, _MEAN = 0.25, 0.25, 1.0
+# Of the nearest, Mahalanobis, the mean.
+_VERIFIED, _UNVERIFIED = (0.25, 0.25, 1.0), (0.0, 1.0, 2.0)
 _FIRST, _LAST = 3, 10  # normals: from none of it to all
 _FLOOR = 1e-3  # added to a distance: a copy of a normal is much like it
 
@@ -29,7 +32,7 @@ class Known(NamedTuple):
   rows: jax.Array  # [K, 2 F]
   normal: jax.Array  # [K] 1 = a normal
   joint: suspicion.Joint
-  share: jax.Array  # how much distances count, 0 to 1
+  factors: jax.Array  # [3] of the distances
 
 
 def fit(support: base.Rows, real: jax.Array) -> Known:
@@ -40,7 +43,10 @@ def fit(support: base.Rows, real: jax.Array) -> Known:
   joint = suspicion.joint(rows, normal, _width(scale))
   share = jnp.clip((normal.sum() - _FIRST) / (_LAST - _FIRST), 0, 1)
   share = share * ((support.mask * support.y).max() < 1)
-  return Known(scale, rows, normal, joint, share)
+  unchecked = normal @ (support.y == 0.5) / jnp.maximum(normal.sum(), 1)
+  verified, unverified = jnp.array(_VERIFIED), jnp.array(_UNVERIFIED)
+  factors = verified + unchecked * (unverified - verified)
+  return Known(scale, rows, normal, joint, share * factors)
 
 
 def score(known: Known, x: jax.Array) -> jax.Array:
@@ -51,12 +57,10 @@ def score(known: Known, x: jax.Array) -> jax.Array:
   gaps = rows - known.rows[place]  # exactly, however near it is
   nearest = jnp.sqrt((gaps**2).sum(-1) / width)
   mean = jnp.sqrt(squares) @ known.normal / jnp.maximum(known.normal.sum(), 1)
-  parts = (
-    _NEAREST * jnp.log(nearest + _FLOOR)
-    + _MEAN * jnp.log(mean + _FLOOR)
-    + _JOINT * suspicion.mahalanobis(known.joint, rows, jnp.zeros(len(rows)))
-  )
-  return jnp.where(known.share > 0, known.share * parts, 0)
+  joint = suspicion.mahalanobis(known.joint, rows, jnp.zeros(len(rows)))
+  parts = jnp.log(nearest + _FLOOR), joint, jnp.log(mean + _FLOOR)
+  total = known.factors @ jnp.stack(parts)
+  return jnp.where(known.factors[2] > 0, total, 0)
 
 
 def beside(model: base.Model) -> base.Model:
@@ -67,7 +71,8 @@ def beside(model: base.Model) -> base.Model:
   """
 
   def read(support, features):
-    return model.read(support, features), fit(support, features)
+    passing = support._replace(y=jnp.floor(support.y))
+    return model.read(passing, features), fit(support, features)
 
   def summarise(params, reading):
     return model.summarise(params, reading[0]), reading[1]
@@ -79,8 +84,9 @@ def beside(model: base.Model) -> base.Model:
     return model.apply(params, context[0], x) + score(context[1], x)[:, None]
 
   return model._replace(
-    read=read, summarise=summarise, support=support, apply=apply
-  )
+    read=read, summarise=summarise, support=support, apply=apply,
+    unverified=True,
+  )  # fmt: skip
 
 
 def _width(scale):

@@ -1,7 +1,7 @@
 """A run: trained into its folder, and rebuilt from it.
 
 A run directory holds `config.json` (flags, versions, code, seed, the shape of
-a row), `metrics.jsonl`, and `checkpoints/`. A model file (`export`) is a run
+a row), `metrics.jsonl`, and `checkpoints/`. A model file (`exports`) is a run
 without its history, in one file; the package ships two, called `shipped` and
 `unverified`, the latter for supports with rows that nobody checked.
 """
@@ -45,7 +45,7 @@ _FOLDER = os.path.join(os.path.dirname(devices.__file__), 'shipped')
 _SHIPPED, _UNVERIFIED = (
   os.path.join(_FOLDER, name) for name in ('tables.npz', 'unverified.npz')
 )
-_CALIBRATION = 'calibration.npz'  # in a run directory
+CALIBRATION = 'calibration.npz'  # in a run directory
 
 
 class Data(NamedTuple):
@@ -251,7 +251,8 @@ def _train(setup, data, run_dir, quiet):
 
 
 def _audit(setup, data):
-  audits.sides(data.raw)
+  if setup.config.fold != 'none':  # its validation side is trained on
+    audits.sides(data.raw)
   if not setup.source.code:  # rows that are drawn are no copies
     audits.shared_rows(data.raw['train'] + data.raw['validation'])
   for side in () if setup.config.way else ('train', 'validation'):
@@ -286,7 +287,7 @@ def _start(setup, data):
   return params, sorted(seen | started.seen)
 
 
-def _file(run_dir):
+def file_of(run_dir: str) -> str:
   """What a name of the package's own stands for."""
   return {SHIPPED: _SHIPPED, UNVERIFIED: _UNVERIFIED}.get(run_dir, run_dir)
 
@@ -295,9 +296,9 @@ def restore(run_dir: str, **overrides: Any) -> Run:
   """Rebuilds a run from its folder, with its best meta-parameters.
 
   Args:
-    run_dir: of a run that has at least one checkpoint; or a model file that
-      `export` wrote (.npz); or 'shipped' or 'unverified', those of this
-      package.
+    run_dir: of a run that has at least one checkpoint; or a model file
+      (.npz, see `exports.export`); or 'shipped' or 'unverified', those of
+      this package.
     **overrides: `precision`, and options of the learner, in place of the
       run's, such as `adapt_steps`.
 
@@ -308,7 +309,7 @@ def restore(run_dir: str, **overrides: Any) -> Run:
     DataError: if the folder is no run, is damaged, or has no checkpoint yet;
       if the file is missing, damaged or of another version.
   """
-  file = _file(run_dir)
+  file = file_of(run_dir)
   if file.endswith('.npz') and not os.path.isdir(file):
     arrays, content = storage.load(file)
     return unpack(arrays, content, file, **overrides)
@@ -317,7 +318,7 @@ def restore(run_dir: str, **overrides: Any) -> Run:
   missing = plugins.missing(content.get('plugins', ()))
   setup = _resolved(content, path, overrides, missing)
   params, step = _best(run_dir, setup)
-  file, arrays = os.path.join(run_dir, _CALIBRATION), {}
+  file, arrays = os.path.join(run_dir, CALIBRATION), {}
   if os.path.exists(file):
     arrays, _ = storage.load(file)
   return _run(setup, params, step, content, arrays, file)
@@ -430,27 +431,6 @@ def _best(run_dir, setup):
   return state.best, int(state.best_step)
 
 
-def export(run_dir: str, path: str, distances: bool = False) -> None:
-  """Writes a run's best meta-parameters as a model file.
-
-  Args:
-    run_dir: see `restore`; path: of the file, ending in .npz.
-    distances: puts those of `models.log_distances` beside the model `tables`,
-      which makes another score: without a calibration.
-
-  Raises:
-    DataError: if the run cannot be restored or the file not be written.
-  """
-  if not path.endswith('.npz'):
-    raise DataError(f'{path}: a model file ends in .npz')
-  run = restore(run_dir)
-  if distances:
-    model = specs.with_option(run.config.model, 'distances=True')
-    made = resolve(dataclasses.replace(run.config, model=model)).at(run.layout)
-    run = run._replace(setup=made, calibration=None)
-  storage.save(path, *pack(run))
-
-
 def pack(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """The arrays and the meta data of a run's model file."""
   meta = {
@@ -469,32 +449,3 @@ def pack(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   if run.calibration is not None:
     arrays |= conformal.to_arrays(run.calibration)
   return arrays, meta
-
-
-def calibrate(
-  run_dir: str, calibrated: Calibration, about: dict[str, Any]
-) -> str:
-  """Writes a calibration into a run's folder or model file.
-
-  Args:
-    run_dir: see `restore`.
-    calibrated: takes the place of the one that was there.
-    about: what it was fitted on, for the meta data.
-
-  Returns:
-    The path of the file.
-
-  Raises:
-    DataError: if there is no run, or the file cannot be written.
-  """
-  file = _file(run_dir)
-  arrays: dict[str, np.ndarray] = {}
-  meta: dict[str, Any] = {}
-  if file.endswith('.npz') and not os.path.isdir(file):
-    arrays, meta = storage.load(file)
-  else:
-    records.read(run_dir)
-    file = os.path.join(run_dir, _CALIBRATION)
-  arrays |= conformal.to_arrays(calibrated)
-  storage.save(file, arrays, meta | {'calibration': about})
-  return file

@@ -87,7 +87,8 @@ class Setup(NamedTuple):
     name: of the learner.
     model: spec of the model, the default one where the configuration has none.
     any_width: the model takes rows of any width.
-    suspicious: it tells verified rows of a support from unverified ones.
+    suspicious: it suspects rows of a support that nobody verified.
+    unverified: it is told which rows these are; see `base.Model`.
     algorithm: the learner of rows that are scaled already.
     episode: what the tasks are made of: an `episodes.Episode`, or one of
       `classes` where entities are these.
@@ -105,6 +106,7 @@ class Setup(NamedTuple):
   model: str
   any_width: bool
   suspicious: bool
+  unverified: bool
   algorithm: MetaLearner
   episode: Any
   optimizer: optax.GradientTransformation
@@ -259,8 +261,8 @@ def resolve(config: Config | Setup, **overrides: Any) -> Setup:
   episode = _episode(config, source, any_width)
   return Setup(
     config, source, source_options, chosen, name, model, any_width,
-    network.suspects is not None, algorithm, episode, _outer(config), Layout(),
-    _AS_READ, algorithm,
+    network.suspects is not None, network.unverified, algorithm, episode,
+    _outer(config), Layout(), _AS_READ, algorithm,
   )  # fmt: skip
 
 

@@ -105,6 +105,13 @@ def test_dealt_folds_test_every_entity_once():
   assert names(0) == names(0) and names(0) != names(1)
 
 
+def test_without_a_fold_all_are_trained_on():
+  everyone = [entity(f'e{i}', fold='abc'[i % 3]) for i in range(10)]
+  sides = splitting.split(everyone, fold='none')
+  assert sides['train'] == everyone and not sides['test']
+  assert len(sides['validation']) == 2
+
+
 def test_a_named_fold_is_the_test_side():
   everyone = [entity(f'e{i}', fold='abc'[i % 3]) for i in range(9)]
   assert splitting.fold_names(everyone, 5) == ['a', 'b', 'c']

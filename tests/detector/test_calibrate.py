@@ -12,7 +12,7 @@ from metaad_jax.base import Entity
 from metaad_jax.detector import calibrate as calibrating
 from metaad_jax.detector.estimator import MetaAnomalyDetector
 from metaad_jax.scores import conformal
-from metaad_jax.training import runs
+from metaad_jax.training import exports, runs
 
 FLEET = 'vibration:machines=12,test_machines=4,windows=12,queries=24,length=64'
 
@@ -98,7 +98,7 @@ def test_the_binary_calibrates_a_run_of_windows(tmp_path):
   assert np.isfinite(told[0].attributions).all() and len(told[0].times) == 16
   assert told[0].time_unit == 's'  # the source's sampling rate is known
   model = str(tmp_path / 'model.npz')
-  runs.export(str(folder), model)
+  exports.export(str(folder), model)
   assert runs.restore(model).calibration is not None
 
 

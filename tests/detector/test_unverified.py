@@ -53,7 +53,7 @@ def test_labels_as_a_run_is_given_them(run_dir):
   y = np.array([0, -1, 1])
   run = runs.restore(run_dir)
   assert unverified.given(run, y).tolist() == [0, 0.5, 1]
-  assert unverified.given(runs.restore('shipped'), y).tolist() == [0, 0, 1]
+  assert unverified.given(runs.restore('shipped'), y).tolist() == [0, 0.5, 1]
   assert unverified.run_for('shipped', y) == 'unverified'
   assert unverified.run_for('shipped', y[:2]) == 'unverified'
   for other in (y[[0, 2]], y[1:]):  # nothing verified, or all

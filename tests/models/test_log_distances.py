@@ -44,8 +44,11 @@ def test_it_is_the_sum_of_three_logarithms(rows):
   gaps = distance.cdist(new, known) / np.sqrt(6)
   joint = covariance.LedoitWolf().fit(known).mahalanobis(new) / 6
   parts = [np.log(gaps.min(1) + 1e-3), np.log(joint + 1e-3) / 2]
-  expected = 0.25 * sum(parts) + np.log(gaps.mean(1) + 1e-3)
+  mean = np.log(gaps.mean(1) + 1e-3)
+  expected = 0.25 * sum(parts) + mean
   np.testing.assert_allclose(told(x, query), expected, atol=5e-3)
+  unverified = told(x, query, np.full(24, 0.5))
+  np.testing.assert_allclose(unverified, parts[1] + 2 * mean, atol=2e-2)
 
 
 def test_padding_says_nothing(rows):
@@ -60,7 +63,7 @@ def test_padding_says_nothing(rows):
 def test_more_normals_count_more_up_to_ten(rows, number, share):
   support, real = support_of(rows[0][:number], rows=24 - number)
   known = jax.jit(log_distances.fit)(support, real)
-  assert float(known.share) == pytest.approx(share)
+  assert float(known.factors[2]) == pytest.approx(share)
   if not share:
     assert not np.asarray(log_distances.score(known, support.x)).any()
 

@@ -11,8 +11,9 @@ import pytest
 from metaad_jax import learners, storage
 from metaad_jax.base import DataError, Entity, MetaLearner, Source
 from metaad_jax.data import episodes, registry
+from metaad_jax.evaluation import sides
 from metaad_jax.learners import objectives
-from metaad_jax.training import runs
+from metaad_jax.training import exports, runs
 
 WIDTHS = (1, 3, 5, 9, 2, 17, 4, 6, 30, 8, 11, 7)
 
@@ -117,7 +118,7 @@ def folder(registered, tmp_path_factory):
 @pytest.fixture(scope='module')
 def file(folder, tmp_path_factory):
   path = str(tmp_path_factory.mktemp('files') / 'model.npz')
-  runs.export(folder, path)
+  exports.export(folder, path)
   return path
 
 
@@ -237,21 +238,28 @@ def test_a_model_file_that_does_not_fit(change, told, file, tmp_path):
 
 def test_any_run_can_be_exported(narrow, tmp_path):
   path = str(tmp_path / 'm.npz')
-  runs.export(narrow, path)
+  exports.export(narrow, path)
   run, same = runs.restore(narrow), runs.restore(path)
   jax.tree.map(np.testing.assert_array_equal, run.params, same.params)
   jax.tree.map(np.testing.assert_array_equal, run.prior, same.prior)
-  assert 'ends in .npz' in refusal(runs.export, path, str(tmp_path / 'm'))
-  refusal(runs.export, narrow, path, True)  # distances are for tables
+  assert 'ends in .npz' in refusal(exports.export, path, str(tmp_path / 'm'))
+  refusal(exports.export, narrow, path, True)  # distances are for tables
 
 
 def test_distances_are_put_beside_an_exported_run(folder, tmp_path):
   path = str(tmp_path / 'm.npz')
-  runs.export(folder, path, distances=True)
+  exports.export(folder, path, distances=True)
   run, same = runs.restore(folder), runs.restore(path)
   assert same.setup.model == f'{run.setup.model},distances=True'
   jax.tree.map(np.testing.assert_array_equal, run.params, same.params)
   assert same.calibration is None  # it is another score
+  with_all = run._replace(setup=run.setup.with_fold('none'))
+  assert 'trained on all' in refusal(
+    sides.tested, with_all, run.config.source, None, 'test'
+  )
+  assert 'not calibrated' in refusal(
+    exports.export, folder, path, calibrated_by=folder
+  )
 
 
 # --- audits ------------------------------------------------------------------
