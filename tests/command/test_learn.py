@@ -1,5 +1,6 @@
 """`metaad learn`, from a long file to a model file."""
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +9,8 @@ from metaad_jax import MetaAnomalyDetector
 from metaad_jax.base import DataError
 from metaad_jax.command import learn
 from metaad_jax.evaluation import results
+from metaad_jax.training import runs
+from metaad_jax.training.checkpoints import Checkpoints
 
 
 def fleet_of(path, machines=10, shift=3.0):
@@ -25,6 +28,23 @@ def fleet_of(path, machines=10, shift=3.0):
   return f'fleet:path={path},entity=pump,label=fault'
 
 
+class Killed(BaseException):
+  """As SIGKILL, it is caught by nobody."""
+
+
+def kill_at(monkeypatch, count):
+  """Ends training before checkpoint number `count` of all is saved."""
+  saved = []
+
+  def save(self, step, state, original=Checkpoints.save):
+    if len(saved) == count:
+      raise Killed
+    saved.append(step)
+    original(self, step, state)
+
+  monkeypatch.setattr(Checkpoints, 'save', save)
+
+
 @pytest.mark.slow
 def test_from_a_file_to_a_recommendation(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(learn, 'CANDIDATES', {'deep_mahalanobis': {}})
@@ -33,12 +53,18 @@ def test_from_a_file_to_a_recommendation(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(learn, 'TRAINING', learn.TRAINING | fast)
   monkeypatch.setattr(learn, '_FOLDS', 2)
   spec = fleet_of(tmp_path / 'fleet.csv')
-  out = tmp_path / 'out'
-  go = lambda minutes: learn.learn(
-    spec, str(out), shots=(5,), minutes=minutes, seed=0
+  out, whole = tmp_path / 'out', tmp_path / 'whole'
+  go = lambda folder: learn.learn(
+    spec, str(folder), shots=(5,), minutes=9.0, seed=0
   )
-  go(9.0)
+  with monkeypatch.context() as patched, pytest.raises(Killed):
+    kill_at(patched, 3)
+    go(out)
+  done = {p: p.read_bytes() for p in out.glob('runs/fold0/*/*.json*')}
+  capsys.readouterr()
+  go(out)
   said = capsys.readouterr().out
+  assert done == {p: p.read_bytes() for p in done}  # its seconds, too
   table = results.load(out).table
   assert table.groupby('method').entity.nunique().eq(9).all()  # each held out
   assert (out / 'report.html').exists()
@@ -50,9 +76,13 @@ def test_from_a_file_to_a_recommendation(tmp_path, monkeypatch, capsys):
     x = rows[list('abcd')].to_numpy()
     scores = detector.fit(x[:5]).score_samples(x)
     assert scores[42:].max() < scores[:42].min()
-  before = results.load(out).table
-  go(9.0)  # nothing is trained again
-  pd.testing.assert_frame_equal(results.load(out).table, before)
+  go(whole)
+  pd.testing.assert_frame_equal(
+    results.load(whole).table, table, check_exact=True
+  )
+  for folder in (p.relative_to(whole) for p in whole.glob('runs/*/*')):
+    one, other = (runs.restore(str(p / folder)) for p in (out, whole))
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
 
 
 def test_too_small_a_fleet_is_refused(tmp_path):
