@@ -376,9 +376,12 @@ class FleetDetector(BaseEstimator):
     scores = self._kin.blended(
       block.names, block.entities, x, block.which, scores
     )
+    # Raised p-values may call nothing rare; how far scores go stays the same.
+    own = self.calibration_ == 'fleet'
     bars = lambda: calibration.bars_of(
-      self._calibrated(), block.entities, self.false_alarm_rate
-    )
+      self._own if own else self._run.calibration, block.entities,
+      self.false_alarm_rate,
+    )  # fmt: skip
     return by.held(x, block.which, scores, bars)
 
   def _judge(self, long):

@@ -79,6 +79,18 @@ def test_rows_of_unknown_entities_are_marked_and_judged_by_the_others(fleet):
     assert fleet.judge(far)['outlier'].all()
 
 
+def test_scores_stay_where_so_few_can_call_nothing_rare(fleet, monkeypatch):
+  _, new = frame()
+  new.loc[:3, NAMES] = 1e7
+  with monkeypatch.context() as patched:
+    never = np.full_like(fleet._own.grid, np.inf)
+    never[..., 0] = fleet._own.grid[..., 0]
+    patched.setattr(fleet, '_own', fleet._own._replace(grid=never))
+    scores, p = fleet.score_samples(new), fleet.p_values(new)
+  np.testing.assert_array_equal(scores, fleet.score_samples(new))
+  assert (p == 1)[new.m == 0].all()  # one row: no other normals of its own
+
+
 def test_nothing_is_compiled_as_entities_come_and_go(run, fleet):
   known, new = frame(3)
   fleet.judge(new)
