@@ -107,31 +107,33 @@ def _note_unknown(tally):
 
 
 def _events(tally, alarms):
-  """The alarms, each with its `event`; and the events."""
+  """The alarms, each with its `event`; and the events, if there are times."""
   found = tally.alarms()
+  found['event'] = np.arange(len(found))
+  columns = ('event', 'start', 'end', 'entities', 'most_abnormal', 'rows',
+             'p_value', 'told')  # fmt: skip
+  if not (tally.timed and len(found)):
+    return found, pd.DataFrame(columns=columns).astype({'told': bool})
   names = np.array(tally.names, object)[found['entity'].to_numpy()]
   listed = alarms_lib.events(
     found['time'].to_numpy(), names, found['p_value'].to_numpy(),
     np.ones(len(found), bool), alarms.gap,
-  ) if len(found) else []  # fmt: skip
+  )  # fmt: skip
   told = listed
   if alarms.budget:
     told = alarms_lib.within_budget(listed, alarms.budget)
   numbers = {id(event) for event in told}
-  found['event'] = -1
+  stamps = found['stamp'].to_numpy()
+  event_of = np.empty(len(found), np.int64)
   rows = []
   for number, event in enumerate(listed):
-    found.loc[event.rows, 'event'] = number
-    stamps = found['stamp'].to_numpy()[event.rows[[0, -1]]]
-    rows.append({
-      'event': number, 'start': stamps[0], 'end': stamps[1],
-      'entities': len(event.entities),
-      'most_abnormal': ', '.join(event.entities[:_NAMED]),
-      'rows': len(event.rows), 'p_value': event.p_value,
-      'told': id(event) in numbers,
-    })  # fmt: skip
-  columns = ('event', 'start', 'end', 'entities', 'most_abnormal', 'rows',
-             'p_value', 'told')  # fmt: skip
+    event_of[event.rows] = number
+    rows.append((
+      number, *stamps[event.rows[[0, -1]]], len(event.entities),
+      ', '.join(event.entities[:_NAMED]), len(event.rows), event.p_value,
+      id(event) in numbers,
+    ))  # fmt: skip
+  found['event'] = event_of
   return found, pd.DataFrame(rows, columns=columns).astype({'told': bool})
 
 
@@ -150,7 +152,8 @@ def _ranking(tally, found, entity):
 
 def _finish(part, path, found, worst):
   """The rows with decisions, events and reasons, in place of the file."""
-  events = dict(zip(found['row'], found['event'], strict=True))
+  alarms = zip(found['row'], found['event'], strict=True)  # in order of rows
+  bad, event = next(alarms, (-1, ''))
   why = dict(zip(worst['row'], worst['reasons'], strict=True))
   target = f'{part}.2'
   try:
@@ -160,11 +163,12 @@ def _finish(part, path, found, worst):
       reader, writer = csv.reader(source), csv.writer(file, lineterminator='\n')
       writer.writerow([*next(reader), 'decision', 'event', 'reasons'])
       for row, cells in enumerate(reader):
-        bad = row in events
         writer.writerow([
-          *cells, judge.decision(bad), events[row] if bad else '',
+          *cells, judge.decision(row == bad), event if row == bad else '',
           sheets.harmless(why.get(row, '')),
         ])  # fmt: skip
+        if row == bad:
+          bad, event = next(alarms, (-1, ''))
       file.flush()
       os.fsync(file.fileno())
     os.replace(target, path)

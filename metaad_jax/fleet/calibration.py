@@ -18,7 +18,7 @@ from metaad_jax.training import runs
 LEAST = 20  # entities that say what is rare; else those of the run do, too
 _FEW = 3  # entities that say whether it is right
 _MOST = 200  # entities that are looked at
-_SHOTS = (1, 3, 10, 30)
+_SHOTS = (1, 3, 5, 10, 20, 30)  # in between p-values are too large
 _HELD_OUT = 2  # normals beside the support, at least
 _FOLDS, _OWN = 10, 100  # of the reference; rows of other entities it has scored
 _DRAWS, _ENOUGH = 4, 100  # supports of an entity, at most; of all

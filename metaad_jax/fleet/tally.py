@@ -74,10 +74,12 @@ class Tally:
     least: [N] their least p-values.
     known: [N] whether they were in `fit`.
     notes: what was warned of, once.
+    timed: whether the rows have times.
   """
 
   def __init__(self, fleet: FleetDetector, fdr: float | None = None):
     self._fleet, self._fdr = fleet, fdr
+    self.timed = bool(fleet.layout_.time)
     self._rate = fdr or fleet.false_alarm_rate
     self._codes: dict[str, int] = {}
     self.count, self._tested, self.notes = 0, 0, dict[str, None]()
@@ -102,7 +104,7 @@ class Tally:
     code = np.array([self._codes[name] for name in names])[which]
     row = self.count + np.arange(len(judged))
     times = row.astype(np.float64) if found.times is None else found.times
-    stamps = judged[layout.time] if layout.time else row
+    stamps = judged[layout.time] if self.timed else row
     frame = pd.DataFrame({
       'row': row, 'entity': code, 'time': times, 'stamp': stamps,
       'p_value': judged['p_value'], 'score': judged['score'],
