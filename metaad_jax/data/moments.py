@@ -158,7 +158,10 @@ def seconds(
     return None
   x = typed.values.to_numpy(np.float64)
   if typed.kind == 'time':
-    return _unwrapped(x), '', typed.note.partition('read as ')[2]
+    form, _, other = typed.note.partition('read as ')[2].partition(times.OR)
+    doubt = f'dates of {name!r} are read as {form}{times.OR}{other}: write '
+    doubt += 'them as 2024-01-31 to be sure'
+    return _unwrapped(x), doubt * bool(other), form
   if 'durations' in typed.note:
     return x, '', ''
   low, high = np.nanmin(x), np.nanmax(x)

@@ -20,6 +20,7 @@ LONGEST_GAP = 8  # samples in a row that are filled in by interpolation
 _LARGEST = 1e100  # of a value: beyond it squares are infinite
 _DURATION = re.compile(r'(\d+(\.\d+)?\s*[a-z]+\s*)+', re.IGNORECASE)
 _OFFSET = r':\d\d(?:\.\d*)? ?([+-])(\d\d):?(\d\d)?$'  # of a clock from UTC
+_WILD = 100  # quartile ranges from the median: see `doubts`
 _LOOSE, _SOME = 0.25, 0.01  # of a step; share of steps that may deviate more
 
 
@@ -379,6 +380,37 @@ def _offsets(until, line):
       stacklevel=4,
     )
   return ahead
+
+
+def doubts(
+  x: np.ndarray, still: np.ndarray, names: Sequence[str] = ()
+) -> list[str]:
+  """What is to be said of the channels of a healthy part [n, C].
+
+  Of those that are taken for constant (`still` [C]) though they are not, and of
+  single values that are so far out that all else is flat beside them.
+  """
+  name = lambda c: names[c] if names else c
+  said = [
+    f'channel {name(c)} varies by less than a billionth of its mean and is '
+    'taken for constant: subtract its mean'
+    for c in np.flatnonzero(still & (np.ptp(x, 0) > 0))
+  ]
+  low, middle, high = np.percentile(x, [25, 50, 75], axis=0)
+  away = np.abs(x - middle)
+  for c in np.flatnonzero(~still & (away.max(0) > _WILD * (high - low))):
+    row = int(away[:, c].argmax())
+    if (
+      high[c] > low[c]
+      and away[row, c] > 3 * np.sort(away[:, c])[-1 - len(x) // 50]
+    ):
+      said.append(
+        f'sample {row} of channel {name(c)} of the healthy part is '
+        f'{x[row, c]:.4g}, {away[row, c] / (high[c] - low[c]):.0f} times as '
+        'far from the median as the quartiles are apart: all else is flat '
+        'beside it; leave it out if it is an error'
+      )
+  return said
 
 
 class Piece(NamedTuple):

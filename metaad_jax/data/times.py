@@ -40,6 +40,7 @@ _TIMES = (
   ':%H:%M:%S %z', ' %H:%M:%S %z', ', %H:%M', ' %H:%M:%S%z', 'T%H:%M:%S%z',
   ' %H:%M:%S.%f%z', ' %H:%M%z', ' %H:%M %z',
 )  # fmt: skip
+OR = ', though they may be '  # said of a form, before another as likely
 _ODD_FORMS = ('%a %b %d %H:%M:%S %Y', '%Y%m%dT%H%M%S', '%Y%m%d %H%M%S')
 
 
@@ -69,22 +70,36 @@ def read(
       return None
     found[~lost] = [_clock(match) for match in clocks if match]
     return found, 'times of day or durations'
-  readings: list[tuple[bool, int, str]] = []
+  readings: list[tuple[int, int, str, np.ndarray]] = []
   for form in ('ISO8601', *_formats(stated[0])):
     try:
       dates = seconds(pd.to_datetime(pd.Series(stated), format=form, utc=True))
     except (ValueError, OverflowError):
       continue
-    readings.append((bool((np.diff(dates) < 0).any()), len(readings), form))
-    if min(readings)[1] == len(readings) - 1:
-      found[~lost] = dates
+    readings.append((_unevenness(dates), len(readings), form, dates))
   if not readings and all(map(_SEVERAL.fullmatch, stated)):
     try:
       found[~lost] = [either(cell).timestamp() for cell in stated]
     except (ValueError, OverflowError):
       return None
     return found, 'dates, in several forms'
-  return (found, f'dates, read as {min(readings)[2]}') if readings else None
+  if not readings:
+    return None
+  likely, *others = sorted(readings, key=lambda r: r[:2])
+  found[~lost] = likely[3]
+  doubt = [
+    r[2] for r in others if r[0] == likely[0] and (r[3] != likely[3]).any()
+  ]
+  note = f'dates, read as {likely[2]}'
+  return found, OR.join([note, *doubt[:1]])
+
+
+def _unevenness(dates):
+  """How many steps are longer than the others; of what goes back, all."""
+  steps = np.diff(dates)
+  if not (steps >= 0).all():  # NaN included
+    return len(dates)
+  return int((steps > 1.5 * np.median(steps)).sum()) if len(steps) else 0
 
 
 def either(cell: str) -> pd.Timestamp:

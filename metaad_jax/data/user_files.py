@@ -238,7 +238,10 @@ def _samples(content, options):
   rows = pd.DataFrame({name: table[name].values for name in of('feature')})
   keys = {name: pd.Series(content.data[name]) for name in of('id', 'time')}
   if not rows.columns.size:
-    raise DataError(f'it holds no column to score: {", ".join(table)}')
+    raise DataError(
+      f'it holds no column to score: {", ".join(table)}; to score one, name '
+      'it: --features=NAME or features=[NAME]'
+    )
   if not len(rows):
     raise DataError('it holds no rows')
   keys = pd.DataFrame({**content.row_names, **keys})

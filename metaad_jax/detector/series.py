@@ -155,9 +155,9 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
     joined = np.concatenate(self.stretches_)
     self.mean_ = joined.mean(0)
     spread = joined.std(0)
-    self.scale_ = np.where(
-      spread > 1e-9 * np.abs(self.mean_), spread, np.abs(self.mean_) + 1
-    )
+    moves = spread > 1e-9 * np.abs(self.mean_)
+    self.scale_ = np.where(moves, spread, np.abs(self.mean_) + 1)
+    _warn(timelines.doubts(joined, ~moves, self.names_))
     if weights is None:
       weights = self.weights
     self.weights_ = subsequences.checked(
@@ -411,6 +411,7 @@ class SeriesAnomalyDetector(OutlierMixin, BaseEstimator):
         series_tails.blocks(scores[np.isfinite(scores)], self.period_)
       )
       at += len(x)
+    _warn([series_tails.odd_one(blocks, self.period_)])
     self._healthy = np.sort(np.concatenate(blocks))
     self._alone = series_tails.alone(blocks, self._healthy)
     rate = series_tails.per_sample(self.false_alarms, self.step_)

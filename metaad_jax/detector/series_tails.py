@@ -12,6 +12,7 @@ _FEWEST = 8  # but so many, if there are
 _LEAST = 0.05  # mean excess of a tail
 _PERIODS = 10  # of the healthy part that the promise was measured from
 _ALONE = 0.4  # see `alone`
+_FAR = 0.5  # see `odd_one`
 
 
 def blocks(scores: np.ndarray, length: int) -> np.ndarray:
@@ -30,6 +31,27 @@ def doubt(samples: int, period: int) -> str:
     f'{samples} healthy samples are {samples / period:.2g} periods: from less '
     f'than {_PERIODS} the rate of false events is a guess, give '
     f'{_PERIODS * period} samples or more'
+  )
+
+
+def odd_one(stretches: Sequence[np.ndarray], period: int) -> str:
+  """What is to be said of a healthy part with a stretch unlike the rest, or ''.
+
+  Its highest period is far above nine tenths of them, farther than an
+  exponential tail of those explains.
+  """
+  scores = np.concatenate(stretches)
+  known = np.sort(scores)
+  kept = known[: len(known) - max(1, len(known) // 10)]
+  if len(kept) < _FEWEST or known[-1] - kept[-1] < _FAR:
+    return ''
+  if len(known) * p_values(kept, known[-1:])[0] > 0.01:
+    return ''
+  first = int(scores.argmax()) * period
+  return (
+    f'samples {first} to {first + period} of the healthy part are unlike the '
+    'rest of it: as long as they count as healthy, what is as far is no '
+    'event; leave them out if they are not'
   )
 
 

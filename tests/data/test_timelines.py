@@ -189,6 +189,19 @@ def test_a_series_is_cut_at_a_row_a_time_or_after_a_while():
     timelines.row_of('20s', timelines.read(X))
 
 
+@pytest.mark.parametrize('form', ['%d/%m/%Y %H:%M', '%m/%d/%Y %H:%M'])
+def test_days_and_months_are_told_apart_by_even_steps(form):
+  times = pd.date_range('2024-03-01', periods=99, freq='h')
+  frame = pd.DataFrame({'when': times.strftime(form), 'a': np.arange(99) % 7.0})
+  line = timelines.read(frame)
+  assert line.form == form and not line.notes and line.step == 3600
+  months = pd.date_range('2024-01-01', periods=9, freq='MS')
+  line = timelines.read(
+    pd.DataFrame({'when': months.strftime(form[:8]), 'a': np.arange(9) % 7.0})
+  )  # either may be meant, which is said
+  assert any('%d/%m/%Y' in n and '%m/%d/%Y' in n for n in line.notes)
+
+
 def test_a_time_is_one_on_the_clock_of_the_rows():
   x = np.random.default_rng(0).normal(size=99)
   row_of = lambda when, until: timelines.row_of(
