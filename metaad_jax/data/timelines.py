@@ -396,6 +396,13 @@ def doubts(
     'taken for constant: subtract its mean'
     for c in np.flatnonzero(still & (np.ptp(x, 0) > 0))
   ]
+  flat = np.ptp(x, 0) == 0
+  if flat.any() and not flat.all():
+    some = [str(name(c)) for c in np.flatnonzero(flat)]
+    said.append(
+      f'{", ".join(some[:5])}{", ..." * (len(some) > 5)} never moved in the '
+      'healthy part: the first time is an event, however usual it is'
+    )
   low, middle, high = np.percentile(x, [25, 50, 75], axis=0)
   away = np.abs(x - middle)
   for c in np.flatnonzero(~still & (away.max(0) > _WILD * (high - low))):

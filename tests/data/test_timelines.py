@@ -202,6 +202,15 @@ def test_days_and_months_are_told_apart_by_even_steps(form):
   assert any('%d/%m/%Y' in n and '%m/%d/%Y' in n for n in line.notes)
 
 
+def test_channels_that_say_little_are_named():
+  x = np.stack([np.sin(np.arange(99.0)), np.zeros(99)], 1)
+  said = lambda x: timelines.doubts(x, x.std(0) < 1e-9, 'ab')
+  assert [note.split()[0] for note in said(x)] == ['b']
+  assert not said(x[:, :1]) and not said(x[:, 1:])
+  x[40, 0] = 1e6
+  assert any('sample 40 of channel a' in note for note in said(x))
+
+
 def test_a_time_is_one_on_the_clock_of_the_rows():
   x = np.random.default_rng(0).normal(size=99)
   row_of = lambda when, until: timelines.row_of(
