@@ -49,7 +49,8 @@ def fit(
 def _choice(choice):
   """Who judges entities of how many rows."""
   every = 'all rows of the fleet'
-  said = {'both': f'the network and {every}', 'pooled': every}
+  said = {'both': f'the network and {every}', 'pooled': every,
+          'reference': "the fleet's reference"}  # fmt: skip
   told, last = [], 'network'
   for number, by in choice.items():
     if by != last:

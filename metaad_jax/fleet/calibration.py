@@ -117,7 +117,8 @@ def doubt(used: Calibration | None, by: str, rate: float) -> str:
   if by == 'run':
     return (
       'with too few rows to spare cannot say whether the false-alarm rate of '
-      'the run holds for them: give three of them three known rows or more'
+      'the run holds for them: give three of them three known rows or more; '
+      'those of one known row are judged by rows of all'
     )
   least = [
     max(conformal.LEVELS[np.isfinite(grid)].min() for grid in cell)

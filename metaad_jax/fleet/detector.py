@@ -11,7 +11,6 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from metaad_jax.base import DataError
-from metaad_jax.data import roles
 from metaad_jax.detector import estimator, fitted, unverified
 from metaad_jax.detector.explanations import Explanation
 from metaad_jax.fleet import (
@@ -72,7 +71,9 @@ class FleetDetector(BaseEstimator):
       for each group, '' = for whoever is in none; empty = nobody lends.
     choice_: from how many known rows on entities are judged by what:
       'network', or 'both', it and all rows of the fleet, or 'pooled', these
-      alone; as ranks faults put into known rows best. Empty = the network.
+      alone; as ranks faults put into known rows best. 'reference' = as unknown
+      entities are: by one row nothing can be called abnormal, and too few of
+      the fleet have more. Empty = the network.
 
   Example:
     >>> fleet = FleetDetector().fit(frame, entity='machine_id')
@@ -113,23 +114,24 @@ class FleetDetector(BaseEstimator):
       reading = {**reading, 'id': ','.join(ids)}
     long = frames.read(frame, entity, time, label, **reading)
     self.layout_, self._store = long.layout, Store()
-    names = long.names[_with_normals(long)]
-    if not len(names):
+    some = _with_normals(long)
+    if not some.any():
       raise DataError('every row is an anomaly: give at least one normal row')
-    if len(names) < len(long.names):
+    if not some.all():
       warnings.warn(
-        f'{len(long.names) - len(names)} of {len(long.names)} entities have no '
+        f'{(~some).sum()} of {len(some)} entities have no '
         'normal row: they are not known',
         stacklevel=2,
       )
-    long = _of_entities(long, names)
+    long = frames.some(long, np.flatnonzero(some[long.which]))
     made = known.choose(
       long.x, long.labels, long.which, self._words, unverified.room(self._run)
     )
+    frames.warn_of_doubtful(long)
     entities = known.entities(made)
     self._store.change(dict(zip(long.names, entities, strict=True)))
     self._store.change({_PRIOR: self._prior(entities)})
-    groups = _groups(long, group)
+    groups = kin_lib.groups_of(long, group)
     self._own, self.calibration_, lends, blend = calibration.fit(
       self._run, entities, self._words, rate,
       list(groups.values()) if self.siblings else None,
@@ -156,7 +158,8 @@ class FleetDetector(BaseEstimator):
     check_is_fitted(self, '_store')
     long = frames.read(frame, known=self.layout_, grow=True)
     self.layout_ = long.layout
-    long = _of_entities(long, long.names[_with_normals(long, False)])
+    some = _with_normals(long, False)
+    long = frames.some(long, np.flatnonzero(some[long.which]))
     room = unverified.room(self._run)
     before = self._store.read(list(long.names))
     changed = {}
@@ -170,7 +173,7 @@ class FleetDetector(BaseEstimator):
         changed[name] = known.entities(made)[0]
     self._store.change(changed)
     if self._group in long.keys:
-      new = _groups(long, self._group)
+      new = kin_lib.groups_of(long, self._group)
       groups = {**new, **self._kin.groups}
       self._kin = self._kin._replace(groups=groups)
     return self
@@ -213,7 +216,8 @@ class FleetDetector(BaseEstimator):
   @property
   def choice_(self) -> dict[int, str]:
     check_is_fitted(self, '_store')
-    return self._kin.blend.choice
+    bare = {1: 'reference', 2: 'network'} if self._unchecked else {}
+    return bare or self._kin.blend.choice
 
   def score_samples(self, frame: Any) -> np.ndarray:
     """[n] float64, higher = more normal."""
@@ -262,11 +266,10 @@ class FleetDetector(BaseEstimator):
       raise DataError(f'there is no row {max(rows)}: there are {len(long.x)}')
     found: dict[int, Explanation] = {}
     places = np.array(rows, np.int64)
-    there = self._store.names
     for name in np.unique(long.which[places]):
       some = places[long.which[places] == name]
       told = long.names[name]
-      by = self._one(told if told in there else _PRIOR)
+      by = self._one(told)
       encoded = long.take(some)
       why = by.explain(encoded, by.judge(encoded.x))
       found |= dict(zip(some.tolist(), why, strict=True))
@@ -359,8 +362,11 @@ class FleetDetector(BaseEstimator):
       names = list(long.names[start : start + _AT_ONCE])
       a, b = np.searchsorted(which, (start, start + len(names)))
       found = self._store.read(names)
-      names = [name if name in found else _PRIOR for name in names]
-      if len(found) < len(names):
+      names = [
+        name if name in found and not self._bare(found[name]) else _PRIOR
+        for name in names
+      ]
+      if _PRIOR in names:
         found |= self._store.read([_PRIOR])
       entities = [found[name] for name in names]
       yield _Block(order[a:b], which[a:b] - start, names, entities)
@@ -440,8 +446,19 @@ class FleetDetector(BaseEstimator):
       self._run, entities, self._words, unverified.room(self._run)
     )
 
+  @property
+  def _unchecked(self):
+    """Whether nobody lends, or tells what is rare among them."""
+    return self.calibration_ == 'run' and self._own is not None
+
+  def _bare(self, entity):
+    """Whether it is judged by the fleet's reference: one row has no scale."""
+    return self._unchecked and len(entity.y) == 1
+
   def _one(self, name):
-    entity = self._store.read([name])[name]
+    entity = self._store.read([name]).get(name)
+    if entity is None or self._bare(entity):
+      name, entity = _PRIOR, self._store.read([_PRIOR])[_PRIOR]
     beside = self._kin.beside(name, entity)
     (entity,) = self._kin.filled([name], [entity])
     run = self._run._replace(calibration=self._calibrated())
@@ -465,36 +482,6 @@ def _with_normals(long: Long, needed: bool = True) -> np.ndarray:
   """[N] bool, entities with a row that is no anomaly; or with any."""
   some = long.labels != 1 if needed else np.ones(len(long.labels), bool)
   return np.bincount(long.which[some], minlength=len(long.names)) > 0
-
-
-def _groups(long: Long, column: str) -> dict[str, str]:
-  """The group of each entity, by its name; '' = none."""
-  if not column:
-    return dict.fromkeys(long.names, '')
-  if column not in long.keys:
-    near = roles.nearest(column, long.keys)
-    raise DataError(f'there is no column {column!r} of groups{near}')
-  found = long.keys[column].fillna('').astype(str).to_numpy()
-  groups = dict(zip(long.names[long.which], found, strict=True))
-  odd = found != np.array([groups[name] for name in long.names])[long.which]
-  if odd.any():
-    name = long.names[long.which[np.flatnonzero(odd)[0]]]
-    raise DataError(
-      f'entity {name!r} is in two groups of {column!r}: choose one'
-    )
-  return groups
-
-
-def _of_entities(long: Long, names: Sequence[str]) -> Long:
-  """The rows of these entities, which are numbered anew."""
-  places = np.searchsorted(names, long.names)
-  places = np.minimum(places, len(names) - 1)
-  there = np.asarray(names)[places] == long.names
-  kept = there[long.which]
-  return long._replace(
-    x=long.x[kept], which=places[long.which[kept]], names=np.asarray(names),
-    labels=long.labels[kept], keys=long.keys[kept],
-  )  # fmt: skip
 
 
 __all__ = ['FleetDetector', 'Layout']

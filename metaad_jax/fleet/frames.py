@@ -122,6 +122,29 @@ def read(
   )  # fmt: skip
 
 
+def warn_of_doubtful(long: Long) -> None:
+  """Of names that are one number, and of rows of one entity at one time."""
+  numbers = pd.to_numeric(pd.Series(long.names, dtype=object), errors='coerce')
+  dotted = np.array(['.' in name for name in long.names])
+  same = numbers.notna() & numbers.duplicated(keep=False)
+  if (same & dotted).any():
+    value = numbers[same & dotted].iloc[0]
+    names = ' and '.join(map(repr, long.names[(numbers == value).to_numpy()]))
+    warnings.warn(
+      f'{names} are one number, and are taken as different entities: write '
+      'those of one entity alike', stacklevel=3,
+    )  # fmt: skip
+  if long.times is not None:
+    at = pd.DataFrame({'which': long.which, 'time': long.times})
+    twice = (at.duplicated() & at['time'].notna()).to_numpy()
+    if twice.any():
+      name = long.names[long.which[np.flatnonzero(twice)[0]]]
+      warnings.warn(
+        f'{twice.sum()} rows have the entity and the time of another one (the '
+        f'first is of {name!r}): all of them are taken as known', stacklevel=3,
+      )  # fmt: skip
+
+
 def some(long: Long, rows: np.ndarray) -> Long:
   """Some of the rows, and their entities alone."""
   names, which = np.unique(long.which[rows], return_inverse=True)

@@ -5,7 +5,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from metaad_jax.base import DataError
+from metaad_jax.data import roles
 from metaad_jax.fleet import pooled, siblings
+from metaad_jax.fleet.frames import Long
 from metaad_jax.fleet.pooled import Beside, Blend, Pooled
 from metaad_jax.fleet.siblings import Siblings
 from metaad_jax.fleet.store import Entity
@@ -200,3 +203,21 @@ def _with_lent(entity, lent):
     y=put(y, np.full(len(lent), siblings.BORROWED, np.int8)),
     support=put(support, np.ones(len(lent), bool)),
   )
+
+
+def groups_of(long: Long, column: str) -> dict[str, str]:
+  """The group of each entity, by its name; '' = none."""
+  if not column:
+    return dict.fromkeys(long.names, '')
+  if column not in long.keys:
+    near = roles.nearest(column, long.keys)
+    raise DataError(f'there is no column {column!r} of groups{near}')
+  found = long.keys[column].fillna('').astype(str).to_numpy()
+  groups = dict(zip(long.names[long.which], found, strict=True))
+  odd = found != np.array([groups[name] for name in long.names])[long.which]
+  if odd.any():
+    name = long.names[long.which[np.flatnonzero(odd)[0]]]
+    raise DataError(
+      f'entity {name!r} is in two groups of {column!r}: choose one'
+    )
+  return groups

@@ -79,6 +79,26 @@ def test_rows_of_unknown_entities_are_marked_and_judged_by_the_others(fleet):
     assert fleet.judge(far)['outlier'].all()
 
 
+def test_of_entities_of_one_row_gross_faults_are_found(run):
+  known, new = frame(1, (1,) * 8)
+  fleet = FleetDetector(run)
+  with pytest.warns(UserWarning, match='one known row'):
+    fleet.fit(known, entity='m')
+  assert fleet.choice_ == {1: 'reference', 2: 'network'}
+  gross = new.groupby('m').head(2).copy()
+  gross['b'] += 100 * known['b'].std()
+  assert fleet.judge(gross)['outlier'].all()
+  told = fleet.judge(new)
+  assert told['known'].all()
+  x = new[new.m == 5][NAMES]
+  np.testing.assert_allclose(
+    fleet.detector('5').score_samples(x), -told['score'][new.m == 5], atol=1e-3
+  )
+  more = fleet.partial_fit(frame(2, (3,) * 8)[0].query('m == 5')).judge(new)
+  moved = (more['score'] != told['score']).groupby(new.m).any()
+  assert moved.index[moved].tolist() == [5]  # it has a detector of its own now
+
+
 def test_scores_stay_where_so_few_can_call_nothing_rare(fleet, monkeypatch):
   _, new = frame()
   new.loc[:3, NAMES] = 1e7
@@ -211,6 +231,15 @@ def test_the_command_adapts_to_a_long_file_and_judges_another(run, tmp_path):
                 f'--output={tmp_path / "again"}')  # fmt: skip
   again = (tmp_path / 'again/scores.csv').read_bytes()
   assert again == (found / 'scores.csv').read_bytes()
+
+
+def test_doubtful_names_and_times_are_told(run):
+  known, _ = frame(0, (3, 3))
+  names = known.m.astype(object).where(known.index != 0, known.m.astype(float))
+  with pytest.warns(UserWarning, match='are one number'):
+    FleetDetector(run).fit(known.assign(m=names.astype(str)), entity='m')
+  with pytest.warns(UserWarning, match='^4 rows have the entity and the time'):
+    FleetDetector(run).fit(known.assign(t=7.0), entity='m', time='t')
 
 
 def test_frames_that_make_no_sense_are_refused_by_name(run):
