@@ -239,8 +239,8 @@ def _samples(content, options):
   keys = {name: pd.Series(content.data[name]) for name in of('id', 'time')}
   if not rows.columns.size:
     raise DataError(
-      f'it holds no column to score: {", ".join(table)}; to score one, name '
-      'it: --features=NAME or features=[NAME]'
+      f'it holds no column to score: {", ".join(table)}; to score one of them '
+      f'all the same, --features={"".join(list(table)[-1:])}'
     )
   if not len(rows):
     raise DataError('it holds no rows')
