@@ -221,8 +221,9 @@ def _deviations(z, known, there, usual):
   near = bounded(jnp.minimum(below, above))
   far = bounded(jnp.maximum(below, above))
   rank = mean(jnp.where(same, 0, jnp.sign(gap)))
-  wide = jnp.exp(-jnp.minimum(jnp.abs(gap) / 0.5, 30))
-  density = lambda kernel: jnp.log(mean(kernel) + 1e-4)
+  density = lambda width: jnp.log(
+    mean(jnp.exp(-jnp.minimum(jnp.abs(gap) / width, 30))) + 1e-4
+  )
   features = [
     compress(z),
     jnp.log1p(jnp.abs(z)),
@@ -233,8 +234,8 @@ def _deviations(z, known, there, usual):
     ~inside,
     mean(same),
     jnp.abs(rank),
-    density(wide**5),  # a width of 0.1
-    density(wide),
+    density(0.1),
+    density(0.5),
     constant,
     constant * jnp.abs(differs),
   ]
