@@ -22,7 +22,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metaad_jax import devices
 from metaad_jax.base import Rows
 from metaad_jax.models import linear_algebra
 
@@ -82,17 +81,6 @@ class View(NamedTuple):
   missing: jax.Array  # 1 = NaN or infinite
 
 
-class Usual(NamedTuple):
-  """What is usual among the rows that one is compared with; [F] each."""
-
-  number: jax.Array  # of the values that are there, at least 1
-  centre: jax.Array  # mean and standard deviation, as `View.z` has them
-  deviation: jax.Array
-  level: jax.Array  # and as `View.level` does
-  roughness: jax.Array
-  zero: jax.Array  # share of zeros
-
-
 class Support(NamedTuple):
   """A support of K rows that rows are described against."""
 
@@ -105,7 +93,6 @@ class Support(NamedTuple):
   inner: jax.Array  # [K, K] inverse of rows rows^T + ridge I
   ridge: jax.Array  # scalar
   precision: jax.Array  # [F] diagonal of (rows^T rows + ridge I)^-1
-  usual: Usual  # among all normals
 
 
 class Description(NamedTuple):
@@ -140,9 +127,8 @@ def fit(support: Rows, features: jax.Array) -> Support:
   precision = jnp.maximum(precision, 1e-9)
   anomaly = support.mask * support.y
   return Support(
-    columns, rows, normal, anomaly, centre, spread, inner, ridge, precision,
-    _usual(rows, normal),
-  )  # fmt: skip
+    columns, rows, normal, anomaly, centre, spread, inner, ridge, precision
+  )
 
 
 def _columns(x, normal, features):
@@ -179,38 +165,30 @@ def view(columns: Columns, x: jax.Array) -> View:
   return View(z * real, level * real, (x == 0) * real, (~seen) * columns.real)
 
 
-def _usual(known, weights):
-  """Of the rows of a `View` [K, F] with weights [K]."""
+def _cell(row, known, weights, columns):
+  """[F, 24] `_AMONG_NORMALS` and 'missing' of one row, and its ranks [F].
+
+  The row and the support, `known`, are `View`s; weights [K] 1 = compared with.
+  Ranks are -1 to 1.
+  """
   there = weights[:, None] * (1 - known.missing)
   count = jnp.maximum(there.sum(0), 1)
   mean = lambda v: (there * v).sum(0) / count
-  deviation = lambda v, centre: jnp.sqrt(mean((v - centre) ** 2))
-  centre, level = mean(known.z), mean(known.level)
-  return Usual(
-    count, centre, deviation(known.z, centre),
-    level, deviation(known.level, level), mean(known.zero),
-  )  # fmt: skip
+  near, rank = _deviations(row.z, known.z, there, mean)
+  features = [*near, *_levels(row, known, mean, columns)]
+  cells = jnp.stack([f.astype(row.z.dtype) for f in features], -1)
+  cells = cells * (1 - row.missing)[:, None]
+  return jnp.concatenate([cells, row.missing[:, None]], -1), rank
 
 
-def _cell(row, known, weights, usual, columns):
-  """`_AMONG_NORMALS` and 'missing' of one row, 24 of [F], and its ranks [F].
-
-  The row and the support, `known`, are `View`s; weights [K] 1 = compared with,
-  and `usual` is of these. Ranks are -1 to 1.
-  """
-  there = weights[:, None] * (1 - known.missing)
-  near, rank = _deviations(row.z, known.z, there, usual)
-  features = [*near, *_levels(row, usual, columns)]
-  return [*(f * (1 - row.missing) for f in features), row.missing], rank
-
-
-def _deviations(z, known, there, usual):
+def _deviations(z, known, there, mean):
   """The features in deviations, 13 of [F], and the ranks [F]."""
-  mean = lambda v: (there * v).sum(0) / usual.number
-  constant = usual.deviation < 10 * _SAME
-  unit = jnp.where(constant, 1, usual.deviation)
+  centre = mean(known)
+  deviation = jnp.sqrt(mean((known - centre) ** 2))
+  constant = deviation < 10 * _SAME
+  unit = jnp.where(constant, 1, deviation)
   gap = (z - known) / unit
-  z = (z - usual.centre) / unit
+  z = (z - centre) / unit
   differs = jnp.sign(z) * (jnp.abs(z) > 1e-3)
   z = jnp.where(constant, 100 * differs, jnp.clip(z, -_BIG, _BIG))
   same = jnp.abs(gap) * unit < _SAME
@@ -242,9 +220,10 @@ def _deviations(z, known, there, usual):
   return features, rank
 
 
-def _levels(row, usual, columns):
+def _levels(row, known, mean, columns):
   """The features on the logarithmic level, 10 of [F]."""
-  level, roughness, zeros = usual.level, usual.roughness, usual.zero
+  level, zeros = mean(known.level), mean(known.zero)
+  roughness = jnp.sqrt(mean((known.level - level) ** 2))
   step = (row.level - level) / jnp.maximum(roughness, 1e-3)
   step = jnp.clip(step, -100, 100)
   return [
@@ -262,7 +241,7 @@ def _levels(row, usual, columns):
 
 
 def _labelled(row, rank, support, ranks, weights):
-  """`_AMONG_ANOMALIES` 11 of [F], `LABELS[2:5]` [3] of one row, a `View`.
+  """`_AMONG_ANOMALIES` [F, 11] and `LABELS[2:5]` [3] of one row, a `View`.
 
   Its ranks among the normals are [F], those of the support [K, F]; weights [K]
   1 = an anomaly to compare with.
@@ -301,7 +280,7 @@ def _labelled(row, rank, support, ranks, weights):
     (agreement * real).sum() / width,
     (strongest * real).max(),
   ]
-  return [cell * some for cell in cells], jnp.stack(whole) * some
+  return jnp.stack(cells, -1) * some, jnp.stack(whole) * some
 
 
 def _distances(row, support, weights, labelled):
@@ -312,10 +291,10 @@ def _distances(row, support, weights, labelled):
   """
   real, known = support.columns.real, support.view.z
   width = jnp.maximum(real.sum(), 1)
-  logs = jnp.abs(compress(row.z) - compress(known)).sum(-1) / width
+  logs = (jnp.abs(compress(row.z) - compress(known)) * real).sum(-1) / width
   limit = lambda z: jnp.clip(z, -6, 6)
-  squares = ((limit(row.z) - limit(known)) ** 2).sum(-1) / width
-  unequal = (jnp.abs(row.z - known) > 1e-3).sum(-1) / width
+  squares = ((limit(row.z) - limit(known)) ** 2 * real).sum(-1) / width
+  unequal = ((jnp.abs(row.z - known) > 1e-3) * real).sum(-1) / width
   total = jnp.maximum(weights.sum(), 1)
   features = []
   for distance in (jnp.sqrt(squares + 1e-6), logs):
@@ -390,50 +369,30 @@ def _describe(support, rows, normal, anomaly, joint):
   solved, squared = joint
   count = jnp.maximum(support.normal.sum(), 1)
   width = jnp.maximum(support.columns.real.sum(), 1)
-  usual, known = support.usual, support.view
-  if axis == 0:
-    usual = jax.vmap(_usual, (None, 0))(known, normal)
-  cell = lambda r, w, u: _cell(r, known, w, u, support.columns)
-  cells, ranks = jax.vmap(cell, (0, axis, axis))(rows, normal, usual)
-  sides, whole, discriminant = _by_labels(support, rows, ranks, anomaly)
+  cell = lambda r, w: _cell(r, support.view, w, support.columns)
+  cells, ranks = jax.vmap(cell, (0, axis))(rows, normal)
+  theirs = _ranks(support)
+  sides, whole = jax.vmap(
+    lambda r, rank, w: _labelled(r, rank, support, theirs, w), (0, 0, axis)
+  )(rows, ranks, anomaly)
   far, near_anomaly, residual = jax.vmap(
     lambda r, w, a: _distances(r, support, w, a), (0, axis, axis)
   )(rows, normal, anomaly)
   conditional = solved * jnp.sqrt(count / support.precision)
   both = (residual, jnp.clip(conditional, -_BIG, _BIG))
-  cells += sides
-  for x in both:
-    size = jnp.log1p(jnp.abs(x))
-    cells += [jnp.sign(x) * size, size]
+  columns = [
+    f(x) for x in both for f in (compress, lambda x: jnp.log1p(abs(x)))
+  ]
   mahalanobis = jnp.log(jnp.maximum(squared, 0) * count / width + 1e-3)
+  discriminant = jax.vmap(lambda x, w: _discriminant(support, x, w), (0, axis))(
+    _centred(support, rows), anomaly
+  )
   discriminant = compress(discriminant * jnp.sqrt(count))
   return Description(
-    jnp.stack(cells, -1),
+    jnp.concatenate([cells, sides, jnp.stack(columns, -1)], -1),
     jnp.concatenate([far, mahalanobis[:, None]], -1),
     jnp.concatenate([near_anomaly, whole, discriminant[:, None]], -1),
   )
-
-
-def _by_labels(support, rows, ranks, anomaly):
-  """See `_labelled` and `_discriminant`, of R rows; 0 without an anomaly."""
-  axis = 0 if anomaly.ndim == 2 else None
-
-  def told():
-    theirs = _ranks(support)
-    labelled = lambda r, k, w: _labelled(r, k, support, theirs, w)
-    towards = lambda x, w: _discriminant(support, x, w)
-    return (
-      *jax.vmap(labelled, (0, 0, axis))(rows, ranks, anomaly),
-      jax.vmap(towards, (0, axis))(_centred(support, rows), anomaly),
-    )
-
-  if not devices.tuning().branches:
-    return told()
-  zeros = lambda *shape: jnp.zeros((len(ranks), *shape), ranks.dtype)
-  none = lambda: (
-    [jnp.zeros_like(ranks) for _ in _AMONG_ANOMALIES], zeros(3), zeros()
-  )  # fmt: skip
-  return jax.lax.cond(support.anomaly.sum() > 0, told, none)
 
 
 def _discriminant(support, x, anomaly):

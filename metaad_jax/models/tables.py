@@ -7,12 +7,10 @@ the order or the number of columns or rows. Zaheer et al., "Deep Sets", 2017;
 Kossen et al., "Self-Attention Between Datapoints", 2021.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
-from jax.custom_derivatives import SymbolicZero
 import jax.numpy as jnp
 
 from metaad_jax import base
@@ -57,38 +55,6 @@ def _pool(cells, real, gate):
     (attention[..., i : i + 1] * cells).sum(1) for i in range(gate.shape[-1])
   ]
   return jnp.concatenate([mean, most, *heads], -1)
-
-
-@jax.custom_jvp
-def _described(cells, kernel):
-  """cells [R, F, n] @ kernel [n, width], a feature at a time.
-
-  So a compiler need not lay the features side by side, which takes longer than
-  the product. Derivatives are of one product.
-  """
-  return sum(cells[..., i, None] * row for i, row in enumerate(kernel))
-
-
-@functools.partial(_described.defjvp, symbolic_zeros=True)
-def _(values, tangents):
-  cells, kernel = values
-  pairs = (tangents[0], kernel), (cells, tangents[1])
-  still = lambda pair: any(isinstance(x, SymbolicZero) for x in pair)
-  out = cells @ kernel
-  moved = [a @ b for a, b in pairs if not still((a, b))]
-  return out, sum(moved, jnp.zeros_like(out))
-
-
-class Described(nn.Module):
-  """The first layer of what `table_features` says of cells: a dense one."""
-
-  width: int
-
-  @nn.compact
-  def __call__(self, cells):
-    start, size = nn.initializers.lecun_normal(), (cells.shape[-1], self.width)
-    bias = self.param('bias', nn.initializers.zeros, (self.width,))
-    return _described(cells, self.param('kernel', start, size)) + bias
 
 
 class _Column(nn.Module):
@@ -138,7 +104,7 @@ class Tables(nn.Module):
 
   def setup(self):
     dense = lambda size=self.width: nn.Dense(size)
-    self.cell = nn.Sequential([Described(self.width), nn.relu, dense()])
+    self.cell = nn.Sequential([dense(), nn.relu, dense()])
     self.column = [_Column(self.width) for _ in range(self.blocks)]
     self.block = [_Block(self.width, self.heads) for _ in range(self.blocks)]
     self.gate = dense(self.heads)

@@ -149,8 +149,7 @@ def test_a_row_of_the_support_is_described_without_itself():
   for i in range(9):
     others = jnp.ones(9).at[i].set(0)
     normal, anomaly = read.normal * others, read.anomaly * others
-    usual = tf._usual(read.view, normal)
-    less = read._replace(normal=normal, anomaly=anomaly, usual=usual)
+    less = read._replace(normal=normal, anomaly=anomaly)
     alone = describe(less, np.repeat(SUPPORT.x[i : i + 1], 6, 0))
     close(rows.cells[i, :, :24], alone.cells[0, :, :24])
     close(rows.rows[i, :8], alone.rows[0, :8])

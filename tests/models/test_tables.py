@@ -46,17 +46,3 @@ def test_a_large_support_shows_some_anomalies_and_then_normals():
   support = types.SimpleNamespace(normal=normal, anomaly=anomaly)
   chosen = np.sort(tables._choose(support))
   np.testing.assert_array_equal(chosen, [*range(16), *range(50, 98)])
-
-
-def test_the_first_layer_and_its_derivatives_are_of_one_product():
-  rng = np.random.default_rng(0)
-  cells, kernel = rng.normal(size=(3, 2, 5)), rng.normal(size=(5, 4))
-
-  def told(product):
-    loss = lambda *pair: jnp.sin(product(*pair)).sum()
-    every = product(cells, kernel), jax.hessian(loss, (0, 1))(cells, kernel)
-    return every, jax.grad(loss, 1)(cells, kernel)
-
-  ours, plain = fast.jit(lambda: (told(tables._described), told(jnp.matmul)))()
-  close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5)
-  jax.tree.map(close, ours, plain)
