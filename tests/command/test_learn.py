@@ -1,6 +1,7 @@
 """`metaad learn`, from a long file to a model file."""
 
 import jax
+from kills import Killed, kill_at
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +11,6 @@ from metaad_jax.base import DataError
 from metaad_jax.command import learn
 from metaad_jax.evaluation import results
 from metaad_jax.training import runs
-from metaad_jax.training.checkpoints import Checkpoints
 
 
 def fleet_of(path, machines=10, shift=3.0):
@@ -26,23 +26,6 @@ def fleet_of(path, machines=10, shift=3.0):
     parts.append(part[:6] if i == machines - 1 else part)
   pd.concat(parts).to_csv(path, index=False)
   return f'fleet:path={path},entity=pump,label=fault'
-
-
-class Killed(BaseException):
-  """As SIGKILL, it is caught by nobody."""
-
-
-def kill_at(monkeypatch, count):
-  """Ends training before checkpoint number `count` of all is saved."""
-  saved = []
-
-  def save(self, step, state, original=Checkpoints.save):
-    if len(saved) == count:
-      raise Killed
-    saved.append(step)
-    original(self, step, state)
-
-  monkeypatch.setattr(Checkpoints, 'save', save)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import signal
 
 import jax
 import jax.numpy as jnp
+from kills import Killed, kill_at
 import numpy as np
 import optax
 import pytest
@@ -117,23 +118,6 @@ def log_of(run_dir, timed=False):
 def same_bits(one, other):
   for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):
     assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
-class Killed(BaseException):
-  """As SIGKILL, it is caught by nobody."""
-
-
-def kill_at(monkeypatch, count):
-  """Ends training before checkpoint number `count` is saved, log written."""
-  saved = []
-
-  def save(self, step, state, original=Checkpoints.save):
-    if len(saved) == count:
-      raise Killed
-    saved.append(step)
-    original(self, step, state)
-
-  monkeypatch.setattr(Checkpoints, 'save', save)
 
 
 @pytest.fixture(scope='module')
