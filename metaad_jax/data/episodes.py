@@ -116,18 +116,15 @@ def pool(entities: Sequence[Entity], *, limit: int = 4096) -> Pools:
   sizes = [max(len(t[i]) for t in triples) for i in range(3)]
   widths = np.array([triple[0].shape[-1] for triple in triples])
   shape = (*triples[0][0].shape[1:-1], widths.max())
-  padded: list[jax.Array] = []
+  padded: list[np.ndarray] = []
   for i, size in enumerate(sizes):
     array = np.zeros((len(triples), size, *shape), 'f4')
     for row, triple in zip(array, triples, strict=True):
       row[: len(triple[i]), ..., : triple[i].shape[-1]] = triple[i]
-    padded.append(jnp.asarray(array))
+    padded.append(array)
   counts = np.array([[len(p) for p in t] for t in triples], np.int32)
   columns = (np.arange(widths.max()) < widths[:, None]).astype(np.float32)
-  normal, query, anomaly = padded
-  return Pools(
-    normal, query, anomaly, jnp.asarray(counts), jnp.asarray(columns)
-  )
+  return Pools(*jax.device_put((*padded, counts, columns)))
 
 
 def padded_size(count: int, least: int = 8) -> int:

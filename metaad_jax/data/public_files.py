@@ -18,7 +18,6 @@ import urllib.parse
 import warnings
 
 import numpy as np
-import pandas as pd
 
 from metaad_jax import storage
 from metaad_jax.base import DataError, Entity, RemoteFile, Source
@@ -27,11 +26,15 @@ _HERE = pathlib.Path(__file__).parent
 _FIELDS = {field.name for field in dataclasses.fields(Source)}
 
 
-@functools.cache
 def catalogue(source: str) -> dict[str, Any]:
   """What `datasets/catalogue.toml` holds of a source."""
+  return _catalogue()[source]
+
+
+@functools.cache
+def _catalogue():
   text = (_HERE / 'datasets' / 'catalogue.toml').read_text('utf-8')
-  return tomllib.loads(text)[source]
+  return tomllib.loads(text)
 
 
 def source(
@@ -186,6 +189,8 @@ class File(NamedTuple):
       try:
         return filled.astype(np.float64)
       except ValueError:
+        import pandas as pd  # half a second, for a message
+
         bad = pd.DataFrame(filled).apply(pd.to_numeric, errors='coerce').isna()
         row, column = np.argwhere(bad.to_numpy() & (filled != 'nan'))[0]
         text = str(filled[row, column])

@@ -1,5 +1,6 @@
 """How binaries start and end: exit codes, one line on stderr, help."""
 
+import subprocess
 import sys
 
 from absl import flags
@@ -116,3 +117,15 @@ def test_what_was_compiled_is_told():
   assert sum('jit(<lambda>)' in line for line in said) == 2
   jax.jit(lambda x: x - 3)(jnp.ones(17))
   assert len(said) == 1 + number
+
+
+def test_training_starts_without_what_it_does_not_need():
+  slow = 'pandas', 'pyarrow', 'scipy', 'sklearn', 'matplotlib', 'orbax'
+  code = (
+    'import sys, experiments.train; '
+    f'sys.exit(str({set(slow)} & set(sys.modules)))'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True
+  )
+  assert done.stderr == 'set()\n'

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 
 from metaad_jax.base import DataError, Entity, Source
-from metaad_jax.data import cells, roles, rows, user_files
+from metaad_jax.data import rows
 
 _log = logging.getLogger(__name__)
 _LEAST = 4  # normal rows of an entity
@@ -46,6 +46,8 @@ def load(
     share: of the normal rows, for supports.
     seed: of the faults.
   """
+  from metaad_jax.data import cells  # of pandas, see `folder`
+
   samples = _read(path, entity, group, time, label, anomaly_label)
   names, y = samples.keys[entity].astype(str), samples.labels
   x = np.column_stack([cells.codes(samples.rows[c]) for c in samples.rows])
@@ -75,6 +77,8 @@ def load(
 
 def _order(path, time, samples):
   """Of the rows, in time."""
+  from metaad_jax.data import cells
+
   if not time:
     return np.arange(len(samples.rows))
   when = np.asarray(cells.from_values(time, samples.keys[time]).values)
@@ -134,6 +138,8 @@ def _medians(x):
 
 
 def _read(path, entity, group, time, label, anomaly_label):
+  from metaad_jax.data import roles, user_files
+
   if not path or not entity:
     raise DataError(
       'name the file and the column of entities: fleet:path=...,entity=...'

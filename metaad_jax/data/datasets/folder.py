@@ -10,10 +10,9 @@ import logging
 import pathlib
 
 import numpy as np
-import pandas as pd
 
 from metaad_jax.base import DataError, Entity, Source
-from metaad_jax.data import cells, roles, rows, series, user_files
+from metaad_jax.data import rows, series
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +104,10 @@ def load_series(
 
 def _read(folder, share, label, anomaly_label, ids, alike):
   """(name, rows, labels, names of columns) of each file."""
+  import pandas as pd  # half a second that no other source waits for
+
+  from metaad_jax.data import cells, roles, user_files
+
   if not 0 < share < 1:
     raise DataError(f'share={share}: choose 0 < share < 1')
   root = pathlib.Path(folder or '')

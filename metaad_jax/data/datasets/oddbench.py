@@ -17,7 +17,7 @@ import numpy as np
 
 from metaad_jax import specs
 from metaad_jax.base import Entity
-from metaad_jax.data import cells, public_files, rows
+from metaad_jax.data import public_files, rows
 
 _NEEDED = ('train', 'test', 'test_labels')
 _TOLD = (
@@ -121,6 +121,8 @@ def _read(file, name, told):
 
 def _numbers(file, x):
   """float32, what is not finite as NaN."""
+  from metaad_jax.data import cells  # of pandas, see `folder`
+
   with file.reading(), np.errstate(over='ignore'):
     if x.dtype.kind in 'US' and x.ndim == 2:
       listed = enumerate(x.astype(str).T.tolist())

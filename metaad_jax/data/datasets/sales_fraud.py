@@ -7,7 +7,6 @@ quantity; neither verdict has a part in it.
 from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 
 from metaad_jax import specs
 from metaad_jax.base import Entity
@@ -39,6 +38,8 @@ def load(
     min_normals: honest reports that an entity must have.
     min_anomalies: fraudulent reports that it must have.
   """
+  import pandas as pd  # see `folder`
+
   choices = ('product', 'salesperson')
   specs.allow(by in choices, 'sales_fraud', ' or '.join(choices), by=by)
   root = public_files.folder(data_dir, 'sales_fraud')
@@ -79,6 +80,8 @@ def _features(file, cells, uninspected):
 
 def _medians(values, product, known):
   """[N]: for each row the median of its product's known rows, or NaN."""
+  import pandas as pd
+
   stated = pd.Series(values).where(known)
   return stated.groupby(product).transform('median').to_numpy()
 
