@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import tqdm
 
@@ -20,6 +21,7 @@ from metaad_jax import devices as devices_lib
 from metaad_jax import memory, storage
 from metaad_jax import signals as signals_lib
 from metaad_jax.base import DataError, MetaLearner, Params, Task, Terminated
+from metaad_jax.training import programs
 from metaad_jax.training.checkpoints import Checkpoints
 
 # (scores [N], y [N], mask [N]) -> scalar, higher = better.
@@ -199,9 +201,10 @@ def make_scan(
     be replicated over. `state` is donated. `sample` is a pytree, so that the
     data it draws from is an argument and no constant.
   """
-  root = jax.random.key(settings.seed)
-  meta_grad = jax.jit(_meta_grad(learner), inline=True)  # traced once
-  tasks, given = settings.tasks, (0.0, root, params, example)
+  tasks, root = settings.tasks, jax.random.key(settings.seed)
+  progress = jax.eval_shape(lambda: jnp.int32(0) / settings.steps)
+  given = progress, root, params, example
+  meta_grad = programs.traced(_meta_grad(learner), *given)
   fit = devices_lib.most(meta_grad, *given)
   size = tasks * memory.footprint(meta_grad, *given, loops=True)
   mesh = devices_lib.mesh(tasks, settings.devices, size)
@@ -344,7 +347,7 @@ def train(
     Terminated: if SIGINT, SIGTERM or SIGHUP came, once a checkpoint is saved;
       a second SIGINT kills, but not while it is saved.
   """
-  example = jax.tree.map(lambda leaf: leaf[0], validation)
+  example = programs.first(validation)
   state = initial_state(learner, example, optimizer, settings.seed, params)
   length, total = min(settings.report_every, settings.steps), settings.steps
   given = learner, optimizer, example, state.params, settings, length
@@ -378,19 +381,16 @@ def _report(scan, validate, state, sample, validation, settings):
   done = step - before
   line = {
     'step': step,
-    **{k: float(v[:done].mean()) for k, v in metrics.items()},
+    **{k: float(np.asarray(v)[:done].mean()) for k, v in metrics.items()},
     'tasks_per_second': round(done * settings.tasks / seconds, 1),
     'skipped': int(state.optimizer.total_notfinite),
   }
   if step < settings.steps and not _due(before, step, settings.validate_every):
     return state, line
   quality = validate(state.average, validation)
-  if settings.keep == 'last' or quality > state.best_score:
-    state = state._replace(
-      best=jax.tree.map(jnp.copy, state.average),
-      best_score=quality,
-      best_step=jnp.copy(state.step),
-    )
+  if settings.keep == 'last' or float(quality) > float(state.best_score):
+    best, reached = programs.copied((state.average, state.step))
+    state = state._replace(best=best, best_score=quality, best_step=reached)
   return state, line | {'validation': float(quality)}
 
 
@@ -427,7 +427,7 @@ class _Folder:
     newest = self.checkpoints.restore(state)
     if newest is not None:
       step, restored = newest
-      state = devices_lib.replicate(jax.tree.map(jnp.copy, restored), mesh)
+      state = devices_lib.replicate(programs.copied(restored), mesh)
       self.checkpoints.forget_after(step)
     if devices_lib.first_process():
       path = os.path.join(self.path, 'metrics.jsonl')

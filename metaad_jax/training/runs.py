@@ -13,7 +13,6 @@ import os
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metaad_jax import devices, features, specs, storage
@@ -141,7 +140,7 @@ def prior_of(
       dataclasses.replace(e, normal=e.normal[..., None]) for e in entities
     ]
   return standardized.Prior(
-    *map(jnp.asarray, episodes.column_statistics(entities))
+    *jax.device_put(episodes.column_statistics(entities))
   )
 
 
@@ -262,12 +261,15 @@ def _audit(setup, data):
 def _tasks(setup, data):
   """The sampler of the training side, and a batch of validation tasks."""
   sample, sample_validation = samplers(setup, data)
-  root = jax.random.key(setup.config.seed)
-  keys = jax.random.split(
-    jax.random.fold_in(root, 2**31 - 2), setup.config.validation_tasks
-  )
+  config = setup.config
+
+  @jax.jit
+  def keys():  # apart, as with another seed only this is another program
+    root = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 2)
+    return jax.random.split(root, config.validation_tasks)
+
   draw = jax.jit(lambda keys, f: jax.vmap(f)(keys))
-  return sample, draw(keys, sample_validation)
+  return sample, draw(keys(), sample_validation)
 
 
 def _start(setup, data):

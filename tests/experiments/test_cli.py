@@ -1,5 +1,7 @@
 """How binaries start and end: exit codes, one line on stderr, help."""
 
+import os
+import re
 import subprocess
 import sys
 
@@ -117,6 +119,61 @@ def test_what_was_compiled_is_told():
   assert sum('jit(<lambda>)' in line for line in said) == 2
   jax.jit(lambda x: x - 3)(jnp.ones(17))
   assert len(said) == 1 + number
+
+
+def listed(lines):
+  """What `--explain_compiles` says: (compiled, from the cache, names)."""
+  head = re.fullmatch(
+    r'(\d+) programs compiled in \d+\.\d s, (\d+) of them from the cache',
+    lines[0],
+  )
+  rows = [re.fullmatch(r' *\d+\.\d\d s  (\S.*)', row) for row in lines[1:]]
+  return *map(int, head.groups()), [row[1] for row in rows]
+
+
+_TRAIN = (
+  '--source=vibration:machines=40,test_machines=10,windows=8,queries=8,'
+  'length=64',
+  '--features=statistics', '--model=mlp:width=4,depth=1',
+  '--learner=maml:steps=1', '--shots=5', '--tasks=2', '--steps=2',
+  '--validation_tasks=2', '--devices=1', '--explain_compiles',
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def two_starts(tmp_path_factory):
+  """What two processes with one cache, new at first, say of their programs."""
+  home = tmp_path_factory.mktemp('cache')
+  known = {k: v for k, v in os.environ.items() if not k.startswith('JAX_')}
+  told = []
+  for number in range(2):
+    command = [sys.executable, '-m', 'experiments.train', *_TRAIN]
+    done = subprocess.run(
+      [*command, f'--run_dir={home / str(number)}'], text=True,
+      env=known | {'XDG_CACHE_HOME': str(home)}, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = done.stderr[re.search(r'\d+ programs', done.stderr).start() :]
+    told.append(listed(said.splitlines()))
+  return told
+
+
+def test_a_second_start_has_its_programs_from_the_cache(two_starts):
+  (first, cached, _), (again, all_cached, names) = two_starts
+  assert cached < first // 2
+  assert again <= first and all_cached == again
+  for name in ('chunk', 'first_state', 'validate'):
+    assert names.count(f'jit({name})') == 1
+
+
+def test_a_training_is_few_programs(two_starts):
+  """Each is a tenth of a second that nobody sees: data, tasks, steps, files.
+
+  More of them: something is computed outside of a program, or compiled anew.
+  """
+  (_, _, names), (again, _, _) = two_starts
+  assert again <= 13
+  assert len(names) == min(again, 20)
 
 
 def test_training_starts_without_what_it_does_not_need():
