@@ -8,10 +8,14 @@ every batch.
 """
 
 from concurrent import futures
+import dataclasses
 import functools
+import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metaad_jax import base, devices
@@ -24,19 +28,70 @@ _SINGLY, _PARTS = 8, 4  # up to 8 normals are left out singly, more in 4 parts
 _SENT = 64  # parts of a batch that are under way before the first is waited for
 
 
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=['flat', 'others'],
+  meta_fields=['tree', 'shapes'],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Packed:
+  """A pytree in one array: what a call costs grows with its arguments."""
+
+  flat: Any  # [n] float32, one leaf after the other
+  others: tuple[Any, ...]  # leaves of other types
+  tree: Any  # of leaves, see `jax.tree.structure`
+  shapes: tuple[Any, ...]  # of the leaves; None = one of the others
+
+  def unpack(self, flat: Any) -> Any:
+    """The pytree, as slices of `flat`."""
+    sizes = [0 if s is None else math.prod(s) for s in self.shapes]
+    begins, others = itertools.accumulate(sizes, initial=0), iter(self.others)
+    leaves = [
+      next(others) if s is None else flat[begin : begin + size].reshape(s)
+      for s, begin, size in zip(self.shapes, begins, sizes, strict=False)
+    ]
+    return jax.tree.unflatten(self.tree, leaves)
+
+
+def _pack(tree):
+  """A `Packed`, within a program."""
+  leaves, structure = jax.tree.flatten(tree)
+  leaves = [jnp.asarray(leaf) for leaf in leaves]
+  plain = lambda leaf: leaf.dtype == jnp.float32
+  flat = [leaf.ravel() for leaf in leaves if plain(leaf)]
+  return Packed(
+    jnp.concatenate([jnp.zeros(0, jnp.float32), *flat]),
+    tuple(leaf for leaf in leaves if not plain(leaf)),
+    structure,
+    tuple(leaf.shape if plain(leaf) else None for leaf in leaves),
+  )
+
+
 class Adapted(NamedTuple):
   """A learner adapted to one entity."""
 
-  state: Any  # what its `adapt` returned
+  packed: Packed
   width: int  # columns of a row
   rows: int  # that are scored at once
+
+  @property
+  def state(self) -> Any:
+    """What the learner's `adapt` returned, in NumPy's arrays."""
+    return self.packed.unpack(np.asarray(self.packed.flat))
 
 
 @functools.lru_cache(maxsize=8)
 def _compiled(learner):
   """The learner's `adapt` and `score`."""
+
+  def adapt(*given):
+    return _pack(learner.adapt(*given))
+
+  def score(packed, x):
+    return learner.score(packed.unpack(packed.flat), x)
+
   jit = functools.partial(jax.jit, compiler_options=devices.quick())
-  return jit(learner.adapt), jit(learner.score)
+  return jit(adapt), jit(score)
 
 
 @functools.cache
@@ -82,11 +137,11 @@ def adapt(
   """
   order = np.argsort(sanity.order_keys(x))
   rows, features = _padded(run, x[order], y[order], least)
-  state = _compiled(run.learner)[0](_key(), run.params, rows, features)
+  packed = _compiled(run.learner)[0](_key(), run.params, rows, features)
   tuning = devices.tuning()
   room = tuning.score_elements // rows.x.size  # a power of two, or less than 1
   count = min(tuning.score_rows, max(8, room))
-  return Adapted(jax.block_until_ready(state), x.shape[-1], count)
+  return Adapted(jax.block_until_ready(packed), x.shape[-1], count)
 
 
 def score(run: runs.Run, adapted: Adapted, x: np.ndarray) -> np.ndarray:
@@ -105,7 +160,7 @@ def score(run: runs.Run, adapted: Adapted, x: np.ndarray) -> np.ndarray:
     part = x[start : start + chunk]
     padded = np.zeros((chunk, *x.shape[1:-1], width), np.float32)
     padded[: len(part), ..., : x.shape[-1]] = part
-    return compiled(adapted.state, padded)
+    return compiled(adapted.packed, padded)
 
   starts, cores = range(0, len(x), chunk), devices.cores()
   if len(starts) >= 8 and cores > 1 and jax.default_backend() == 'cpu':

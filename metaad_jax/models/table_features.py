@@ -93,6 +93,7 @@ class Support(NamedTuple):
   inner: jax.Array  # [K, K] inverse of rows rows^T + ridge I
   ridge: jax.Array  # scalar
   precision: jax.Array  # [F] diagonal of (rows^T rows + ridge I)^-1
+  ranks: jax.Array  # [K, F] among the normals, -1 to 1
 
 
 class Description(NamedTuple):
@@ -127,8 +128,9 @@ def fit(support: Rows, features: jax.Array) -> Support:
   precision = jnp.maximum(precision, 1e-9)
   anomaly = support.mask * support.y
   return Support(
-    columns, rows, normal, anomaly, centre, spread, inner, ridge, precision
-  )
+    columns, rows, normal, anomaly, centre, spread, inner, ridge, precision,
+    _ranks(rows, normal),
+  )  # fmt: skip
 
 
 def _columns(x, normal, features):
@@ -166,7 +168,7 @@ def view(columns: Columns, x: jax.Array) -> View:
 
 
 def _cell(row, known, weights, columns):
-  """[F, 24] `_AMONG_NORMALS` and 'missing' of one row, and its ranks [F].
+  """`_AMONG_NORMALS` and 'missing' of one row, 24 of [F]; and its ranks [F].
 
   The row and the support, `known`, are `View`s; weights [K] 1 = compared with.
   Ranks are -1 to 1.
@@ -176,9 +178,8 @@ def _cell(row, known, weights, columns):
   mean = lambda v: (there * v).sum(0) / count
   near, rank = _deviations(row.z, known.z, there, mean)
   features = [*near, *_levels(row, known, mean, columns)]
-  cells = jnp.stack([f.astype(row.z.dtype) for f in features], -1)
-  cells = cells * (1 - row.missing)[:, None]
-  return jnp.concatenate([cells, row.missing[:, None]], -1), rank
+  seen = 1 - row.missing
+  return [*(f.astype(row.z.dtype) * seen for f in features), row.missing], rank
 
 
 def _deviations(z, known, there, mean):
@@ -199,9 +200,7 @@ def _deviations(z, known, there, mean):
   near = bounded(jnp.minimum(below, above))
   far = bounded(jnp.maximum(below, above))
   rank = mean(jnp.where(same, 0, jnp.sign(gap)))
-  density = lambda width: jnp.log(
-    mean(jnp.exp(-jnp.minimum(jnp.abs(gap) / width, 30))) + 1e-4
-  )
+  density = lambda width: jnp.log(mean(jnp.exp(-jnp.abs(gap) / width)) + 1e-4)
   features = [
     compress(z),
     jnp.log1p(jnp.abs(z)),
@@ -240,11 +239,11 @@ def _levels(row, known, mean, columns):
   ]
 
 
-def _labelled(row, rank, support, ranks, weights):
-  """`_AMONG_ANOMALIES` [F, 11] and `LABELS[2:5]` [3] of one row, a `View`.
+def _labelled(row, rank, support, weights):
+  """`_AMONG_ANOMALIES`, 11 of [F]; `LABELS[2:5]` [3] of one row, a `View`.
 
-  Its ranks among the normals are [F], those of the support [K, F]; weights [K]
-  1 = an anomaly to compare with.
+  Its ranks among the normals are [F]; weights [K] 1 = an anomaly to compare
+  with.
   """
   real = support.columns.real
   count = weights.sum()
@@ -253,12 +252,12 @@ def _labelled(row, rank, support, ranks, weights):
   known, z = limit(support.view.z), limit(row.z)
   distance = jnp.abs(row.z - support.view.z)
   nearest = jnp.where(weights[:, None] > 0, distance, 1e3).min(0)
-  equal = weights @ (distance < _SAME) / total
+  equal = (weights[:, None] * (distance < _SAME)).sum(0) / total
   centre = weights @ known / total
   variance = jnp.maximum(weights @ known**2 / total - centre**2, 0)
   variance = (variance * total + 2) / (total + 2)
   likelihood = (z * centre - centre**2 / 2) / variance
-  their_rank = weights @ ranks / total
+  their_rank = weights @ support.ranks / total
   agreement = rank * their_rank
   cells = [
     jnp.log(nearest + 1e-3),
@@ -280,7 +279,7 @@ def _labelled(row, rank, support, ranks, weights):
     (agreement * real).sum() / width,
     (strongest * real).max(),
   ]
-  return jnp.stack(cells, -1) * some, jnp.stack(whole) * some
+  return [cell * some for cell in cells], jnp.stack(whole) * some
 
 
 def _distances(row, support, weights, labelled):
@@ -289,12 +288,12 @@ def _distances(row, support, weights, labelled):
   Also [F], the row less its nearest normals. `weights` and `labelled`, [K]: 1 =
   a normal, or an anomaly, to compare with.
   """
-  real, known = support.columns.real, support.view.z
-  width = jnp.maximum(real.sum(), 1)
-  logs = (jnp.abs(compress(row.z) - compress(known)) * real).sum(-1) / width
+  known = support.view.z  # 0 in a column that is none, as in `row`
+  width = jnp.maximum(support.columns.real.sum(), 1)
+  logs = jnp.abs(compress(row.z) - compress(known)).sum(-1) / width
   limit = lambda z: jnp.clip(z, -6, 6)
-  squares = ((limit(row.z) - limit(known)) ** 2 * real).sum(-1) / width
-  unequal = ((jnp.abs(row.z - known) > 1e-3) * real).sum(-1) / width
+  squares = ((limit(row.z) - limit(known)) ** 2).sum(-1) / width
+  unequal = (jnp.abs(row.z - known) > 1e-3).sum(-1) / width
   total = jnp.maximum(weights.sum(), 1)
   features = []
   for distance in (jnp.sqrt(squares + 1e-6), logs):
@@ -371,9 +370,8 @@ def _describe(support, rows, normal, anomaly, joint):
   width = jnp.maximum(support.columns.real.sum(), 1)
   cell = lambda r, w: _cell(r, support.view, w, support.columns)
   cells, ranks = jax.vmap(cell, (0, axis))(rows, normal)
-  theirs = _ranks(support)
   sides, whole = jax.vmap(
-    lambda r, rank, w: _labelled(r, rank, support, theirs, w), (0, 0, axis)
+    lambda r, rank, w: _labelled(r, rank, support, w), (0, 0, axis)
   )(rows, ranks, anomaly)
   far, near_anomaly, residual = jax.vmap(
     lambda r, w, a: _distances(r, support, w, a), (0, axis, axis)
@@ -388,8 +386,10 @@ def _describe(support, rows, normal, anomaly, joint):
     _centred(support, rows), anomaly
   )
   discriminant = compress(discriminant * jnp.sqrt(count))
+  # Side by side and then turned round: to interleave them takes longer.
+  told = jnp.stack([*cells, *sides, *columns], 1)
   return Description(
-    jnp.concatenate([cells, sides, jnp.stack(columns, -1)], -1),
+    told.swapaxes(1, 2),
     jnp.concatenate([far, mahalanobis[:, None]], -1),
     jnp.concatenate([near_anomaly, whole, discriminant[:, None]], -1),
   )
@@ -403,10 +403,9 @@ def _discriminant(support, x, anomaly):
   return x @ direction / jnp.sqrt(jnp.maximum(towards @ direction, 1e-6))
 
 
-def _ranks(support):
+def _ranks(known, normal):
   """[K, F] mean sign of each value's distance to the normals' values."""
-  known = support.view
-  there = support.normal[:, None] * (1 - known.missing)
+  there = normal[:, None] * (1 - known.missing)
   gap = known.z[:, None] - known.z
   sign = jnp.where(jnp.abs(gap) < _SAME, 0, jnp.sign(gap))
   return (sign * there).sum(1) / jnp.maximum(there.sum(0), 1)

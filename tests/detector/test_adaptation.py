@@ -35,6 +35,28 @@ def test_padding_and_chunks_change_no_score(run):
     assert_allclose(scores, expected[:count], rtol=1e-4, atol=1e-5)
 
 
+def test_a_state_of_any_types_comes_back(run):
+  """Leaves of float32 travel as one array, the others by themselves."""
+  counts, keys = np.arange(3, dtype='i4'), jax.random.key(7)
+  whole = np.arange(6, dtype='f4').reshape(2, 3)
+  told = {'a': whole, 'b': [counts, jnp.float32(2.5)], 'c': (whole.T, keys)}
+  learner = run.setup.learner._replace(
+    adapt=lambda *given: told, score=lambda state, x: state['b'][1] * x[:, 0]
+  )
+  run = run._replace(setup=run.setup._replace(learner=learner))
+  adapted = adaptation.adapt(run, np.ones((2, 3)), np.zeros(2))
+  assert adapted.packed.flat.shape == (13,)
+  state = adapted.state
+  assert jax.tree.structure(state) == jax.tree.structure(told)
+  assert_array_equal(state['a'], whole)
+  assert_array_equal(state['b'][0], counts)
+  assert state['b'][0].dtype == counts.dtype
+  assert state['b'][1] == 2.5
+  assert_array_equal(state['c'][0], whole.T)
+  assert state['c'][1] == keys
+  assert_array_equal(adaptation.score(run, adapted, whole), [0, 7.5])
+
+
 def test_support_scores_are_of_rows_left_out(run):
   """Up to eight: one by one, as by hand; beyond: in four parts."""
   x = np.random.default_rng(0).normal(size=(8, 3)).astype('f4')  # no padding
