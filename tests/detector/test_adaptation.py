@@ -109,6 +109,22 @@ def test_what_is_warmed_up_is_not_compiled_in_fit(caplog):
   assert not [r for r in caplog.records if 'Compiling' in r.getMessage()]
 
 
+def test_all_sizes_share_few_programs():
+  """Whatever the rows to fit on; scoring has what fit compiled."""
+  x = np.random.default_rng(0).normal(size=(1000, 5))
+  jax.clear_caches()
+  fitted = scored = 0
+  for size in (1, 2, 3, 5, 40, 700, 1000):
+    with nearest_run.CountedCompiles() as compiled:
+      detector = MetaAnomalyDetector(nearest_run.shared()).fit(x[:size])
+    fitted += compiled.number
+    with nearest_run.CountedCompiles() as compiled:
+      for count in (1, 2, 3, 5, 40, 700, 1000):
+        detector.score_samples(x[:count])
+    scored += compiled.number
+  assert 0 < fitted <= 18 and scored == 0
+
+
 def test_a_forked_process_is_told_and_does_not_hang():
   """Threads of JAX stay in the parent."""
   x = np.random.default_rng(0).normal(size=(7, 3))
