@@ -59,6 +59,8 @@ class Variant(NamedTuple):
       parts.append(f'{self.job.devices} devices')
     if self.job.at_once:
       parts.append(f'{self.job.at_once} at once')
+    if self.job.memory:
+      parts.append(f'in {self.job.memory}')
     return ' '.join(parts)
 
 
@@ -75,6 +77,7 @@ class Grid(NamedTuple):
   # others, where they have the algorithm; then each algorithm is a case
   libraries: Sequence[str]
   precision: str = 'highest'  # of products of float32, for everybody
+  memory: Sequence[str] = ('',)  # ours, of a device, such as 20MiB; '' = any
   commits: Sequence[tuple[str, str]] = ()  # of ours, beside it: name, folder
 
 
@@ -118,11 +121,15 @@ def cells(grid: Grid) -> list[list[Variant]]:
       Variant(
         OURS,
         worker,
-        job._replace(learner=spec, devices=n, at_once=most),
+        job._replace(learner=spec, devices=n, at_once=most, memory=budget),
         commit,
       )
-      for spec, n, most, commit in itertools.product(
-        learners, grid.devices, grid.at_once, [None, *grid.commits]
+      for spec, n, most, budget, commit in itertools.product(
+        learners,
+        grid.devices,
+        grid.at_once,
+        grid.memory,
+        [None, *grid.commits],
       )
     ]
     job = job._replace(learner=algorithm)

@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks import costliest, emulation, flops, serving, workloads
 from metaad_jax import devices
+from metaad_jax.training import planner
 
 
 def contender(
@@ -49,8 +50,12 @@ def compile_steps(
 ) -> tuple[Callable, dict[str, Any]]:
   """Compiles a function of `steps` meta-steps; info as of `Contender`."""
   began = time.perf_counter()
-  lowered = function.lower(*arguments)
-  compiled = lowered.compile()
+  if isinstance(function, planner.Planned):
+    lowered = function.compile(*arguments)
+    compiled = function.compiled
+  else:
+    lowered = function.lower(*arguments)
+    compiled = lowered.compile()
   seconds = time.perf_counter() - began
   _latest.update(text=compiled.as_text, steps=steps)
   said, counted = compiled.cost_analysis() or {}, flops.counts(lowered)

@@ -125,8 +125,9 @@ def _library(row):
   if row['library'] != _OURS:
     return row['library']
   at_once = f', {row["at_once"]} at once' if row['at_once'] else ''
+  budget = f', in {row["memory"]}: {row["plan"]}' if row.get('memory') else ''
   commit = f'@{row["commit"]}' if row.get('commit') else ''
-  return f'**{_OURS}{commit}** {row["learner"]}{at_once}'
+  return f'**{_OURS}{commit}** {row["learner"]}{at_once}{budget}'
 
 
 def _whole(key):

@@ -12,7 +12,7 @@ _UNKNOWN = (
   'compile_seconds', 'first_seconds', 'tasks_per_second', 'temp_mib',
   'start_rss_mib', 'peak_rss_mib', 'peak_device_mib', 'gradient_error',
   'gflop', 'xla_gflop', 'product_mib', 'minimal_gflop', 'gflops',
-  'share_of_peak', 'precision', 'commit',
+  'share_of_peak', 'precision', 'commit', 'memory', 'plan',
 )  # fmt: skip
 
 _COSTS = ('temp_mib', 'gflop', 'xla_gflop', 'product_mib')
@@ -74,6 +74,8 @@ def of_training(
     'devices': info.get('devices', 1),
     'precision': job.precision,
     'at_once': job.at_once or None,
+    'memory': job.memory or None,
+    'plan': info.get('plan'),
     'compile_seconds': info.get('compile_seconds', max(0.0, first - step)),
     'first_seconds': first,
     'tasks_per_second': job.tasks / step,

@@ -40,6 +40,7 @@ class Job(NamedTuple):
   learner: str = 'maml'  # spec
   devices: int = 1  # that share the tasks; 0 = the library's choice
   at_once: int = 0  # tasks mapped at once; 0 = the library's choice
+  memory: str = ''  # budget of a device, such as 20MiB; '' = none
 
   @property
   def sized(self) -> workloads.Workload:

@@ -13,11 +13,11 @@ import optax
 
 from benchmarks import jax_serving, serving, workloads
 from metaad_jax import devices as devices_lib
-from metaad_jax import learners, models, specs
+from metaad_jax import learners, memory, models, specs
 from metaad_jax.base import MetaLearner, Rows, Task
 from metaad_jax.learners import objectives
 from metaad_jax.models import conv1d, conv4, mlp, residual
-from metaad_jax.training import loop
+from metaad_jax.training import loop, planner
 
 LEARNERS = (
   'maml', 'fomaml', 'reptile', 'anil', 'meta_sgd', 'imaml', 'protonet'
@@ -67,6 +67,25 @@ def learner(
     loss=getattr(objectives, workload.loss),
     outputs=outputs,
   )
+
+
+def ways(job: serving.Job) -> dict[str, MetaLearner]:
+  """The learner in ways that need less memory, as `setup.resolve` has them."""
+  name, options = specs.parse(job.learner)
+  told, found = [], {}
+
+  def add(option):
+    told.append(option)
+    spec = job.learner
+    for one in told:
+      spec = specs.with_option(spec, one)
+    found[', '.join(told)] = learner(job.sized, spec, job.inner_steps)
+
+  if learners.chooses_mode(name, options):
+    add('mode=mixed')
+  if job.sized.network == 'residual' and 'blocks' not in options:
+    add('blocks=remat')
+  return found
 
 
 def to_network(
@@ -162,11 +181,11 @@ def prepared(job: serving.Job):
   state = state._replace(params=copy(), average=copy(), best=copy())
   devices = jax.devices()[: job.devices] if job.devices else None
   settings = loop.Settings(
-    2**30, job.tasks, at_once=job.at_once or None, devices=devices
-  )
-  scan, mesh = loop.make_scan(
-    made, adam, example, state.params, settings, length
-  )
+    2**30, job.tasks, at_once=job.at_once or None, devices=devices,
+    memory=memory.budget(job.memory),
+  )  # fmt: skip
+  compiler = planner.make_scan(ways(job)) if job.memory else loop.make_scan
+  scan, mesh = compiler(made, adam, example, state.params, settings, length)
   return scan, devices_lib.replicate((state, sample), mesh), length
 
 
@@ -181,7 +200,8 @@ def start(job: serving.Job):
     jax.block_until_ready((held[0].params, metrics))
 
   devices = len(state.step.devices())
-  return step, {**info, 'devices': devices}
+  plan = str(scan.chosen) if job.memory else None
+  return step, {**info, 'devices': devices, 'plan': plan}
 
 
 def make(job: serving.Job) -> serving.Contender:

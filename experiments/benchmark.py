@@ -38,7 +38,7 @@ from benchmarks import (
   workloads,
 )
 from experiments import cli
-from metaad_jax import devices, storage
+from metaad_jax import devices, memory, storage
 from metaad_jax.base import DataError
 from metaad_jax.training import records
 
@@ -68,6 +68,10 @@ _META_BATCH = _define(
 _WIDTH = _define('list', 'width', ['1'], 'factor of every hidden layer')
 _DEVICES = _define('list', 'devices', ['0'], 'that share the tasks; 0 = chosen')
 _AT_ONCE = _define('list', 'at_once', ['0'], 'tasks mapped at once; 0 = chosen')
+_MEMORY = _define(
+  'list', 'memory', ['any'], 'that our step may take on a device, such as '
+  '20MiB (docs/scaling.md); any = no budget',
+)  # fmt: skip
 _PEERS = _define('boolean', 'peers', False, 'run other libraries, too')
 _LIBRARIES = _define(
   'string', 'libraries', 'all', f'which of {", ".join(peers.REGISTRY)}'
@@ -194,6 +198,10 @@ def _grid(names: list[str], commits: list[tuple[str, str]]) -> contest.Grid:
   with cli.usage():
     for spec in learners:
       contest.check_learner(spec)
+  budgets = ['' if text == 'any' else text for text in _MEMORY.value]
+  with cli.usage():
+    for text in budgets:
+      memory.budget(text)
   libraries = cli.choose('libraries', _LIBRARIES.value, peers.REGISTRY)
   return contest.Grid(
     names,
@@ -203,6 +211,7 @@ def _grid(names: list[str], commits: list[tuple[str, str]]) -> contest.Grid:
     width=_numbers(_WIDTH, 0.01, float),
     devices=_numbers(_DEVICES, 0),
     at_once=_numbers(_AT_ONCE, 0),
+    memory=budgets,
     libraries=libraries * _PEERS.value,
     precision=_PRECISION.value,
     commits=commits,

@@ -21,7 +21,7 @@ import tqdm
 from experiments import cli
 from metaad_jax import devices, storage
 from metaad_jax.reports import tables
-from metaad_jax.training import loop, records, runs
+from metaad_jax.training import loop, records, runs, validation
 
 FLAGS = flags.FlagValues()
 _RUNS = flags.DEFINE_string(
@@ -49,7 +49,7 @@ def programs(run: runs.Run, data: runs.Data):
   grad = lambda key, params, batch: loop.meta_gradient(
     run.learner, key, params, batch
   )
-  score = lambda *arguments: loop.scores_of(run.learner, *arguments)
+  score = lambda *arguments: validation.scores_of(run.learner, *arguments)
   for kind, function, tasks in (('train', grad, batch), ('adapt', score, one)):
     arguments = key, run.params, tasks
     yield kind, jax.jit(function).lower(*arguments).compile(), arguments

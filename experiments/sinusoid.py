@@ -21,7 +21,7 @@ from experiments import cli
 from metaad_jax import learners, models, specs
 from metaad_jax.base import Rows, Task
 from metaad_jax.learners import inner_loop, objectives
-from metaad_jax.training import loop
+from metaad_jax.training import loop, validation
 
 MODEL = 'mlp:width=40,depth=2,stddev=0.01'  # as in the paper
 QUERIES = 100  # of a new sinusoid
@@ -102,7 +102,9 @@ def meta_train(learner, run_dir: str | None) -> loop.State:
 
 def errors(learner, params, batch: Task) -> np.ndarray:
   """Squared error of every task of a batch, once adapted: [T] float64."""
-  score = jax.jit(lambda p, b: loop.scores_of(learner, jax.random.key(0), p, b))
+  score = jax.jit(
+    lambda p, b: validation.scores_of(learner, jax.random.key(0), p, b)
+  )
   return np.asarray(
     ((score(params, batch) - batch.query.y) ** 2).mean(1), np.float64
   )

@@ -59,6 +59,9 @@ _HELP = {
   'a smaller one of the same names',
   'precision': 'of products of float32: highest, or tf32, bf16 of GPUs and '
   'TPUs, faster and coarser (docs/scaling.md)',
+  'memory': 'that a meta-step may take on each device beside its parameters, '
+  'such as 2GiB or 500MiB: of ways with the same result to rounding the '
+  'fastest that keeps to it (docs/scaling.md); any if not given',
 }
 
 

@@ -1,11 +1,40 @@
-"""What a function needs of memory, told before it is compiled."""
+"""What a function needs of memory, told before it is compiled; budgets."""
 
 from collections.abc import Callable
 import math
+import re
 from typing import Any
 
 import jax
 from jax.extend import core
+
+from metaad_jax.base import DataError
+
+_UNITS = {'KiB': 1 << 10, 'MiB': 1 << 20, 'GiB': 1 << 30}
+
+
+def budget(text: str) -> int | None:
+  """Bytes of a budget such as '2GiB' or '1.5MiB'; '' = None, no budget.
+
+  Raises:
+    DataError: if the text is none, or less than a byte.
+  """
+  if not text:
+    return None
+  found = re.fullmatch(r'(\d+(?:\.\d+)?)(KiB|MiB|GiB)', text.strip(), re.ASCII)
+  size = float(found[1]) * _UNITS[found[2]] if found else 0
+  if not 1 <= size < 2**63:
+    raise DataError(
+      f'memory={text!r} is impossible: give a number and KiB, MiB or GiB, such '
+      'as 2GiB'
+    )
+  return int(size)
+
+
+def told(size: int) -> str:
+  """Bytes as a budget has them, rounded up: 11010048 -> '10.5MiB'."""
+  unit = next((u for u in ('GiB', 'MiB') if size >= _UNITS[u]), 'KiB')
+  return f'{math.ceil(10 * size / _UNITS[unit]) / 10:g}{unit}'
 
 
 def footprint(

@@ -21,7 +21,7 @@ from metaad_jax.data import episodes
 from metaad_jax.evaluation import baselines
 from metaad_jax.evaluation.baselines import Triple
 from metaad_jax.learners import standardized
-from metaad_jax.training import loop
+from metaad_jax.training import validation
 
 _BATCH = 32
 _ELEMENTS = 1 << 23  # of a batch: tasks x query x support x columns
@@ -234,7 +234,7 @@ def score_cells(
   learners that draw; `label` and `quiet` are of the progress bar. `unverified`
   tells the learner that nobody has checked the normals of dirty supports.
   """
-  score = jax.jit(functools.partial(loop.scores_of, learner))
+  score = jax.jit(functools.partial(validation.scores_of, learner))
   root = jax.random.key(seed)
   support, query = largest(cells)
   size = episodes.padded_size

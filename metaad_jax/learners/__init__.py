@@ -117,6 +117,13 @@ def build(
   return specs.call(what, factory, model, **options, **arguments)
 
 
+def chooses_mode(name: str, options: dict[str, Any]) -> bool:
+  """Whether a learner's inner loop is computed in a mode of its own choice."""
+  parameters = inspect.signature(REGISTRY[name]).parameters
+  usual = parameters['mode'].default if 'mode' in parameters else None
+  return usual == 'auto' == options.get('mode', usual)
+
+
 def precise(learner: base.MetaLearner, precision: str) -> base.MetaLearner:
   """The learner with all its products in one of `devices.PRECISIONS`."""
 

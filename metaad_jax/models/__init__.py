@@ -6,6 +6,7 @@ returns (outputs) -> a Linen module called with (x, features), or a `Model`.
 """
 
 from collections.abc import Callable
+import inspect
 
 from flax import linen as nn
 
@@ -41,6 +42,15 @@ def make(spec: str) -> MakeModel:
   name, options = specs.parse(spec)
   factory = specs.look_up('model', REGISTRY, name)
   return adapt(specs.call(f'model {name!r}', factory, **options))
+
+
+def recomputed(spec: str) -> str | None:
+  """The spec with `remat=True`, or None if that is no choice of the model."""
+  name, options = specs.parse(spec)
+  parameters = inspect.signature(REGISTRY[name]).parameters
+  if 'remat' not in parameters or 'remat' in options:
+    return None
+  return specs.with_option(spec, 'remat=True')
 
 
 def adapt(make_network: Callable[[int], nn.Module | Model]) -> MakeModel:

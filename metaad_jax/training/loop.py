@@ -22,10 +22,8 @@ from metaad_jax import memory, storage
 from metaad_jax import signals as signals_lib
 from metaad_jax.base import DataError, MetaLearner, Params, Task, Terminated
 from metaad_jax.training import programs
+from metaad_jax.training import validation as validation_lib
 from metaad_jax.training.checkpoints import Checkpoints
-
-# (scores [N], y [N], mask [N]) -> scalar, higher = better.
-Quality = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Settings(NamedTuple):
@@ -46,6 +44,7 @@ class Settings(NamedTuple):
     skip_limit: stop after this many updates in a row were not finite.
     at_once: tasks worked on at once; None = chosen, see `devices.most`.
     devices: that share the tasks; None = of all, see `devices.mesh`.
+    memory: bytes of temporary memory that a device may use; None = any.
   """
 
   steps: int
@@ -59,6 +58,7 @@ class Settings(NamedTuple):
   skip_limit: int = 100
   at_once: int | None = None
   devices: Sequence[jax.Device] | None = None
+  memory: int | None = None
 
 
 class State(NamedTuple):
@@ -204,7 +204,7 @@ def make_scan(
   tasks, root = settings.tasks, jax.random.key(settings.seed)
   progress = jax.eval_shape(lambda: jnp.int32(0) / settings.steps)
   given = progress, root, params, example
-  meta_grad = programs.traced(_meta_grad(learner), *given)
+  meta_grad = programs.traced(gradient_at(learner), *given)
   fit = devices_lib.most(meta_grad, *given)
   size = tasks * memory.footprint(meta_grad, *given, loops=True)
   mesh = devices_lib.mesh(tasks, settings.devices, size)
@@ -241,7 +241,7 @@ def make_scan(
   return devices_lib.jit(chunk, mesh, small=fit > 1, donate_argnums=0), mesh
 
 
-def _meta_grad(learner):
+def gradient_at(learner):
   """(progress, key, params, task) -> (grads, metrics)."""
   if learner.at is None:
     return lambda progress, *args: learner.meta_grad(*args)
@@ -276,45 +276,11 @@ def _step(optimizer, mean_gradient, root, average):
   return advance
 
 
-def scores_of(
-  learner: MetaLearner, key: jax.Array, params: Params, batch: Task
-) -> jax.Array:
-  """Adapts to every task of a batch and scores its queries: [T, N]."""
-  keys = jax.random.split(key, batch.features.shape[0])
-  one = lambda key, task: _adapted_score(learner, key, params, task)
-  return jax.vmap(one)(keys, batch)
-
-
-def _adapted_score(learner, key, params, task):
-  adapted = learner.adapt(key, params, task.support, task.features)
-  return learner.score(adapted, task.query.x)
-
-
-def _make_validate(learner, quality, seed, mesh):
-  """Compiles (params, validation tasks) -> mean quality, a scalar."""
-  alone = jax.sharding.Mesh(mesh.devices[:1], mesh.axis_names)
-
-  def validate(params, validation):
-    size = len(validation.features)
-    shared = mesh if size % mesh.size == 0 else alone
-    key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
-    keys = jax.random.split(key, size)
-
-    def one(key, task):
-      score = _adapted_score(learner, key, params, task)
-      return quality(score, task.query.y, task.query.mask)
-
-    mine = devices_lib.share((keys, validation), shared)
-    return devices_lib.mean(jax.vmap(one)(*mine).mean(), shared)
-
-  return devices_lib.jit(validate, mesh)
-
-
 def train(
   learner: MetaLearner,
   sample: Callable[[jax.Array], Task],
   validation: Task,
-  quality: Quality,
+  quality: validation_lib.Quality,
   optimizer: optax.GradientTransformation,
   settings: Settings,
   *,
@@ -322,6 +288,7 @@ def train(
   run_dir: str | None = None,
   label: str = 'meta-train',
   quiet: bool = False,
+  compiler: Callable[..., Any] = make_scan,
 ) -> State:
   """Meta-trains; resumes where a checkpoint in `run_dir` left off.
 
@@ -338,6 +305,7 @@ def train(
     run_dir: gets `metrics.jsonl` and `checkpoints/`; None = nothing is kept.
     label: of the progress bar.
     quiet: no progress bar.
+    compiler: what makes the steps one program: `make_scan`, or a planner's.
 
   Returns:
     The final state, on one device; `best` holds the meta-parameters to use.
@@ -351,8 +319,9 @@ def train(
   state = initial_state(learner, example, optimizer, settings.seed, params)
   length, total = min(settings.report_every, settings.steps), settings.steps
   given = learner, optimizer, example, state.params, settings, length
-  scan, mesh = make_scan(*given)
-  validate = _make_validate(learner, quality, settings.seed, mesh)
+  scan, mesh = compiler(*given)
+  room = settings.memory and settings.memory // 2  # an estimate keeps to it
+  validate = validation_lib.make(learner, quality, settings.seed, mesh, room)
   state, sample, validation = devices_lib.replicate(
     (state, sample, validation), mesh
   )

@@ -67,6 +67,7 @@ def open_run(run_dir: str, setup: Setup, seen: Sequence[str]) -> None:
       raise DataError(f'{path} is damaged: delete {run_dir} to train it again')
     usual = json.loads(json.dumps(dataclasses.asdict(Config())))
     differing = [k for k in wanted if written.get(k, usual[k]) != wanted[k]]
+    differing = [k for k in differing if k != 'memory']  # the same to rounding
     steps = written.get('steps')
     more = isinstance(steps, int) and steps < wanted['steps']
     if differing == ['steps'] and more and wanted['schedule'] == 'constant':

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from metaad_jax import devices, features, specs, storage
+from metaad_jax import devices, features, memory, specs, storage
 from metaad_jax.base import DataError, Entity, MetaLearner, Params
 from metaad_jax.data import (
   audits,
@@ -32,6 +32,7 @@ from metaad_jax.training import (
   checkpoints,
   loop,
   model_files,
+  planner,
   plugins,
   records,
 )
@@ -225,7 +226,9 @@ def _train(setup, data, run_dir, quiet):
     if devices.first_process():
       records.open_run(run_dir, setup, seen)
     devices.wait('run folder')
-  wanted = setup.config
+  wanted, compiler = setup.config, loop.make_scan
+  if budget := memory.budget(wanted.memory):
+    compiler = planner.make_scan(setup.thrifty, quiet)
   return loop.train(
     setup.learner,
     sample,
@@ -241,11 +244,13 @@ def _train(setup, data, run_dir, quiet):
       validate_every=wanted.validate_every,
       checkpoint_every=wanted.validate_every,
       report_every=min(wanted.validate_every, max(100, wanted.steps // 200)),
+      memory=budget,
     ),
     params=params,
     run_dir=run_dir,
     label=setup.name,
     quiet=quiet,
+    compiler=compiler,
   )
 
 

@@ -7,13 +7,14 @@ behind asks the setup, and nobody reads a spec of the configuration again.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metaad_jax import devices, features, learners, models, specs
+from metaad_jax import devices, features, learners, memory, models, specs
 from metaad_jax.base import (
   DataError,
   Entity,
@@ -56,6 +57,7 @@ class Config:
   validate_every: int = 500
   start: str = ''
   precision: str = 'highest'
+  memory: str = ''
 
 
 class Layout(NamedTuple):
@@ -96,6 +98,9 @@ class Setup(NamedTuple):
     layout: of a row as it is read; any width until `at` was given another.
     feature: of a row of that layout.
     learner: scales the features of that layout and applies the algorithm.
+    ways: the algorithm in ways that need less memory, the fastest first, each
+      by the options that make it so; none without a budget.
+    thrifty: the same of `learner`.
   """
 
   config: Config
@@ -113,6 +118,8 @@ class Setup(NamedTuple):
   layout: Layout
   feature: features.Feature
   learner: MetaLearner
+  ways: dict[str, MetaLearner]
+  thrifty: dict[str, MetaLearner]
 
   def load(self, data_dir: str | None) -> list[Entity]:
     """Reads the entities of the source; see `registry.load`."""
@@ -154,11 +161,15 @@ class Setup(NamedTuple):
     if prior is None:
       width = 1 if self.pooled else placed.columns[-1]
       prior = standardized.Prior(*[jnp.ones(width)] * 3)
-    config = self.config
+    scaled = functools.partial(
+      standardized.standardized,
+      prior=prior,
+      context=self.config.context,
+      own=not self.config.way,
+    )
     return placed._replace(
-      learner=standardized.standardized(
-        self.algorithm, prior, context=config.context, own=not config.way
-      )
+      learner=scaled(self.algorithm),
+      thrifty={way: scaled(one) for way, one in self.ways.items()},
     )
 
   @property
@@ -254,16 +265,33 @@ def resolve(config: Config | Setup, **overrides: Any) -> Setup:
       f'model {model!r} normalises over all rows of a task, and these are '
       'padded: choose another one, or --way'
     )
-  algorithm = learners.build(
-    name, options | overrides, make_model, **_objective(config.way)
+  options |= overrides
+  build = lambda options, make_model: learners.precise(
+    learners.build(name, options, make_model, **_objective(config.way)),
+    config.precision,
   )
-  algorithm = learners.precise(algorithm, config.precision)
+  algorithm = build(options, make_model)
+  ways = {}
+  if memory.budget(config.memory):
+    ways = _ways(name, options, model, build)
   episode = _episode(config, source, any_width)
   return Setup(
     config, source, source_options, chosen, name, model, any_width,
     network.suspects is not None, network.unverified, algorithm, episode,
-    _outer(config), Layout(), _AS_READ, algorithm,
+    _outer(config), Layout(), _AS_READ, algorithm, ways, ways,
   )  # fmt: skip
+
+
+def _ways(name, options, model, build):
+  """The algorithm with what it computes anew, where that was left open."""
+  found, told = {}, []
+  if learners.chooses_mode(name, options):
+    told, options = ['mode=mixed'], options | {'mode': 'mixed'}
+    found['mode=mixed'] = build(options, models.make(model))
+  if (deep := models.recomputed(model)) is not None:
+    way = ', '.join([*told, 'remat=True of the model'])
+    found[way] = build(options, models.make(deep))
+  return found
 
 
 def _objective(way):

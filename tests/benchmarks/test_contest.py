@@ -18,7 +18,7 @@ KEYS = {
   'first_seconds', 'tasks_per_second', 'temp_mib', 'start_rss_mib',
   'peak_rss_mib', 'peak_device_mib', 'gradient_error', 'gflop', 'xla_gflop',
   'minimal_gflop', 'gflops', 'share_of_peak', 'product_mib', 'precision',
-  'commit',
+  'commit', 'memory', 'plan',
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from metaad_jax.base import (
 )
 from metaad_jax.scores import metrics
 from metaad_jax.training import loop
+from metaad_jax.training import validation as validation_lib
 from metaad_jax.training.checkpoints import Checkpoints
 
 SETTINGS = loop.Settings(
@@ -199,7 +200,7 @@ def test_the_running_mean_by_hand(sample, validation):
     np.testing.assert_array_equal(state.best['w'], state.average['w'])
     np.testing.assert_array_equal(state.params['w'], ends[-1])
   # The mean is what is validated.
-  scores = loop.scores_of(
+  scores = validation_lib.scores_of(
     prototype(), jax.random.key(0), state.average, validation
   )
   np.testing.assert_allclose(state.best_score, scores.mean(), rtol=1e-5)
@@ -404,6 +405,8 @@ def test_shuffled_labels_give_chance_and_true_ones_do_not(shuffle, sample):
     report_every=60, validate_every=60,
   )  # fmt: skip
   test = batch(2)
-  scores = loop.scores_of(prototype(), jax.random.key(0), state.best, test)
+  scores = validation_lib.scores_of(
+    prototype(), jax.random.key(0), state.best, test
+  )
   area = jax.vmap(metrics.masked_auroc)(scores, *test.query[1:]).mean()
   assert abs(area - 0.5) < 0.05 if shuffle else area > 0.8

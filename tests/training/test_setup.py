@@ -31,7 +31,7 @@ CONFIG = Config(
     {'steps': 0}, {'tasks': 0}, {'validation_tasks': 0}, {'validate_every': 0},
     {'folds': 1}, {'clip': 0.0}, {'clip': float('nan')}, {'schedule': 'wave'},
     {'seed': -1}, {'seed': 2**64}, {'average': 1.0}, {'average': -0.1},
-    {'keep': 'all'}, {'precision': 'half'},
+    {'keep': 'all'}, {'precision': 'half'}, {'memory': '2GB'},
     {'source': 'mars'}, {'source': 'cwru:x=1'},
     {'source': 'vibration:length=a'}, {'features': 'smell'},
     {'features': 'logspec:bins=x'}, {'features': 'statistics+'},
