@@ -295,17 +295,14 @@ def train(
   All devices share the tasks; all processes call this, the first writes.
 
   Args:
-    learner: see `MetaLearner`.
+    learner, compiler: see `MetaLearner`; `make_scan`, or a planner's.
     sample: key -> Task, a `jax.tree_util.Partial` over its data.
     validation: a batch of tasks of meta-validation entities.
     quality: its mean over `validation` selects the meta-parameters.
-    optimizer: any optax transformation.
-    settings: see `Settings`.
+    optimizer, settings: any of optax; see `Settings`.
     params: meta-parameters to start from; None = the learner's own.
     run_dir: gets `metrics.jsonl` and `checkpoints/`; None = nothing is kept.
-    label: of the progress bar.
-    quiet: no progress bar.
-    compiler: what makes the steps one program: `make_scan`, or a planner's.
+    label, quiet: of the progress bar; that there is none.
 
   Returns:
     The final state, on one device; `best` holds the meta-parameters to use.
