@@ -13,6 +13,7 @@ from flax import linen as nn
 from metaad_jax import specs
 from metaad_jax.base import MakeModel, Model
 from metaad_jax.models import (
+  attention,
   conv1d,
   conv4,
   gated,
@@ -23,6 +24,7 @@ from metaad_jax.models import (
 )
 
 REGISTRY: dict[str, Callable[..., Callable[[int], nn.Module | Model]]] = {
+  'attention': attention.attention,
   'conv1d': conv1d.conv1d,
   'conv4': conv4.conv4,
   'gated': gated.gated,
