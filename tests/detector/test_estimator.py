@@ -85,7 +85,8 @@ def test_outliers_are_found_at_about_the_promised_rate(run_dir):
     detector.fit(normal[:20])
     alarms.append(np.mean(detector.predict(normal[20:]) == -1))
     recalls.append(np.mean(detector.predict(bad) == -1))
-  error = np.std(alarms) / np.sqrt(len(alarms))
+  # Thirty tables here, and as many that the run was calibrated on.
+  error = np.std(alarms) * np.sqrt(2 / len(alarms))
   assert abs(np.mean(alarms) - 0.1) < 0.02 + 3 * error
   assert np.mean(recalls) > 0.8
 
