@@ -192,7 +192,8 @@ def make_scan(
   Args:
     learner: see `MetaLearner`.
     optimizer: any optax transformation.
-    example, params: whose shapes say how much a task computes.
+    example: of the tasks that `sample` draws, its shapes.
+    params: the learner's, or their shapes.
     settings: see `Settings`.
     length: steps per call.
 
@@ -315,8 +316,10 @@ def train(
   example = programs.first(validation)
   state = initial_state(learner, example, optimizer, settings.seed, params)
   length, total = min(settings.report_every, settings.steps), settings.steps
-  given = learner, optimizer, example, state.params, settings, length
-  scan, mesh = compiler(*given)
+  drawn = jax.eval_shape(sample, jax.random.key(0))  # no shapes of validation
+  scan, mesh = compiler(
+    learner, optimizer, drawn, state.params, settings, length
+  )
   room = settings.memory and settings.memory // 2  # an estimate keeps to it
   validate = validation_lib.make(learner, quality, settings.seed, mesh, room)
   state, sample, validation = devices_lib.replicate(
