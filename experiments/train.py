@@ -35,6 +35,10 @@ _HELP = {
   'anomalies; each task draws one',
   'unverified': 'numbers of support rows that nobody has checked, which '
   'contamination is then a share of; each task draws one',
+  'checked': 'share of the clean supports of unverified rows alone that are '
+  'given as verified',
+  'clustered': 'share of the contaminated supports of augmented tables whose '
+  'bad rows are alike',
   'queries': 'normal, and as many anomalous, query rows',
   'way': 'entities as classes: so many for each task, with so many shots and '
   'queries of each; 1 = one class against all others; 0 = anomalies',

@@ -27,6 +27,10 @@ class Episode(NamedTuple):
     query_normals: normal rows of the query.
     query_anomalies: anomalous rows of the query.
     unverified: numbers of rows that nobody has checked; each task draws one.
+    checked: share of the clean supports of unverified rows alone that are said
+      to be verified.
+    clustered: share of the contaminated supports whose bad rows are like one of
+      them, in augmented tables.
   """
 
   shots: tuple[int, ...] = (5, 10)
@@ -35,6 +39,8 @@ class Episode(NamedTuple):
   query_normals: int = 20
   query_anomalies: int = 20
   unverified: tuple[int, ...] = (0,)
+  checked: float = 0.0
+  clustered: float = 0.4
 
   @property
   def normals(self) -> int:
@@ -201,6 +207,10 @@ def assemble(
     x_normal, bad = _spoil(x_normal, spare, spare_real, first, wanted)
   counts = [most_shots, most_unverified, most_anomalies]
   labels = np.repeat([0.0, 0.5, 1.0], counts)
+  if episode.checked:
+    told = jax.random.bernoulli(jax.random.fold_in(key, 5), episode.checked)
+    told &= (shots == 0) & ~bad.any()
+    labels = jnp.where(told & (labels == 0.5), 0, labels)
   late = places - most_shots
   used = jnp.where(late < 0, places < shots, late < unverified)
   chosen = labelled_real * (jnp.arange(most_anomalies) < anomalies)

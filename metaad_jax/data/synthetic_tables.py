@@ -22,7 +22,6 @@ _BENT = 0.7
 _BLANKED = 0.15
 _FOREIGN = 0.15
 _MISSING = 0.1
-_CLUSTERED = 0.4
 _REPEATED = 0.1
 
 
@@ -53,8 +52,9 @@ def sampler(
     rows = _miss(jax.random.fold_in(keys[6], 1), rows)
     if contaminants:
       rows, real = _cluster(
-        jax.random.fold_in(keys[6], 2), rows, real, contaminants
-      )
+        jax.random.fold_in(keys[6], 2), rows, real, contaminants,
+        episode.clustered,
+      )  # fmt: skip
     shots = episode.normals
     part = lambda some: (rows[some], real[some].astype(rows.dtype))
     task = episodes.assemble(
@@ -225,12 +225,12 @@ def _miss(key, rows):
   )
 
 
-def _cluster(key, rows, real, contaminants):
+def _cluster(key, rows, real, contaminants, share):
   """Sorts the last rows, which contaminate: those near one of them come first.
 
-  In some tasks, that is; in the others they stay as they were drawn.
+  In that share of the tasks; in the others they stay as they were drawn.
   """
-  some = jax.random.bernoulli(key, _CLUSTERED)
+  some = jax.random.bernoulli(key, share)
   before, last = rows[:-contaminants], rows[-contaminants:]
   there = jnp.nan_to_num(last)
   spread = jnp.nanstd(jnp.where(real[:, None], rows, jnp.nan), 0)

@@ -39,6 +39,8 @@ class Config:
   anomalies: tuple[int, ...] = (0, 2)
   contamination: tuple[float, ...] = (0.0,)
   unverified: tuple[int, ...] = (0,)
+  checked: float = 0.0
+  clustered: float = 0.4
   queries: int = 20
   way: int = 0
   context: bool = False
@@ -306,7 +308,7 @@ def _episode(config, source, any_width):
     queries = config.queries, config.queries
     return episodes.Episode(
       config.shots, config.anomalies, config.contamination, *queries,
-      config.unverified,
+      config.unverified, config.checked, config.clustered,
     )  # fmt: skip
   if any_width or config.stream or config.context or len(config.shots) > 1:
     raise DataError(
@@ -360,6 +362,8 @@ def _check_values(config):
      'numbers of labelled anomalies start at 0'),
     ('contamination', shares and all(0 <= share <= 0.5 for share in shares),
      'shares of the support lie between 0 and 0.5'),
+    ('checked', 0 <= config.checked <= 1, 'shares lie between 0 and 1'),
+    ('clustered', 0 <= config.clustered <= 1, 'shares lie between 0 and 1'),
     ('queries', config.queries >= 1, positive),
     ('way', config.way >= 0, '0 = anomalies, else the classes of a task'),
     ('steps', config.steps >= 1, positive),

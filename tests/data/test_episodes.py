@@ -348,3 +348,22 @@ def test_unverified_rows_hide_anomalies():
     seen.add((used[:3].sum(), used[3:11].sum(), share))
   assert {(k, u) for k, u, _ in seen} == {(0, 8), (3, 0), (3, 8)}
   assert {share for *_, share in seen} == {0, 4}
+
+
+def test_clean_rows_may_be_said_to_be_checked():
+  """All of them or none; never beside verified rows, never dirty ones."""
+  pools = episodes.pool([entity('a', normals=40, goods=10, bads=20)])
+  wanted = Episode(
+    (0, 3), (0,), (0.0, 0.5), 4, 4, unverified=(4, 8), checked=0.5
+  )
+  sample = jax.jit(episodes.from_pools(pools, wanted))
+  told = []
+  for seed in range(60):
+    task = jax.tree.map(np.asarray, sample(jax.random.key(seed)))
+    x, y, mask = task.support
+    beside = y[3:11][mask[3:11] > 0]
+    assert len(set(beside)) == 1
+    clean = not ((x[:, 1] == 2) & (mask > 0)).any() and not mask[0]
+    assert clean or beside[0] == 0.5
+    told += [beside[0] == 0] * clean
+  assert 0.2 < np.mean(told) < 0.8

@@ -1,5 +1,7 @@
 """Tasks of public tables, changed: what stays true of them."""
 
+import functools
+
 import fast
 import jax
 import jax.numpy as jnp
@@ -176,12 +178,15 @@ def test_what_is_blanked_comes_from_rows_that_are_there(monkeypatch):
   assert given == {0.0, 2.0, 99.0}
 
 
-def test_clustered_contamination_is_near_its_first(monkeypatch):
-  monkeypatch.setattr(synthetic_tables, '_CLUSTERED', 1.0)
+def test_clustered_contamination_is_near_its_first():
   rng = np.random.default_rng(0)
   rows = jnp.asarray(rng.normal(size=(30, 2)), 'f4')
   real = jnp.arange(30) != 25
-  made, there = synthetic_tables._cluster(jax.random.key(0), rows, real, 10)
+  cluster = functools.partial(
+    synthetic_tables._cluster, jax.random.key(0), rows, real, 10
+  )
+  np.testing.assert_array_equal(cluster(0.0)[0], rows)
+  made, there = cluster(1.0)
   np.testing.assert_array_equal(made[:20], rows[:20])
   assert there.sum() == 29 and not there[-1]
   spread = np.asarray(rows)[np.asarray(real)].std(0)
