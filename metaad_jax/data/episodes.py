@@ -199,18 +199,14 @@ def assemble(
   spare, spare_real = (part[taken:] for part in anomaly)
 
   places = jnp.arange(episode.normals)
-  dirty, first = (unverified, most_shots) if most_unverified else (shots, 0)
   x_normal, bad = normal[0], jnp.zeros(len(places), bool)
+  dirty, first = (unverified, most_shots) if most_unverified else (shots, 0)
   if len(spare):
     share = pick(keys[2], episode.contamination)
     wanted = jnp.floor(share * dirty + jax.random.uniform(keys[3]))
     x_normal, bad = _spoil(x_normal, spare, spare_real, first, wanted)
-  counts = [most_shots, most_unverified, most_anomalies]
-  labels = np.repeat([0.0, 0.5, 1.0], counts)
-  if episode.checked:
-    told = jax.random.bernoulli(jax.random.fold_in(key, 5), episode.checked)
-    told &= (shots == 0) & ~bad.any()
-    labels = jnp.where(told & (labels == 0.5), 0, labels)
+  counts = most_shots, most_unverified, most_anomalies
+  labels = _labels(key, episode, counts, (shots > 0) | bad.any())
   late = places - most_shots
   used = jnp.where(late < 0, places < shots, late < unverified)
   chosen = labelled_real * (jnp.arange(most_anomalies) < anomalies)
@@ -226,6 +222,16 @@ def assemble(
   )
   hidden = jnp.pad(bad.astype(jnp.float32), (0, most_anomalies))
   return Task(support, scored, features, hidden if most_unverified else None)
+
+
+def _labels(key, episode, counts, never):
+  """Of unverified rows, too, 0 in a share of the tasks that may have it."""
+  labels = np.repeat([0.0, 0.5, 1.0], counts)
+  if not episode.checked:
+    return labels
+  told = jax.random.bernoulli(jax.random.fold_in(key, 5), episode.checked)
+  told &= ~never
+  return jnp.where(told & (labels == 0.5), 0, labels)
 
 
 def _spoil(rows, spare, real, first, wanted):

@@ -192,8 +192,7 @@ def make_scan(
   Args:
     learner: see `MetaLearner`.
     optimizer: any optax transformation.
-    example: of the tasks that `sample` draws, its shapes.
-    params: the learner's, or their shapes.
+    example, params: shapes of a task that `sample` draws, and of parameters.
     settings: see `Settings`.
     length: steps per call.
 
@@ -317,14 +316,12 @@ def train(
   state = initial_state(learner, example, optimizer, settings.seed, params)
   length, total = min(settings.report_every, settings.steps), settings.steps
   drawn = jax.eval_shape(sample, jax.random.key(0))  # no shapes of validation
-  scan, mesh = compiler(
-    learner, optimizer, drawn, state.params, settings, length
-  )
+  given = learner, optimizer, drawn, state.params
+  scan, mesh = compiler(*given, settings, length)
   room = settings.memory and settings.memory // 2  # an estimate keeps to it
   validate = validation_lib.make(learner, quality, settings.seed, mesh, room)
-  state, sample, validation = devices_lib.replicate(
-    (state, sample, validation), mesh
-  )
+  placed = devices_lib.replicate((state, sample, validation), mesh)
+  state, sample, validation = placed
   with contextlib.ExitStack() as ending:
     state = (folder := _Folder(run_dir)).resume(state, mesh, ending)
     silent, done = quiet or not devices_lib.first_process(), int(state.step)

@@ -14,7 +14,7 @@ from metaad_jax.scores import metrics
 from metaad_jax.training import loop, planner, setup
 from metaad_jax.training import validation as validation_lib
 
-TASKS = 4
+TASKS = 2
 
 
 def draw(key):
@@ -25,8 +25,8 @@ def draw(key):
 
 
 def learner(options=''):
-  model = models.make('conv1d:channels=8,layers=2')
-  return learners_lib.make(f'maml:steps=12{options}', model)
+  model = models.make('conv1d:channels=4,layers=2')
+  return learners_lib.make(f'maml:steps=8{options}', model)
 
 
 @pytest.fixture(scope='module')
