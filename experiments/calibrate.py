@@ -58,6 +58,9 @@ _VALIDATION_ONLY = flags.DEFINE_bool(
   'leave the training side out: fewer entities, none of which the run has seen',
   flag_values=FLAGS,
 )
+_ALONE = flags.DEFINE_bool(
+  'alone', False, 'unlabelled supports have no verified row', flag_values=FLAGS
+)
 _REPORT = flags.DEFINE_string(
   'report', None, 'folder for the check on other entities', flag_values=FLAGS
 )
@@ -115,7 +118,7 @@ def main() -> None:
         members += sides['test']
     found = calibrate.cases(
       run, members, shots=shots, anomalies=anomalies,
-      contamination=contamination, draws=_DRAWS.value,
+      contamination=contamination, draws=_DRAWS.value, alone=_ALONE.value,
     )  # fmt: skip
     calibrated = conformal.fit(found)
     path = exports.calibrate(
@@ -145,7 +148,12 @@ def _report(run, folder, calibrated_on):
     settings = [(0, 0.0), (1, 0.0), (5, 0.0), (0, 0.1)]
     settings = settings[:1] if _REPORT_PLAIN.value else settings
     found = calibrate.check(
-      run, run.calibration, members, shots=(5, 10, 20, 50), settings=settings
+      run,
+      run.calibration,
+      members,
+      shots=(5, 10, 20, 50),
+      settings=settings,
+      alone=_ALONE.value,
     )
     checked[name] = found
     for rate in calibrate.RATES:

@@ -26,7 +26,7 @@ import pandas as pd
 import tqdm
 
 from experiments import cli
-from metaad_jax import base, storage
+from metaad_jax import base, models, storage
 from metaad_jax.base import Entity
 from metaad_jax.detector import adaptation, unverified
 from metaad_jax.evaluation import baselines
@@ -146,7 +146,9 @@ def networks(drawn: Draw, run: runs.Run, plain: runs.Run) -> dict[str, float]:
     found['shipped, verified rows'] = _judged(plain, *rows)[1]
   told = {way: metrics.auroc(labels, s) for way, s in found.items()}
   if bad.any():
-    odds = np.asarray(adapted.context.suspects[-1])[~known]
+    tell = models.make(run.setup.model)(1).suspects
+    assert tell is not None
+    odds = np.asarray(tell(adapted.context)[-1])[~known]
     told['suspects'] = metrics.auroc(bad[~known].astype(int), odds)
   promised = known.any() and bad.sum() in _PROMISED
   if run.calibration is not None and promised:

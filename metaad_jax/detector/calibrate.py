@@ -118,6 +118,7 @@ def cases(
   anomalies: Sequence[int],
   contamination: Sequence[float] = (),
   draws: int = 2,
+  alone: bool = False,
 ) -> list[Case]:
   """Adapts a run to many supports and scores what is left.
 
@@ -130,6 +131,7 @@ def cases(
       () = no such cases. They have unverified rows beside the normals where the
       run tells them apart; else the normals are these.
     draws: supports per entity without anomalies; one with some.
+    alone: the normals of unlabelled cases are unverified in any case.
   """
   made = []
   kinds = (False, True) if len(contamination) else (False,)
@@ -140,20 +142,20 @@ def cases(
     for k, a, unlabelled in itertools.product(shots, anomalies, kinds):
       for _ in range(1 if a or unlabelled else draws):
         share = float(rng.choice(contamination)) if unlabelled else 0.0
-        drawn = _support(run, rng, entity, k, a, share, unlabelled)
+        drawn = _support(run, rng, entity, k, a, share, unlabelled, alone)
         if drawn is not None:
           scores = score(run, drawn)[1]
           made.append(Case(entity.name, k, a, unlabelled, *scores))
   return made
 
 
-def _support(run, rng, entity, shots, anomalies, share, unlabelled):
+def _support(run, rng, entity, shots, anomalies, share, unlabelled, alone):
   """As `draw`; in unlabelled ones some rows, or all normals, are unverified.
 
-  Some beside the normals, where a run suspects rows.
+  Some beside the normals, where a run suspects rows, and not `alone`.
   """
   beside = 0
-  if run.setup.suspicious and (unlabelled or not shots):
+  if run.setup.suspicious and not alone and (unlabelled or not shots):
     beside = int(rng.choice(_UNVERIFIED))
   drawn = draw(rng, entity, shots, anomalies, share, beside)
   if drawn is None or beside or not (unlabelled and run.setup.unverified):
@@ -172,7 +174,9 @@ def rules(
   within the entity, half of the support for each.
   """
   adapted, (known, normal, anomaly) = score(run, drawn)
-  passing = drawn.y == 0 if run.setup.suspicious else drawn.y < 1
+  verified = drawn.y == 0
+  told = run.setup.suspicious and verified.any()
+  passing = verified if told else drawn.y < 1
   fitted = adaptation.score(run, adapted, drawn.x[passing])
   shots, labelled = len(fitted), int((drawn.y == 1).sum())
   own, rest = normal[:_OWN], normal[_OWN:]
@@ -213,11 +217,12 @@ def check(
   shots: Sequence[int],
   settings: Sequence[tuple[int, float]] = ((0, 0.0),),
   draws: int = 2,
+  alone: bool = False,
 ) -> list[dict[str, Any]]:
   """Realised false alarms and recall of every rule.
 
   Args:
-    run, members, shots: see `cases`.
+    run, members, shots, alone: see `cases`.
     calibrated: fitted on other entities.
     settings: pairs (labelled anomalies, contamination); the calibration is
       told that a contaminated support is unlabelled.
@@ -232,7 +237,7 @@ def check(
   ):
     rng = np.random.default_rng([1, number])
     for k, (a, share), _ in itertools.product(shots, settings, range(draws)):
-      drawn = _support(run, rng, entity, k, a, share, share > 0)
+      drawn = _support(run, rng, entity, k, a, share, share > 0, alone)
       if drawn is not None:
         alarms = rules(run, calibrated, drawn, share > 0)
         for (rule, rate), (normal, bad) in alarms.items():

@@ -290,7 +290,8 @@ class Fitted:
   def _evidence(self, known, own):
     labels = self.y[self.support]
     labels = labels[labels >= -1]
-    normal = labels == 0 if self.run.setup.suspicious else labels != 1
+    told = self.run.setup.suspicious and (labels == 0).any()
+    normal = labels == 0 if told else labels != 1
     return conformal.Evidence(
       int(normal.sum()), int((labels == 1).sum()),
       bool((labels == -1).any()), known, own,

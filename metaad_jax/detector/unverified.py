@@ -9,21 +9,23 @@ import warnings
 
 import numpy as np
 
-from metaad_jax import models
+from metaad_jax import models, specs
 from metaad_jax.detector import adaptation, sanity
 from metaad_jax.training import model_files, runs
 
 _ROWS = 512  # of a support with unverified rows, at most
 _UNCHECKED = 200  # of them, where none is verified and none is told apart
+_ATTENDED = 128  # of them, where none is verified: its square counts
 _UNCALIBRATED = 50  # normals that a support holds, where nobody measured
 _ANOMALIES = 64  # labelled ones that a support holds at most
 
 
 def run_for(run_dir: str, y: np.ndarray) -> str:
-  """The run for labels y [n], -1 = unverified: the package has two files.
+  """The run for labels y [n], -1 = unverified: the package has three files.
 
   The second is for verified and unverified rows together; where nothing is
-  verified it is not better than the first (`docs/results/unverified.md`).
+  verified it is not better than the first (`docs/results/unverified.md`). The
+  third is there for who asks for it.
   """
   both = run_dir == runs.SHIPPED and {-1, 0} <= set(np.unique(y))
   return runs.UNVERIFIED if both else run_dir
@@ -40,12 +42,14 @@ def rooms(run: runs.Run, y: np.ndarray, size: int) -> dict[int, int]:
 
   Unverified rows have what verified ones (of labels y [n]) leave: of the room
   for normals, or where the run tells them apart, of 512 rows, or so many as a
-  file may hold. Where nothing is verified, 200 of them pass for normal.
+  file may hold. Where nothing is verified, 200 of them pass for normal, or 128
+  are told apart.
   """
   most = normals = room(run)
   if not (y == 0).any():
-    most = max(most, _UNCHECKED)
-  if run.setup.suspicious:
+    told = run.setup.suspicious
+    most = _ATTENDED if told else max(most, _UNCHECKED)
+  elif run.setup.suspicious:
     most = min(_ROWS, math.isqrt(model_files.ELEMENTS // max(size, 1)))
     most = max(most - _ANOMALIES, normals + 1)
   return {0: normals, 1: _ANOMALIES, -1: most}
@@ -53,7 +57,15 @@ def rooms(run: runs.Run, y: np.ndarray, size: int) -> dict[int, int]:
 
 def warn(run: runs.Run, y: np.ndarray) -> None:
   """Where unverified rows beside verified ones (labels y) may do harm."""
-  if not run.setup.suspicious and {-1, 0} <= set(np.unique(y)):
+  if not {-1, 0} <= set(np.unique(y)):
+    return
+  if specs.parse(run.setup.model)[0] == 'attention':
+    warnings.warn(
+      'this run asks whether all rows were verified: some were not, so it '
+      "takes none for verified; run_dir='shipped' tells them apart",
+      stacklevel=4,
+    )
+  elif not run.setup.suspicious:
     warnings.warn(
       'this run takes unlabelled rows for normal ones: where more than one in '
       "fifty is bad, leave them out, or use run_dir='shipped'",

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from metaad_jax import base
-from metaad_jax.models import suspicion
+from metaad_jax.models import log_distances, suspicion
 from metaad_jax.models import table_features as tf
 
 _LIMIT = 50.0  # of all that the network is told
@@ -265,14 +265,19 @@ class Network(nn.Module):
     return out + (told.skip @ self.skip)[:, None], made
 
 
-def attention(*, width: int = 64, blocks: int = 4, heads: int = 4):
-  """See `Network`."""
+def attention(
+  *, width: int = 64, blocks: int = 4, heads: int = 4, distances: bool = False
+):
+  """See `Network`; `distances`: those of `log_distances` beside it."""
   if min(width, blocks, heads) < 1 or width % heads:
     raise base.DataError(
       'attention: every option must be at least 1, and width a multiple of '
       'heads'
     )
-  return lambda outputs: _as_model(Network(width, blocks, heads, outputs))
+  made = lambda outputs: _as_model(Network(width, blocks, heads, outputs))
+  if distances:
+    return lambda outputs: log_distances.beside(made(outputs))
+  return made
 
 
 def _as_model(network):

@@ -7,8 +7,9 @@ among them hardly move. Where nobody checked these rows (y = .5), the nearest,
 which may be bad, is left out, and the others count more. Columns are z-scores
 and levels, as in `suspicion`. From three normals on distances count more and
 more, from ten on in full; not where anomalies are labelled: there the network
-alone is better. The factors were chosen on validation tables
-(`docs/results/training.md`).
+alone is better. A network that is told itself who was checked has half of that
+where all were, and none where nobody was. The factors were chosen on validation
+tables (`docs/results/training.md`).
 """
 
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from metaad_jax.models import suspicion
 
 # Of the nearest, Mahalanobis, the mean.
 _VERIFIED, _UNVERIFIED = (0.25, 0.25, 1.0), (0.0, 1.0, 2.0)
+_TOLD = tuple(factor / 2 for factor in _VERIFIED), (0.0, 0.0, 0.0)
 _FIRST, _LAST = 3, 10  # normals: from none of it to all
 _FLOOR = 1e-3  # added to a distance: a copy of a normal is much like it
 
@@ -35,8 +37,11 @@ class Known(NamedTuple):
   factors: jax.Array  # [3] of the distances
 
 
-def fit(support: base.Rows, real: jax.Array) -> Known:
-  """Reads a support: x [K, F], NaN = missing; real [F] 1 = a column."""
+def fit(support: base.Rows, real: jax.Array, told: bool = False) -> Known:
+  """Reads a support: x [K, F], NaN = missing; real [F] 1 = a column.
+
+  `told`: they come beside a network that knows who was checked.
+  """
   normal = support.mask * (support.y < 1)
   scale = suspicion.scale(support.x, normal, real)
   rows = suspicion.coordinates(scale, support.x)
@@ -44,7 +49,7 @@ def fit(support: base.Rows, real: jax.Array) -> Known:
   share = jnp.clip((normal.sum() - _FIRST) / (_LAST - _FIRST), 0, 1)
   share = share * ((support.mask * support.y).max() < 1)
   unchecked = normal @ (support.y == 0.5) / jnp.maximum(normal.sum(), 1)
-  verified, unverified = jnp.array(_VERIFIED), jnp.array(_UNVERIFIED)
+  verified, unverified = jnp.array(_TOLD if told else (_VERIFIED, _UNVERIFIED))
   factors = verified + unchecked * (unverified - verified)
   return Known(scale, rows, normal, joint, share * factors)
 
@@ -66,13 +71,14 @@ def score(known: Known, x: jax.Array) -> jax.Array:
 def beside(model: base.Model) -> base.Model:
   """A model with one output, and distances added to it.
 
-  The support's own rows, which a learner may train on, have what the network
-  says alone.
+  One that is not told who was checked takes all for verified. The support's
+  own rows, which a learner may train on, have what the network says alone.
   """
 
   def read(support, features):
-    passing = support._replace(y=jnp.floor(support.y))
-    return model.read(passing, features), fit(support, features)
+    told = model.unverified
+    passing = support if told else support._replace(y=jnp.floor(support.y))
+    return model.read(passing, features), fit(support, features, told)
 
   def summarise(params, reading):
     return model.summarise(params, reading[0]), reading[1]
@@ -83,9 +89,10 @@ def beside(model: base.Model) -> base.Model:
   def apply(params, context, x):
     return model.apply(params, context[0], x) + score(context[1], x)[:, None]
 
+  tell = model.suspects
   return model._replace(
     read=read, summarise=summarise, support=support, apply=apply,
-    unverified=True,
+    unverified=True, suspects=tell and (lambda context: tell(context[0])),
   )  # fmt: skip
 
 

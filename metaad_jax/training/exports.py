@@ -23,8 +23,8 @@ def export(
 
   Args:
     run_dir: see `runs.restore`; path: of the file, ending in .npz.
-    distances: puts those of `models.log_distances` beside the model `tables`,
-      which makes another score: without a calibration.
+    distances: puts those of `models.log_distances` beside `tables` or
+      `attention`, which makes another score: without a calibration.
     calibrated_by: a run of the same recipe whose calibration the file gets,
       where the run itself has seen all entities that could calibrate it.
 

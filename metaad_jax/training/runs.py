@@ -40,10 +40,11 @@ from metaad_jax.training import setup as setup_lib
 from metaad_jax.training.setup import Config, Layout, Setup, resolve
 
 # Names of the model files of the package, as run directories.
-SHIPPED, UNVERIFIED = 'shipped', 'unverified'
+SHIPPED, UNVERIFIED, THOROUGH = 'shipped', 'unverified', 'thorough'
 _FOLDER = os.path.join(os.path.dirname(devices.__file__), 'shipped')
-_SHIPPED, _UNVERIFIED = (
-  os.path.join(_FOLDER, name) for name in ('tables.npz', 'unverified.npz')
+_SHIPPED, _UNVERIFIED, _THOROUGH = (
+  os.path.join(_FOLDER, f'{name}.npz')
+  for name in ('tables', UNVERIFIED, THOROUGH)
 )
 CALIBRATION = 'calibration.npz'  # in a run directory
 
@@ -296,7 +297,10 @@ def _start(setup, data):
 
 def file_of(run_dir: str) -> str:
   """What a name of the package's own stands for."""
-  return {SHIPPED: _SHIPPED, UNVERIFIED: _UNVERIFIED}.get(run_dir, run_dir)
+  files = {
+    SHIPPED: _SHIPPED, UNVERIFIED: _UNVERIFIED, THOROUGH: _THOROUGH
+  }  # fmt: skip
+  return files.get(run_dir, run_dir)
 
 
 def restore(run_dir: str, **overrides: Any) -> Run:
@@ -304,8 +308,8 @@ def restore(run_dir: str, **overrides: Any) -> Run:
 
   Args:
     run_dir: of a run that has at least one checkpoint; or a model file
-      (.npz, see `exports.export`); or 'shipped' or 'unverified', those of
-      this package.
+      (.npz, see `exports.export`); or 'shipped', 'unverified' or 'thorough',
+      those of this package.
     **overrides: `precision`, and options of the learner, in place of the
       run's, such as `adapt_steps`.
 
@@ -352,7 +356,7 @@ def unpack(
     if name not in plugins.loaded()
   ]  # a file from a stranger has nothing imported
   setup = _resolved(content, file, overrides, missing)
-  if file in (_SHIPPED, _UNVERIFIED) and not overrides:
+  if file in (_SHIPPED, _UNVERIFIED, _THOROUGH) and not overrides:
     params = records.nested(arrays)  # a test compares it with `unflatten`
   else:
     params = records.unflatten(arrays, _shapes(setup), file)

@@ -14,14 +14,16 @@ from metaad_jax.training import runs, setup
 
 @pytest.fixture(scope='module')
 def run_dir(tmp_path_factory):
+  model = 'gated:width=4,blocks=1,heads=1,rounds=1,rows=6'
+  return _file(model, tmp_path_factory.mktemp('gated'))
+
+
+def _file(model, folder):
   """A model file of a small network that has learned nothing."""
-  config = setup.Config(
-    source='oddbench', learner='tables',
-    model='gated:width=4,blocks=1,heads=1,rounds=1,rows=6',
-  )  # fmt: skip
+  config = setup.Config(source='oddbench', learner='tables', model=model)
   made = setup.resolve(config)
   params = made.learner.init(jax.random.key(0), made.example())
-  path = str(tmp_path_factory.mktemp('gated') / 'run.npz')
+  path = str(folder / 'run.npz')
   storage.save(path, *runs.pack(runs.Run(made.name, made, params, 0)))
   return path
 
@@ -49,6 +51,30 @@ def test_suspects_follow_their_rows(run_dir, tmp_path):
   assert not np.isnan(alone.decision_scores_).any()
 
 
+def test_a_file_asks_whether_all_rows_were_verified(tmp_path, monkeypatch):
+  path = _file('attention:width=4,blocks=1,heads=1', tmp_path)
+  rng = np.random.default_rng(0)
+  rows = rng.normal(size=(15, 3))
+  monkeypatch.setattr(unverified, '_ATTENDED', 12)
+  rows[3] += 30.0
+  detector = MetaAnomalyDetector(path).fit(None, unlabelled=rows)
+  assert detector.support_.sum() == 12  # as many as it reads
+  told = detector.suspects_
+  assert np.isfinite(told[detector.support_]).all()
+  assert np.isnan(told[~detector.support_]).all()
+  evidence = detector._fitted.evidence
+  assert evidence.shots == 12 and evidence.unlabelled
+  detector.save(str(tmp_path / 'saved.npz'))
+  copy = MetaAnomalyDetector.load(str(tmp_path / 'saved.npz'))
+  usual = detector.score_samples(rows)
+  assert_allclose(copy.score_samples(rows), usual)
+  assert_allclose(detector.score_samples(rows[:1]), usual[:1], rtol=1e-4)
+  verified = MetaAnomalyDetector(path).fit(rows)._fitted
+  assert verified.evidence.shots == 15 and not verified.evidence.unlabelled
+  with pytest.warns(UserWarning, match='whether all rows were verified'):
+    MetaAnomalyDetector(path).fit(rows[:5], unlabelled=rows[5:])
+
+
 def test_labels_as_a_run_is_given_them(run_dir):
   y = np.array([0, -1, 1])
   run = runs.restore(run_dir)
@@ -56,7 +82,7 @@ def test_labels_as_a_run_is_given_them(run_dir):
   assert unverified.given(runs.restore('shipped'), y).tolist() == [0, 0.5, 1]
   assert unverified.run_for('shipped', y) == 'unverified'
   assert unverified.run_for('shipped', y[:2]) == 'unverified'
-  for other in (y[[0, 2]], y[1:]):  # nothing verified, or all
+  for other in (y[[0, 2]], y[1:], y[[1, 1]]):  # nothing verified, or all
     assert unverified.run_for('shipped', other) == 'shipped'
   assert unverified.run_for(run_dir, y) == run_dir
 

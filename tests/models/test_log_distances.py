@@ -51,6 +51,28 @@ def test_it_is_the_sum_of_three_logarithms(rows):
   np.testing.assert_allclose(unverified, parts[1] + 2 * mean, atol=2e-2)
 
 
+def test_beside_a_network_that_knows_who_was_checked(rows):
+  model = models.make('attention:width=4,blocks=1,heads=1')(1)
+  made = models.make('attention:width=4,blocks=1,heads=1,distances=True')(1)
+  x, query = rows[0], rows[1].astype(np.float32)
+
+  @jax.jit
+  def both(support, real):
+    params = model.init(jax.random.key(0), base.Task(support, support, real))
+    found = []
+    for one in (model, made):
+      context = one.summarise(params, one.read(support, real))
+      found.append((one.apply(params, context, query), one.suspects(context)))
+    return found
+
+  for y, factor in ((0.0, 0.5), (0.5, 0.0)):
+    (alone, suspects), (more, same) = both(*support_of(x, np.full(len(x), y)))
+    np.testing.assert_allclose(
+      (more - alone)[:, 0], factor * told(x, query), atol=1e-3
+    )
+    np.testing.assert_array_equal(suspects, same)
+
+
 def test_padding_says_nothing(rows):
   x, query = rows
   padded = told(x, query, rows=8, columns=5)

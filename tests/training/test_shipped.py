@@ -26,14 +26,15 @@ def test_it_is_small_and_says_what_it_was_trained_on():
   assert len(run.seen) > 300
 
 
-def test_the_file_for_unverified_rows_is_of_the_same_tables():
-  """Together they are small; its names alone make its parameters."""
-  files = runs._SHIPPED, runs._UNVERIFIED
+@pytest.mark.parametrize('name, least', [('unverified', 0), ('thorough', 1)])
+def test_files_for_unverified_rows_are_of_the_same_tables(name, least):
+  """Together they are small; their names alone make their parameters."""
+  files = runs._SHIPPED, runs._UNVERIFIED, runs._THOROUGH
   assert sum(map(os.path.getsize, files)) < 4_000_000
-  run, plain = runs.restore('unverified'), runs.restore('shipped')
+  run, plain = runs.restore(name), runs.restore('shipped')
   assert run.setup.suspicious and not plain.setup.suspicious
   assert run.seen == plain.seen and run.calibration is not None
-  assert run.calibration.shots[0] == 0  # nothing verified
+  assert run.calibration.shots[0] == least  # 0 = nothing verified
   traced = jax.eval_shape(run.learner.init, jax.random.key(0), TASK)
   shape = lambda leaf: (leaf.shape, leaf.dtype)
   assert jax.tree.map(shape, run.params) == jax.tree.map(shape, traced)
