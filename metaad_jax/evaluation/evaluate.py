@@ -1,6 +1,7 @@
 """Learners and baselines on the same tasks: same support, query and scaling."""
 
 from collections.abc import Sequence
+import dataclasses
 import datetime
 import json
 import os
@@ -17,7 +18,7 @@ from metaad_jax.base import DataError, Entity
 from metaad_jax.data import audits, registry
 from metaad_jax.evaluation import baselines, jobs, results, sides, tasks, tuning
 from metaad_jax.scores import metrics
-from metaad_jax.training import records, runs
+from metaad_jax.training import records, runs, setup
 
 Member = tuple[str, runs.Run]  # a run and its folder
 _OF_CELL = ('draw', 'shots', 'anomalies', 'contamination')
@@ -77,7 +78,7 @@ def evaluate(run_dirs: Sequence[str], plan: Plan) -> results.Results:
   tuned: dict[str, list] = {}
   earlier: dict[tuple, tuning.Tuned] = {}
   for spec, members in _grouped(loaded, plan):
-    group = _prepare(spec, members, plan, notes)
+    group = _prepare(spec, members, loaded, plan, notes)
     chosen = _tune(group, plan, earlier, tuned)
     rows += _score_learners(group, plan)
     rows += _score_baselines(group, plan, chosen)
@@ -156,7 +157,11 @@ def _grouped(
 
 
 def _prepare(
-  spec: str, members: list[Member], plan: Plan, notes: list[str]
+  spec: str,
+  members: list[Member],
+  everyone: list[Member],
+  plan: Plan,
+  notes: list[str],
 ) -> Group:
   """Reads the test entities, audits them, and draws the tasks."""
   side = sides.tested(members[0][1], spec, plan.data_dir, plan.split)
@@ -181,16 +186,32 @@ def _prepare(
   if max(plan.grid.anomalies):
     repeated = audits.repeated_anomalies(side.entities)
     notes += [f'{spec}: {note}' for note in repeated]
-  names = [_unique(*member, members, plan.baselines) for member in members]
+  recipes = {_recipe(run) for _, run in everyone}
+  names = [
+    _unique(*member, members, recipes, plan.baselines) for member in members
+  ]
   return Group(members, names, side, cells)
 
 
+def _recipe(run: runs.Run) -> tuple[str, setup.Config]:
+  """What runs of one method on several folds have in common."""
+  return run.name, dataclasses.replace(run.config, fold='', seed=0)
+
+
 def _unique(
-  path: str, run: runs.Run, members: list[Member], taken: Sequence[str]
+  path: str,
+  run: runs.Run,
+  members: list[Member],
+  recipes: set[tuple[str, setup.Config]],
+  taken: Sequence[str],
 ) -> str:
-  """The learner's name, with the run's folder where the name is not unique."""
+  """The learner's name, with the run's folder where the name is not unique.
+
+  That is among `members`, who have the same entities, and among all `recipes`.
+  """
   same = [os.path.normpath(p) for p, r in members if r.name == run.name]
-  if len(same) == 1 and run.name not in taken:
+  others = [name for name, _ in recipes].count(run.name) > 1
+  if len(same) == 1 and not others and run.name not in taken:
     return run.name
   folder = os.path.normpath(path)
   short = os.path.basename(folder)

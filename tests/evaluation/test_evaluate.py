@@ -136,6 +136,15 @@ def test_folds_are_put_together(rows, tmp_path):
     assert sorted(tested) == sorted(e.name for e in rows)
 
 
+def test_two_recipes_of_one_name_are_never_one_method(rows, tmp_path):
+  paths = [
+    write_run(tmp_path / f'{fold}.npz', 'rows', fold=fold, folds=2, **more)
+    for fold, more in (('0', {}), ('1', {'learner': 'z:sign=-1', 'seed': 1}))
+  ]
+  methods = {*run_all(paths, names=['random']).table['method']}
+  assert methods == {'z (0.npz)', 'z (1.npz)', 'random'}
+
+
 def test_a_run_of_another_source_is_scored_on_the_same_entities(
   run, monkeypatch, tmp_path
 ):
