@@ -186,7 +186,8 @@ _FLAGS: dict[str, dict[str, Any]] = {
   },
   'run_dir': {
     'default': 'shipped', 'metavar': 'RUN',
-    'help': "a trained run's folder or file (default: the package's own)",
+    'help': "a trained run's folder or file (default: the package's own); "
+    'thorough = a slower one of the package, better from fifty rows on',
   },
   'dry_run': {
     'action': 'store_true', 'help': 'say how the columns are read, and stop'

@@ -46,7 +46,8 @@ class MetaAnomalyDetector(OutlierMixin, BaseEstimator):
 
   Args:
     run_dir: a run's folder, a model file, or 'shipped': the checkpoint that
-      comes with the package.
+      comes with the package; or 'thorough', a slower one for fifty verified
+      rows and more.
     false_alarm_rate: the share of normal rows that `predict` may call
       outliers; what is promised is in `docs/calibration.md`.
     window_features: features of windows [length, channels], for a run that
