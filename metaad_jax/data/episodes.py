@@ -199,8 +199,8 @@ def assemble(
   spare, spare_real = (part[taken:] for part in anomaly)
 
   places = jnp.arange(episode.normals)
-  x_normal, bad = normal[0], jnp.zeros(len(places), bool)
   dirty, first = (unverified, most_shots) if most_unverified else (shots, 0)
+  x_normal, bad = normal[0], jnp.zeros(len(places), bool)
   if len(spare):
     share = pick(keys[2], episode.contamination)
     wanted = jnp.floor(share * dirty + jax.random.uniform(keys[3]))

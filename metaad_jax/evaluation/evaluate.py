@@ -77,8 +77,10 @@ def evaluate(run_dirs: Sequence[str], plan: Plan) -> results.Results:
   notes: list[str] = []
   tuned: dict[str, list] = {}
   earlier: dict[tuple, tuning.Tuned] = {}
-  for spec, members in _grouped(loaded, plan):
-    group = _prepare(spec, members, loaded, plan, notes)
+  groups = _grouped(loaded, plan)
+  for spec, members in groups:
+    there = [one for other, some in groups if other == spec for one in some]
+    group = _prepare(spec, members, there, plan, notes)
     chosen = _tune(group, plan, earlier, tuned)
     rows += _score_learners(group, plan)
     rows += _score_baselines(group, plan, chosen)
@@ -207,7 +209,8 @@ def _unique(
 ) -> str:
   """The learner's name, with the run's folder where the name is not unique.
 
-  That is among `members`, who have the same entities, and among all `recipes`.
+  That is among `members`, who have the same entities, and among the `recipes`
+  of this source.
   """
   same = [os.path.normpath(p) for p, r in members if r.name == run.name]
   others = [name for name, _ in recipes].count(run.name) > 1

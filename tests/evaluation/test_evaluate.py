@@ -145,6 +145,14 @@ def test_two_recipes_of_one_name_are_never_one_method(rows, tmp_path):
   assert methods == {'z (0.npz)', 'z (1.npz)', 'random'}
 
 
+def test_a_method_has_one_name_on_two_sources(run, monkeypatch, tmp_path):
+  register(monkeypatch, 'free', [entity(f'f{i}') for i in range(15)])
+  other = write_run(tmp_path / 'other.npz', 'free', fold='0')
+  table = run_all([run, other], names=['random']).table
+  assert {*table['source']} == {'rows', 'free'}
+  assert {*table['method']} == {'z', 'random'}
+
+
 def test_a_run_of_another_source_is_scored_on_the_same_entities(
   run, monkeypatch, tmp_path
 ):
