@@ -90,11 +90,8 @@ class Planned:
     raise DataError(
       f'memory={memory.told(self.budget)} is too little: the thriftiest plan '
       f'({plan}) takes {memory.told(needed)}: give that, or fewer shots or '
-      f'queries, or a smaller model{_HINT * ("remat" not in plan.way)}'
+      'queries, or a smaller model'
     )
-
-
-_HINT = ', or residual:remat=True'
 
 
 def make_scan(
