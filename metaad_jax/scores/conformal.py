@@ -10,6 +10,7 @@ held-out normals of the entity itself arrive, they take over.
 `docs/calibration.md` has the guarantees, their limits, and the references.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 import itertools
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metaad_jax.base import DataError
+from metaad_jax.scores import shrinkage
 
 # P-values are rounded up to one of these 512 levels: by 1.8 % at most.
 LEVELS = np.union1d(np.geomspace(1e-4, 1, 509), (0.02, 0.05, 0.2))[::-1]
@@ -81,14 +83,10 @@ def standardize(
   most, with many the support's own (empirical Bayes). `scores` [n] and
   `support` [k], k >= 0, as of `Case`, `moments` [4] as of `Calibration`.
   """
-  location, scale, location_strength, scale_strength = np.asarray(moments, 'f8')
-  k = len(support)
-  if k:
-    mean, variance = np.mean(support, dtype='f8'), np.var(support, dtype='f8')
-    pulled = location_strength * location
-    location = (k * mean + pulled) / (k + location_strength)
-    pulled = scale_strength * scale**2
-    scale = np.sqrt((k * variance + pulled) / (k + scale_strength))
+  location, scale, *_ = moments = np.asarray(moments, 'f8')
+  if len(support):
+    told = shrinkage.told(support)
+    location, scale = shrinkage.shrunk(*told, moments)
   return (np.asarray(scores, 'f8') - location) / scale
 
 
@@ -103,7 +101,16 @@ def fit(cases: Sequence[Case]) -> Calibration:
   """
   cells = _cells(cases)
   shots, anomalies, kinds = map(sorted, map(set, zip(*cells, strict=True)))
-  squash = max((0, 1), key=lambda s: _quality(cells, s))
+  tried = [
+    {
+      place: _moments([_squashed(case, squash) for case in cell])
+      for place, cell in cells.items()
+    }
+    for squash in (0, 1)
+  ]
+  # The one of which the cells keep the higher recall, in the mean.
+  recalls = [np.mean([recall for _, recall in t.values()]) for t in tried]
+  squash = int(recalls[1] > recalls[0])
   shape = (len(shots), len(anomalies), 2)
   moments, grid = (np.zeros((*shape, n), 'f4') for n in (4, len(LEVELS)))
   mixed = np.zeros((len(shots), len(OWN), len(LEVELS)), 'f4')
@@ -111,7 +118,7 @@ def fit(cases: Sequence[Case]) -> Calibration:
     i, j, unlabelled = cell
     place = (shots[i], anomalies[j], unlabelled in kinds and bool(unlabelled))
     members = [_squashed(case, squash) for case in cells[place]]
-    moments[cell] = _moments(members)[0]
+    moments[cell] = tried[squash][place][0]
     values = [standardize(c.normal, c.support, moments[cell]) for c in members]
     grid[cell] = _grid(values, _weights(members))
     if not j and not unlabelled:
@@ -156,16 +163,10 @@ def _squashed(case, squash):
   return Case(*case[:4], *(_squash(part, squash) for part in case[4:]))
 
 
-def _quality(cells, squash):
-  """Mean over the cells of the recall that the best moments keep."""
-  squashed = [[_squashed(c, squash) for c in cell] for cell in cells.values()]
-  return np.mean([_moments(members)[1] for members in squashed])
-
-
 def _weights(cases):
   """[cases] the weight of each: those of one entity add up to 1."""
-  names = [case.entity for case in cases]
-  return np.array([1 / names.count(name) for name in names])
+  names = collections.Counter(case.entity for case in cases)
+  return np.array([1 / names[case.entity] for case in cases])
 
 
 def _moments(cases):
@@ -179,21 +180,21 @@ def _moments(cases):
   location = mean([case.normal.mean() for case in cases])
   scale = np.sqrt(mean([case.normal.var() for case in cases])) + 1e-3
   best, quality = np.zeros(4), -np.inf
-  any_support = any(len(case.support) for case in cases)
-  choices = _STRENGTHS if any_support else _STRENGTHS[:1]
+  told = np.array([shrinkage.told(case.support) for case in cases]).T
+  normals = shrinkage.Rows.of([case.normal for case in cases])
+  anomalies = shrinkage.Rows.of([case.anomaly for case in cases])
+  choices = _STRENGTHS if told[0].any() else _STRENGTHS[:1]
   for strengths in itertools.product(choices, choices):
     moments = np.array([location, scale, *strengths])
-    normals = [standardize(c.normal, c.support, moments) for c in cases]
-    anomalies = [
-      standardize(c.anomaly, c.support, moments)
-      for c in cases
-      if len(c.anomaly)
+    place = shrinkage.shrunk(*told, moments)
+    usual, bad = normals.standardized(*place), anomalies.standardized(*place)
+    bars = _grid(np.split(usual, normals.starts[1:]), weights)[_PLACES]
+    gains = [
+      np.mean(anomalies.shares(bad > bar))
+      if len(bad)
+      else -np.quantile(normals.shares(usual > bar), 0.9)
+      for bar in bars
     ]
-    gains = []
-    for bar in _grid(normals, weights)[_PLACES]:
-      recalls = [np.mean(scores > bar) for scores in anomalies]
-      alarms = [np.mean(scores > bar) for scores in normals]
-      gains.append(np.mean(recalls or -np.quantile(alarms, 0.9)))
     if np.mean(gains) > quality:
       best, quality = moments, np.mean(gains)
   return best, quality

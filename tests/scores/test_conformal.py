@@ -1,5 +1,7 @@
 """Validity by simulation, what p-values obey, and the arithmetic by hand."""
 
+import functools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
@@ -7,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pytest
 
 from metaad_jax.base import DataError
-from metaad_jax.scores import conformal
+from metaad_jax.scores import conformal, shrinkage
 from metaad_jax.scores.conformal import LEVELS, OWN, Case, Evidence
 
 NONE = np.zeros(0)
@@ -23,6 +25,7 @@ def entity(rng, name, shots=10, normals=60, anomalies=10, unlabelled=False):
   )
 
 
+@functools.cache
 def fitted(seed, entities=40, shots=(10,), **options):
   rng = np.random.default_rng(seed)
   return conformal.fit(
@@ -158,6 +161,23 @@ def test_a_scale_shrinks_with_its_own_strength():
   )
   scale = np.sqrt((2 * 1 + 6 * 4) / (2 + 6))
   assert_allclose(found, [0, (5 - 1) / scale])
+
+
+def test_many_cases_at_once_are_each_by_itself():
+  rng, moments = np.random.default_rng(0), np.array([0.3, 1.7, 2.0, 0.5])
+  supports = [rng.normal(size=k) for k in (0, 1, 4)]
+  scores = [rng.normal(size=n) for n in (5, 0, 3)]
+  told = np.array([shrinkage.told(support) for support in supports]).T
+  rows = shrinkage.Rows.of(scores)
+  found = rows.standardized(*shrinkage.shrunk(*told, moments))
+  alone = [
+    conformal.standardize(*case, moments)
+    for case in zip(scores, supports, strict=True)
+  ]
+  assert_array_equal(found, np.concatenate(alone))
+  assert_array_equal(
+    rows.shares(found > 0), [np.mean(alone[0] > 0), np.mean(alone[2] > 0)]
+  )
 
 
 def test_the_support_counts_as_much_as_it_tells():
