@@ -2,6 +2,7 @@
 
 import pickle
 
+import fast
 import jax
 import numpy as np
 from numpy.testing import assert_allclose
@@ -22,7 +23,7 @@ def _file(model, folder):
   """A model file of a small network that has learned nothing."""
   config = setup.Config(source='oddbench', learner='tables', model=model)
   made = setup.resolve(config)
-  params = made.learner.init(jax.random.key(0), made.example())
+  params = fast.jit(made.learner.init)(jax.random.key(0), made.example())
   path = str(folder / 'run.npz')
   storage.save(path, *runs.pack(runs.Run(made.name, made, params, 0)))
   return path

@@ -1,5 +1,6 @@
 """Plain distances beside a network."""
 
+import fast
 import jax
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ def support_of(x, y=None, rows=0, columns=0):
 def told(x, query, y=None, **padding):
   support, real = support_of(x, y, **padding)
   query = np.pad(query, ((0, 0), (0, padding.get('columns', 0))))
-  score = jax.jit(lambda q: log_distances.score(known, q))
-  known = jax.jit(log_distances.fit)(support, real)
+  score = fast.jit(lambda q: log_distances.score(known, q))
+  known = fast.jit(log_distances.fit)(support, real)
   return np.asarray(score(query.astype(np.float32)))
 
 
@@ -56,7 +57,7 @@ def test_beside_a_network_that_knows_who_was_checked(rows):
   made = models.make('attention:width=4,blocks=1,heads=1,distances=True')(1)
   x, query = rows[0], rows[1].astype(np.float32)
 
-  @jax.jit
+  @fast.jit
   def both(support, real):
     params = model.init(jax.random.key(0), base.Task(support, support, real))
     found = []
@@ -84,10 +85,11 @@ def test_padding_says_nothing(rows):
 )
 def test_more_normals_count_more_up_to_ten(rows, number, share):
   support, real = support_of(rows[0][:number], rows=24 - number)
-  known = jax.jit(log_distances.fit)(support, real)
+  known = fast.jit(log_distances.fit)(support, real)
   assert float(known.factors[2]) == pytest.approx(share)
   if not share:
-    assert not np.asarray(log_distances.score(known, support.x)).any()
+    scores = fast.jit(log_distances.score)(known, support.x)
+    assert not np.asarray(scores).any()
 
 
 def test_where_anomalies_are_labelled_the_network_is_alone(rows):
@@ -101,12 +103,12 @@ def test_a_model_has_them_beside_its_own(rows):
   beside = models.make('tables:width=4,blocks=1,distances=True')(1)
   support, real = support_of(x)
   task = base.Task(support, support, real)
-  params = jax.jit(beside.init)(jax.random.key(0), task)
+  params = fast.jit(beside.init)(jax.random.key(0), task)
 
   def scores(model):
     reading = model.read(support, real)
     context = model.summarise(params, reading)
     return model.apply(params, context, query.astype(np.float32))[:, 0]
 
-  both, alone = jax.jit(lambda: (scores(beside), scores(plain)))()
+  both, alone = fast.jit(lambda: (scores(beside), scores(plain)))()
   np.testing.assert_allclose(both - alone, told(x, query), atol=1e-4)
