@@ -180,13 +180,14 @@ def _moments(cases):
   location = mean([case.normal.mean() for case in cases])
   scale = np.sqrt(mean([case.normal.var() for case in cases])) + 1e-3
   best, quality = np.zeros(4), -np.inf
-  told = np.array([shrinkage.told(case.support) for case in cases]).T
+  told = [shrinkage.told(case.support) for case in cases]
+  number, mean_of, variance = np.array(told).T
   normals = shrinkage.Rows.of([case.normal for case in cases])
   anomalies = shrinkage.Rows.of([case.anomaly for case in cases])
-  choices = _STRENGTHS if told[0].any() else _STRENGTHS[:1]
+  choices = _STRENGTHS if number.any() else _STRENGTHS[:1]
   for strengths in itertools.product(choices, choices):
     moments = np.array([location, scale, *strengths])
-    place = shrinkage.shrunk(*told, moments)
+    place = shrinkage.shrunk(number, mean_of, variance, moments)
     usual, bad = normals.standardized(*place), anomalies.standardized(*place)
     bars = _grid(np.split(usual, normals.starts[1:]), weights)[_PLACES]
     gains = [
