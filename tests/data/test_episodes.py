@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 
+import fast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
@@ -194,7 +195,7 @@ def draw(pools, episode, count=200, seed=0):
   """Many tasks, as NumPy arrays."""
   sample = episodes.from_pools(pools, episode)
   keys = jax.random.split(jax.random.key(seed), count)
-  return jax.tree.map(np.asarray, jax.jit(jax.vmap(sample))(keys))
+  return jax.tree.map(np.asarray, fast.jit(jax.vmap(sample))(keys))
 
 
 def tasks_of(batch):
@@ -308,7 +309,7 @@ def test_a_simulator_gives_a_new_machine_to_every_task():
 
   sample = episodes.from_simulator(generate, lambda w: w[:, 0], RICH)
   keys = jax.random.split(jax.random.key(0), 100)
-  batch = jax.jit(jax.vmap(sample))(keys)
+  batch = fast.jit(jax.vmap(sample))(keys)
   machines = set()
   for task in tasks_of(jax.tree.map(np.asarray, batch)):
     support, query = task.support, task.query
@@ -329,7 +330,7 @@ def test_unverified_rows_hide_anomalies():
   one = entity('a', normals=40, goods=10, bads=20)
   pools = episodes.pool([one])
   wanted = Episode((0, 3), (0, 2), (0.0, 0.5), 4, 4, unverified=(0, 8))
-  sample = jax.jit(episodes.from_pools(pools, wanted))
+  sample = fast.jit(episodes.from_pools(pools, wanted))
   seen = set()
   for seed in range(40):
     task = jax.tree.map(np.asarray, sample(jax.random.key(seed)))
@@ -356,7 +357,7 @@ def test_clean_rows_may_be_said_to_be_checked():
   wanted = Episode(
     (0, 3), (0,), (0.0, 0.5), 4, 4, unverified=(4, 8), checked=0.5
   )
-  sample = jax.jit(episodes.from_pools(pools, wanted))
+  sample = fast.jit(episodes.from_pools(pools, wanted))
   told = []
   for seed in range(60):
     task = jax.tree.map(np.asarray, sample(jax.random.key(seed)))

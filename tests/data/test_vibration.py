@@ -3,6 +3,7 @@ and a fleet that is neither trivial nor hopeless."""
 
 import functools
 
+import fast
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,7 @@ long_window = functools.partial(render, length=LONG)
 @pytest.fixture(scope='module')
 def still():
   """A machine that makes no sound and does not wander; an SKF 6205 in it."""
-  machine = jax.jit(machines.draw_machine)(jax.random.key(3))
+  machine = fast.jit(machines.draw_machine)(jax.random.key(3))
   return changed(
     silenced(machine, 'shaft', 'mesh', 'tones', 'floor', 'growth', 'shock'),
     shaft_hz=30.0, mode_hz=3000.0, damping=0.05, slip=0.005, modulation=0.5,
@@ -292,7 +293,7 @@ def test_options_reach_the_windows(fleet):
 
 @pytest.fixture(scope='module')
 def many():
-  draw = jax.jit(jax.vmap(machines.draw_machine))
+  draw = fast.jit(jax.vmap(machines.draw_machine))
   drawn = draw(jax.random.split(jax.random.key(0), 400))
   return {name: np.asarray(values) for name, values in drawn.items()}
 
@@ -342,7 +343,7 @@ def test_a_fault_of_no_severity_is_none():
     jax.random.key(0), 1, 2, length=128, severity=0.0, faults=fault
   )
   windows = [
-    jax.jit(drawn, static_argnums=0)(fault)[1]
+    fast.jit(drawn, static_argnums=0)(fault)[1]
     for fault in ('outer', 'looseness')
   ]
   np.testing.assert_array_equal(*windows)
@@ -407,7 +408,7 @@ def test_bad_options(options):
 
 def test_two_regimes_are_normal_and_one_is_left_with_none():
   """Windows fall into two clusters of speed, in the shares of the duty."""
-  machine = jax.jit(machines.draw_machine)(jax.random.key(3))
+  machine = fast.jit(machines.draw_machine)(jax.random.key(3))
   machine = changed(
     silenced(machine, 'mesh', 'tones', 'floor', 'shock', 'growth'),
     shaft_hz=30.0, shaft=jnp.zeros(len(machines.ORDERS)).at[1].set(1.0),
@@ -416,5 +417,5 @@ def test_two_regimes_are_normal_and_one_is_left_with_none():
   peaks = np.array([spectrum_of(seed, machine).argmax() for seed in range(120)])
   assert set(peaks) == {30, 45}
   assert abs(np.mean(peaks == 45) - 0.4) < 0.15
-  alone = jax.jit(machines.draw_machine)(jax.random.key(3), regimes=0.0)
+  alone = fast.jit(machines.draw_machine)(jax.random.key(3), regimes=0.0)
   assert not any(np.any(v) for k, v in alone.items() if k.endswith('_shift'))

@@ -1,5 +1,6 @@
 """MAML against closed forms, and its first-order kin."""
 
+import fast
 import jax
 import numpy as np
 import optax
@@ -14,10 +15,10 @@ POWER = np.linalg.matrix_power(np.eye(3) - RATE * tiny.Quadratic.H, STEPS)
 
 
 def make(**options):
-  return maml.maml(
+  return fast.learner(maml.maml(
     tiny.quadratic, loss=tiny.quadratic_loss, steps=STEPS,
     inner_optimizer=optax.sgd(RATE), **options,
-  )  # fmt: skip
+  ))  # fmt: skip
 
 
 @pytest.mark.parametrize('mode', inner_loop.MODES)
@@ -54,7 +55,8 @@ def test_the_ranking_loss_is_added_for_the_query_alone():
   task = tiny.task()
   model = models.make('mlp:width=3,depth=1')
   plain, ranked = (
-    learners.make(f'maml:steps=1,ranking={r}', model) for r in (0.0, 0.25)
+    fast.learner(learners.make(f'maml:steps=1,ranking={r}', model))
+    for r in (0.0, 0.25)
   )
   params = plain.init(jax.random.key(0), task)
   adapted = plain.adapt(None, params, task.support, task.features)
@@ -77,6 +79,6 @@ def test_several_outputs_reach_the_loss():
   network = models.make('mlp:width=3,depth=0')
   learner = maml.maml(lambda outputs: network(5), loss=loss, steps=1)
   task = tiny.task()
-  params = learner.init(jax.random.key(0), task)
-  learner.meta_grad(None, params, task)
+  params = jax.eval_shape(learner.init, jax.random.key(0), task)
+  jax.eval_shape(learner.meta_grad, None, params, task)
   assert set(seen) == {5}

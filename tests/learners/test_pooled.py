@@ -1,5 +1,6 @@
 """Pooled training by hand: all rows of a task are rows of one problem."""
 
+import fast
 import jax
 import numpy as np
 import optax
@@ -11,10 +12,10 @@ from metaad_jax.learners import pooled
 def test_the_gradient_is_over_all_rows_and_fine_tuning_over_the_support():
   with jax.enable_x64(True):
     task, h = tiny.task(columns=3), tiny.Quadratic.H
-    learner = pooled.pooled(
+    learner = fast.learner(pooled.pooled(
       tiny.quadratic, loss=tiny.quadratic_loss, adapt_steps=2,
       inner_optimizer=optax.sgd(0.1),
-    )  # fmt: skip
+    ))  # fmt: skip
     w = learner.init(None, task)
     everyone = np.concatenate([task.support.x, task.query.x])
     found, metrics = learner.meta_grad(None, w, task)

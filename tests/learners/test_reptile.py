@@ -1,5 +1,6 @@
 """Reptile against its definition."""
 
+import fast
 import jax
 import numpy as np
 import optax
@@ -18,10 +19,10 @@ def test_it_is_its_definition(steps):
   with jax.enable_x64(True):
     task, rate, h = tiny.task(columns=3), 0.1, tiny.Quadratic.H
     everyone = np.concatenate([task.support.x, task.query.x])
-    learner = reptile.reptile(
+    learner = fast.learner(reptile.reptile(
       tiny.quadratic, loss=tiny.quadratic_loss, steps=steps, adapt_steps=4,
       inner_optimizer=optax.sgd(rate),
-    )  # fmt: skip
+    ))  # fmt: skip
     w = learner.init(None, task)
     g = h @ (w - everyone.mean(0))
     expected = {1: rate * g, 2: 2 * rate * g - rate**2 * h @ g}[steps]

@@ -1,5 +1,6 @@
 """Scaling by the support's normals, shrunk towards what the fleet says."""
 
+import fast
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,7 +95,7 @@ def test_units_do_not_matter(spec):
     learner = learners.make(spec, models.make('mlp:width=4,depth=1'))
 
     def scores(task, prior):
-      scaled = standardized.standardized(learner, prior)
+      scaled = fast.learner(standardized.standardized(learner, prior))
       params = scaled.init(jax.random.key(0), task)
       adapted = scaled.adapt(None, params, task.support, task.features)
       return scaled.score(adapted, task.query.x)
@@ -110,6 +111,7 @@ def test_the_prior_gets_no_gradient():
     learners.make('protonet:embedding=2', models.make('mlp:width=3')),
     prior(1, 2, 1, columns=4),
   )
+  learner = fast.learner(learner)
   params = learner.init(jax.random.key(0), task)
   grads, _ = learner.meta_grad(None, params, task)
   assert not np.any(tiny.flat(grads['prior']))

@@ -113,10 +113,10 @@ def test_imaml_on_a_quadratic_is_the_closed_form(strength):
   """
   task = tiny.task(columns=3)
   rate = 0.3 if strength < 1 else 0.3 / strength
-  learner = imaml.imaml(
+  learner = fast.learner(imaml.imaml(
     tiny.quadratic, loss=tiny.quadratic_loss, strength=strength, steps=400,
     inner_optimizer=optax.sgd(rate),
-  )  # fmt: skip
+  ))  # fmt: skip
   w = learner.init(None, task)
   x, x_query = task.support.x.mean(0), task.query.x.mean(0)
   pulled = H + strength * np.eye(3)

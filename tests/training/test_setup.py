@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import fast
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,7 +106,7 @@ def test_the_learner_scales_by_the_prior_and_knows_the_context():
   for context, columns in ((False, 3), (True, 6)):
     setup = resolve(dataclasses.replace(config, context=context))
     setup = setup.at(layout, prior)
-    params = setup.learner.init(jax.random.key(0), setup.example())
+    params = fast.jit(setup.learner.init)(jax.random.key(0), setup.example())
     np.testing.assert_array_equal(params['prior'], prior)
     kernel = jax.tree.leaves(params['learner']['network']['params']['Dense_0'])
     assert (columns, 6) in [leaf.shape for leaf in kernel]

@@ -3,6 +3,7 @@
 import dataclasses
 
 from adapted import scorer
+import fast
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,7 +149,7 @@ def test_tasks_hold_one_table_padded_with_zeros_and_its_missing_values():
   pools = episodes.pool(EVERYONE)
   sample = episodes.from_pools(pools, runs.resolve(CONFIG).episode)
   keys = jax.random.split(jax.random.key(0), 60)
-  batch = jax.tree.map(np.asarray, jax.jit(jax.vmap(sample))(keys))
+  batch = jax.tree.map(np.asarray, fast.jit(jax.vmap(sample))(keys))
   rows = {
     row.tobytes(): e.normal.shape[1]
     for e in EVERYONE
