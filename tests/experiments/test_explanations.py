@@ -9,8 +9,8 @@ from metaad_jax.base import Entity
 
 
 @pytest.fixture(scope='module')
-def run_dir(tmp_path_factory):
-  return nearest_run.write(tmp_path_factory.mktemp('run') / 'nearest.npz')
+def run_dir():
+  return nearest_run.shared()
 
 
 def test_planted_columns_are_found(run_dir):
