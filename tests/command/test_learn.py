@@ -35,7 +35,6 @@ def test_from_a_file_to_a_recommendation(tmp_path, monkeypatch, capsys):
   fast = {'steps': 20, 'validate_every': 10}
   monkeypatch.setattr(learn, 'TRAINING', learn.TRAINING | fast)
   monkeypatch.setattr(learn, '_FOLDS', 2)
-  monkeypatch.setattr(learn.os, 'cpu_count', lambda: 1)  # no other process
   spec = fleet_of(tmp_path / 'fleet.csv')
   out, whole = tmp_path / 'out', tmp_path / 'whole'
   go = lambda folder: learn.learn(
