@@ -13,20 +13,18 @@ the former is made of such files, --intro goes to its top.
 """
 
 from collections.abc import Iterator
-import functools
 import os
 import pathlib
 from typing import Any, NamedTuple
 import zlib
 
 from absl import flags
-import jax
 import numpy as np
 import pandas as pd
 import tqdm
 
 from experiments import cli
-from metaad_jax import base, models, storage
+from metaad_jax import storage
 from metaad_jax.base import Entity
 from metaad_jax.detector import adaptation, unverified
 from metaad_jax.evaluation import baselines
@@ -46,6 +44,9 @@ _WIDEST = flags.DEFINE_integer(
 )
 _RUN_DIR = flags.DEFINE_string(
   'run_dir', runs.UNVERIFIED, 'the file that is judged', flag_values=FLAGS
+)
+_VERIFIED = flags.DEFINE_list(
+  'verified', ['20', '0'], 'numbers of verified rows', flag_values=FLAGS
 )
 _JOIN = flags.DEFINE_list(
   'join', [], 'tables of numbers to make the page of', flag_values=FLAGS
@@ -112,27 +113,16 @@ def draw(entity: Entity, verified: int, share: float) -> Draw | None:
   )
 
 
-@functools.cache
-def _programs(learner):
-  return jax.jit(learner.adapt), jax.jit(learner.score)
-
-
 def _judged(run, x, y, query):
-  """A run adapted to rows, and the scores of a query; padding is inert."""
-  width = max(_WIDEST.value, x.shape[1])
-  wide = lambda rows: np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
-  real = (np.arange(width) < x.shape[1]).astype('f4')
-  parts: Any = wide(x), y.astype('f4'), np.ones(len(x), 'f4')
-  rows = base.Rows(*parts)
-  adapt, score = _programs(run.learner)
-  adapted = adapt(jax.random.key(0), run.params, rows, real)
-  padded = np.zeros((2 * _QUERY, width), 'f4')
-  padded[: len(query)] = wide(query)
-  return adapted, np.asarray(score(adapted, padded))[: len(query)]
+  """A run adapted to rows, and the scores of a query."""
+  adapted = adaptation.adapt(run, x, y)
+  return adapted, adaptation.score(run, adapted, query)
 
 
-def networks(drawn: Draw, run: runs.Run, plain: runs.Run) -> dict[str, float]:
-  """AUROC of the run and of the plain one, and what p-values of it do."""
+def networks(
+  drawn: Draw, run: runs.Run, plain: runs.Run, other: runs.Run | None = None
+) -> dict[str, float]:
+  """AUROC of the run and of the others, and what p-values of it do."""
   x, y, bad, query, labels = drawn
   given, known = unverified.given(run, y), y == 0
   adapted, scores = _judged(run, x, given, query)
@@ -140,15 +130,15 @@ def networks(drawn: Draw, run: runs.Run, plain: runs.Run) -> dict[str, float]:
     'all rows': scores,
     'shipped, all taken for normal': _judged(plain, x, 0 * y, query)[1],
   }
+  if other is not None and known.any():
+    found[_OTHER] = _judged(other, x, unverified.given(other, y), query)[1]
   if known.any():
     rows = x[known], y[known], query
     found['verified rows'] = _judged(run, *rows)[1]
     found['shipped, verified rows'] = _judged(plain, *rows)[1]
   told = {way: metrics.auroc(labels, s) for way, s in found.items()}
   if bad.any():
-    tell = models.make(run.setup.model)(1).suspects
-    assert tell is not None
-    odds = np.asarray(tell(adapted.context)[-1])[~known]
+    odds = unverified.suspects(run, adapted, x)[~known]
     told['suspects'] = metrics.auroc(bad[~known].astype(int), odds)
   promised = known.any() and bad.sum() in _PROMISED
   if run.calibration is not None and promised:
@@ -193,15 +183,16 @@ def triple(rows: np.ndarray, query: np.ndarray) -> baselines.Triple:
 
 
 def measure(
-  members: list[Entity], run: runs.Run, plain: runs.Run
+  members: list[Entity], run: runs.Run, *others: runs.Run
 ) -> pd.DataFrame:
   """One row for each table, cell and way."""
   rows = []
   for entity in tqdm.tqdm(members, desc='tables', disable=None):
     for verified, share in _CELLS:
-      drawn = draw(entity, verified, share)
+      chosen = str(verified) in _VERIFIED.value
+      drawn = draw(entity, verified, share) if chosen else None
       if drawn is not None:
-        found = networks(drawn, run, plain) | dict(classical(drawn))
+        found = networks(drawn, run, *others) | dict(classical(drawn))
         rows += [(entity.name, verified, share, *kv) for kv in found.items()]
   return pd.DataFrame(rows, columns=['table', 'verified', 'share', 'way', 'v'])
 
@@ -216,14 +207,18 @@ def page(found: pd.DataFrame, side: str) -> str:
       (share, cell.pivot(index='table', columns='way', values='v'))
       for share, cell in cells.groupby('share')
     ]
-    means = [f'| {share:.0%} | {_means(cell)} |' for share, cell in each]
-    head = ['bad', 'tables', 'best classical', *_WAYS, *_TOLD]
-    parts += [_header(head), *means, '']
-    leads = [f'| {share:.0%} | {_leads(cell)} |' for share, cell in each]
-    parts += [_header(['bad', *_RIVALS]), *leads, '']
+    other = [_OTHER] * (_OTHER in set(cells.way))
+    ways, rivals = [*_WAYS, *other, *_TOLD], [*_RIVALS, *other]
+    means = [f'| {share:.0%} | {_means(cell, ways)} |' for share, cell in each]
+    parts += [_header(['bad', 'tables', 'best classical', *ways]), *means, '']
+    leads = [
+      f'| {share:.0%} | {_leads(cell, rivals)} |' for share, cell in each
+    ]
+    parts += [_header(['bad', *rivals]), *leads, '']
   return '\n'.join(parts)
 
 
+_OTHER = 'the file unverified'
 _WAYS = (
   'shipped, verified rows', 'shipped, all taken for normal', 'verified rows',
   'all rows',
@@ -244,18 +239,18 @@ def _best(cell):
   return means.idxmax()
 
 
-def _means(cell):
+def _means(cell, ways):
   """The means of one cell; the best classical way by name."""
   best = _best(cell)
   number = lambda way: f'{cell[way].mean():.3f}' if way in cell else ''
-  told = [number(way) for way in (*_WAYS, *_TOLD)]
+  told = [number(way) for way in ways]
   return ' | '.join([str(len(cell)), f'{number(best)} ({best})', *told])
 
 
-def _leads(cell):
+def _leads(cell, rivals):
   """Lead of the file on all rows: mean, interval, median, wins and losses."""
   told = []
-  for rival in _RIVALS:
+  for rival in rivals:
     name = _best(cell) if rival == 'best classical' else rival
     if name not in cell:
       told.append('')
@@ -281,12 +276,14 @@ def main() -> None:
     side = 'validation' if 'validation' in os.path.basename(path) else 'test'
     texts.append(page(pd.read_csv(path), side))
   if not _JOIN.value:
-    run, plain = runs.restore(_RUN_DIR.value), runs.restore(runs.SHIPPED)
+    judged = str(_RUN_DIR.value)
+    names = [judged, runs.SHIPPED, runs.UNVERIFIED]
+    run, *others = map(runs.restore, names[: 2 + (judged != runs.UNVERIFIED)])
     sides = runs.load_data(run.config, _DATA_DIR.value).entities
     members = [
       e for e in sides[_SPLIT.value] if e.normal.shape[-1] <= _WIDEST.value
     ]
-    found = measure(members, run, plain)
+    found = measure(members, run, *others)
     path = os.path.join(folder, f'unverified_{_SPLIT.value}.csv')
     storage.write_bytes(path, tables.csv(found).encode())
     texts.append(page(found, _SPLIT.value))

@@ -59,7 +59,8 @@ def warn(run: runs.Run, y: np.ndarray) -> None:
   """Where unverified rows beside verified ones (labels y) may do harm."""
   if not {-1, 0} <= set(np.unique(y)):
     return
-  if specs.parse(run.setup.model)[0] == 'attention':
+  name, options = specs.parse(run.setup.model)
+  if name == 'attention' and not options.get('distances'):
     warnings.warn(
       'this run asks whether all rows were verified: some were not, so it '
       "takes none for verified; run_dir='shipped' tells them apart",

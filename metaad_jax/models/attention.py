@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from metaad_jax import base
-from metaad_jax.models import log_distances, suspicion
+from metaad_jax.models import log_distances, readings, suspicion
 from metaad_jax.models import table_features as tf
 
 _LIMIT = 50.0  # of all that the network is told
@@ -268,7 +268,11 @@ class Network(nn.Module):
 def attention(
   *, width: int = 64, blocks: int = 4, heads: int = 4, distances: bool = False
 ):
-  """See `Network`; `distances`: those of `log_distances` beside it."""
+  """See `Network`; `distances`: those of `log_distances` beside it.
+
+  That is for use, and there a support of both kinds of rows is read thrice, see
+  `readings`.
+  """
   if min(width, blocks, heads) < 1 or width % heads:
     raise base.DataError(
       'attention: every option must be at least 1, and width a multiple of '
@@ -276,7 +280,8 @@ def attention(
     )
   made = lambda outputs: _as_model(Network(width, blocks, heads, outputs))
   if distances:
-    return lambda outputs: log_distances.beside(made(outputs))
+    beside = log_distances.beside
+    return lambda outputs: readings.thrice(beside(made(outputs)))
   return made
 
 
