@@ -1,6 +1,5 @@
 """The inner loop against closed forms and finite differences, in float64."""
 
-import fast
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -51,7 +50,7 @@ def test_every_exact_mode_gives_the_same_gradient(optimizer, many, monkeypatch):
     adapted = inner_loop.descend(support, params, optimizer, 7, mode=mode)
     return network_loss(adapted, xq, yq, 1.0)
 
-  grad = fast.jit(jax.grad(meta_loss, (0, 1)), static_argnums=2)
+  grad = jax.jit(jax.grad(meta_loss, (0, 1)), static_argnums=2)
   expected = grad(params, jnp.asarray(1.3), 'reverse')
   for mode in ('remat', 'mixed'):
     jax.tree.map(
@@ -81,9 +80,9 @@ def test_learned_inner_rates_get_their_gradient(mode):
 def check_by_differences(function, argument, tolerance=1e-6):
   """jax.grad against central differences along random directions."""
   flat, unravel = jax.flatten_util.ravel_pytree(argument)
-  grads = fast.jit(jax.grad(function))(argument)
+  grads = jax.jit(jax.grad(function))(argument)
   grad = jax.flatten_util.ravel_pytree(grads)[0]
-  value = fast.jit(lambda f: function(unravel(f)))
+  value = jax.jit(lambda f: function(unravel(f)))
   rng = np.random.default_rng(0)
   for _ in range(5):
     direction = jnp.asarray(rng.normal(size=flat.shape))
@@ -102,7 +101,7 @@ def test_dead_units_do_not_make_adam_nan(mode):
   def meta_loss(params):
     return loss(inner_loop.descend(loss, params, adam, 3, mode=mode))
 
-  grads = fast.jit(jax.grad(meta_loss))(params)
+  grads = jax.jit(jax.grad(meta_loss))(params)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
@@ -117,9 +116,9 @@ def test_vmapped_equals_looped(mode):
     adapted = inner_loop.descend(support, params, adam, 3, mode=mode)
     return network_loss(adapted, xq, yq, 1.0)
 
-  grad = fast.jit(jax.grad(meta_loss))
+  grad = jax.jit(jax.grad(meta_loss))
   stacked = [jnp.stack(leaf) for leaf in zip(*tasks, strict=True)]
-  found = fast.jit(jax.vmap(grad, (None, 0, 0, 0, 0)))(params, *stacked)
+  found = jax.jit(jax.vmap(grad, (None, 0, 0, 0, 0)))(params, *stacked)
   for i, task in enumerate(tasks):
     jax.tree.map(
       lambda f, e, i=i: np.testing.assert_allclose(f[i], e, rtol=1e-10),
