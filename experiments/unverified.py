@@ -46,7 +46,7 @@ _RUN_DIR = flags.DEFINE_string(
   'run_dir', runs.UNVERIFIED, 'the file that is judged', flag_values=FLAGS
 )
 _VERIFIED = flags.DEFINE_list(
-  'verified', ['20', '0'], 'numbers of verified rows', flag_values=FLAGS
+  'verified', ['20', '0'], 'verified rows: 20, 0, or both', flag_values=FLAGS
 )
 _JOIN = flags.DEFINE_list(
   'join', [], 'tables of numbers to make the page of', flag_values=FLAGS
@@ -189,8 +189,9 @@ def measure(
   rows = []
   for entity in tqdm.tqdm(members, desc='tables', disable=None):
     for verified, share in _CELLS:
-      chosen = str(verified) in _VERIFIED.value
-      drawn = draw(entity, verified, share) if chosen else None
+      if str(verified) not in _VERIFIED.value:
+        continue
+      drawn = draw(entity, verified, share)
       if drawn is not None:
         found = networks(drawn, run, *others) | dict(classical(drawn))
         rows += [(entity.name, verified, share, *kv) for kv in found.items()]
@@ -267,6 +268,8 @@ def _leads(cell, rivals):
 
 def main() -> None:
   """Measures or reads, and writes the page."""
+  if not _VERIFIED.value or not {*_VERIFIED.value} <= {'20', '0'}:
+    raise cli.UsageError('--verified is 20, 0, or 20,0')
   folder = str(_OUTPUT.value)
   os.makedirs(folder, exist_ok=True)
   texts = []

@@ -60,7 +60,13 @@ def warn(run: runs.Run, y: np.ndarray) -> None:
   if not {-1, 0} <= set(np.unique(y)):
     return
   name, options = specs.parse(run.setup.model)
-  if name == 'attention' and not options.get('distances'):
+  if name == 'attention' and options.get('distances'):
+    warnings.warn(
+      'this run was not calibrated on verified and unverified rows together: '
+      "its p-values may be off; run_dir='shipped' was",
+      stacklevel=4,
+    )
+  elif name == 'attention':
     warnings.warn(
       'this run asks whether all rows were verified: some were not, so it '
       "takes none for verified; run_dir='shipped' tells them apart",

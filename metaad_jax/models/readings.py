@@ -3,8 +3,8 @@
 It reads such a support three times, every time as if all had been checked: the
 checked rows alone; all rows; and all but those unchecked ones that the first
 two suspect most. How many are bad can hardly be told from the rows, so that
-what the readings say is averaged with fixed weights, most for the checked rows
-(`docs/results/unverified.md`). Any other support is read once.
+what the readings say is averaged with fixed weights, most for the checked rows,
+chosen on validation tables. Any other support is read once.
 """
 
 from typing import Any, NamedTuple

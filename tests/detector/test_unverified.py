@@ -74,6 +74,12 @@ def test_a_file_asks_whether_all_rows_were_verified(tmp_path, monkeypatch):
   assert verified.evidence.shots == 15 and not verified.evidence.unlabelled
   with pytest.warns(UserWarning, match='whether all rows were verified'):
     MetaAnomalyDetector(path).fit(rows[:5], unlabelled=rows[5:])
+  spec = 'attention:width=4,blocks=1,heads=1,distances=True'
+  path = _file(spec, tmp_path)
+  with pytest.warns(UserWarning, match='not calibrated on verified and unver'):
+    found = MetaAnomalyDetector(path).fit(rows[:5], unlabelled=rows[5:])
+  assert np.isnan(found.suspects_[:5]).all()
+  assert np.isfinite(found.suspects_[5:]).all()
 
 
 def test_labels_as_a_run_is_given_them(run_dir):
